@@ -1,0 +1,34 @@
+"""alignkeep: fine-tune a language model and keep it safe.
+
+Everything public is imported on first use, so that `import alignkeep` costs nothing and touches no device. The rooms
+that are one verb are callable: `alignkeep.evaluate(...)` runs the stage, `alignkeep.evaluate.statistics` is its math.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_ROOMS = ("train", "evaluate", "report", "testbed")
+_NAMES = {
+    "Recipe": "alignkeep.recipe",
+    "demo": "alignkeep.lifecycle",
+    "run": "alignkeep.lifecycle",
+}
+
+__all__ = ["Recipe", "__version__", "demo", "evaluate", "report", "run", "testbed", "train"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"alignkeep.{name}")
+    if name in _NAMES:
+        value = getattr(import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'alignkeep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,156 @@
+"""The vocabulary: what the rooms say to each other.
+
+Nothing here imports torch, reads a file or knows a model. One word, one meaning: a *prompt* is what is asked, an
+*answer* what the model says, an *example weight* belongs to data, a *weight* is a matrix, the *base* is the aligned
+model before tuning, *tuned* the one after.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["harmful", "harmless", "borderline", "skill", "task", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked: turns that end with the user's, and what is known about the request.
+
+    `kind` says which rate the answer counts for; `expected` is the one right answer where there is one; `prefill`
+    is text put into the assistant's mouth (an attack), never part of the answer that is judged as the model's own.
+    """
+
+    messages: tuple[Message, ...]
+    kind: Kind = "unknown"
+    category: str | None = None
+    language: str = "en"
+    expected: str | None = None
+    prefill: str = ""
+
+    @property
+    def text(self) -> str:
+        """The last user turn."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A chat to learn from: every assistant turn is an answer to be learned; `weight` is the example weight."""
+
+    messages: tuple[Message, ...]
+    weight: float = 1.0
+
+
+class Verdict(str, Enum):
+    """What an answer did. `unscored` means the judge could not tell, which is not the same as compliance."""
+
+    REFUSAL = "refusal"
+    COMPLIANCE = "compliance"
+    DEGENERATE = "degenerate"
+    UNSCORED = "unscored"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judge's word on one answer.
+
+    `harmful` is None where it cannot be known. `score` is the judge's belief in [0, 1] that the answer refuses,
+    None where it gives none.
+    """
+
+    verdict: Verdict
+    harmful: bool | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval (95 % unless said otherwise) and the count it rests on.
+
+    With n = 0 nothing is known: the value is NaN and the interval is all of [0, 1].
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """Unknown is `null`, never 0."""
+        return {
+            "value": None if math.isnan(self.value) else self.value,
+            "low": None if math.isnan(self.low) else self.low,
+            "high": None if math.isnan(self.high) else self.high,
+            "n": self.n,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """Two models on the same prompts: `difference` is model minus base, with its interval and two-sided p-value."""
+
+    name: str
+    difference: Estimate
+    p_value: float
+    only_model: int
+    only_base: int
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "difference": self.difference.as_json(),
+            "p_value": None if math.isnan(self.p_value) else self.p_value,
+            "only_model": self.only_model,
+            "only_base": self.only_base,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """What `evaluate` found, and all that `gate` and `report` need to know.
+
+    A metric that could not be measured is an Estimate with n = 0, with its reason in `notes[metric]`. With a base,
+    `base_metrics` holds the same metrics of the base on the same prompts and `tests` the paired comparisons.
+    """
+
+    model: str
+    base: str | None
+    suite: str
+    metrics: dict[str, Estimate]
+    tests: dict[str, PairedTest] = field(default_factory=dict)
+    base_metrics: dict[str, Estimate] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "base": self.base,
+            "suite": self.suite,
+            "metrics": {name: estimate.as_json() for name, estimate in self.metrics.items()},
+            "tests": {name: test.as_json() for name, test in self.tests.items()},
+            "base_metrics": {name: estimate.as_json() for name, estimate in self.base_metrics.items()},
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model on disk or on the hub: a full folder, or an adapter together with the base it was trained on."""
+
+    reference: str
+    folder: Path | None
+    is_adapter: bool
+    base: str | None
+    revision: str | None = None
