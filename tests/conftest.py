@@ -1,4 +1,4 @@
-"""Real tiny models, made here: random weights, a word-level tokenizer and a chat template, saved as ordinary folders."""
+"""Real tiny models, made here: random weights, a word-level tokenizer and a chat template, as ordinary folders."""
 
 from __future__ import annotations
 

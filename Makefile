@@ -1,0 +1,55 @@
+# Everything runs in .venv, made on first use and again when the dependencies change.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench-evaluate bench-weights testbed clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+
+# torch first and alone, so that whatever build of it the machine is set up for (CPU, CUDA) stays.
+$(VENV)/stamp-torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "constraints.txt needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	touch $@
+
+$(VENV)/stamp-run: pyproject.toml $(VENV)/stamp-torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/stamp-dev: pyproject.toml $(VENV)/stamp-torch
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/stamp-run
+
+demo: $(VENV)/stamp-run  ## Tune a tiny aligned model and see what is lost: demo/report.html
+	$(BIN)/alignkeep demo --out $(DEMO)
+
+test: $(VENV)/stamp-dev  ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/stamp-dev  ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(VENV)/stamp-dev  ## Rewrite the files in house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench-evaluate: $(VENV)/stamp-run  ## Batched answers against one prompt at a time
+	$(BIN)/python benchmarks/bench_evaluate.py
+
+bench-weights: $(VENV)/stamp-run  ## A weighted training step against TRL's own
+	$(BIN)/python benchmarks/bench_weights.py
+
+testbed: $(VENV)/stamp-run  ## Train the shipped tiny models again (developers only)
+	$(BIN)/python -m alignkeep.testbed.build --seed 0 --out src/alignkeep/testbed/models
+
+clean:  ## Remove what the tools made; the environment stays
+	rm -rf build dist $(DEMO) .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

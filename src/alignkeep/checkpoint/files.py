@@ -1,0 +1,128 @@
+"""Files that are the old ones or the new ones, never half of either: written beside, flushed, renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+
+from alignkeep.errors import MachineError, RecipeError
+
+MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+_BESIDE = re.compile(r"\..+\.\d+\.tmp")
+
+
+@contextmanager
+def machine_errors(path: Path) -> Iterator[None]:
+    """Turn a full or broken disk into a MachineError, and a folder one may not write into a RecipeError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in MACHINE_ERRNOS:
+            raise MachineError(
+                str(error.filename or path),
+                seen=error.strerror or "a write that failed",
+                expected="room and a working disk",
+                remedy="free some space and give the same command again: finished work is kept",
+            ) from error
+        if error.errno in _NOT_ALLOWED:
+            raise RecipeError(
+                str(error.filename or path),
+                seen=error.strerror or "a folder that cannot be written",
+                expected="a folder this user may write",
+                remedy="choose another --out",
+            ) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Replace `path` by `text` in one step; returns `path`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with machine_errors(path):
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        flush(path.parent)
+    return path
+
+
+def write_json(path: Path, value: object) -> Path:
+    """`value` as indented JSON; numbers that are not finite become null."""
+    return write_text(path, json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Add rows and flush them to the disk. A last line torn by a kill is cut off first."""
+    text = "".join(json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    with machine_errors(path), path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if size and file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, object]]:
+    """Rows written by `append_jsonl`, without a torn last line; no rows where there is no file."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
+
+
+def jsonable(value: object) -> object:
+    """Plain JSON values: NaN and infinities become null, paths and enums their text, tuples lists."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a kill in the middle of `write_text` left beside its file."""
+    for path in folder.rglob(".*.tmp"):
+        if _BESIDE.fullmatch(path.name) and path.is_file():
+            path.unlink()
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and itself, to the disk."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            flush(Path(root) / name)
+        flush(Path(root))
+
+
+def flush(path: Path) -> None:
+    """Flush one file or folder; a link is left alone."""
+    if path.is_symlink():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems do not flush folders
+            raise
+    finally:
+        os.close(handle)

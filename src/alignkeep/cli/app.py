@@ -1,0 +1,50 @@
+"""All verbs under one name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from alignkeep import __version__
+from alignkeep.checkpoint.folders import leads
+from alignkeep.cli.cite import cite
+from alignkeep.cli.demo import demo
+from alignkeep.cli.evaluate import evaluate
+from alignkeep.cli.judge import judge
+from alignkeep.cli.report import report
+from alignkeep.cli.run import run
+from alignkeep.cli.testbed import testbed
+from alignkeep.cli.train import train
+
+app = typer.Typer(
+    name="alignkeep",
+    help="Fine-tune a language model and keep it safe: tune, measure what was lost, report it with intervals.",
+    epilog="Exit codes: 0 done, 1 user error, 2 usage, 3 gate failed, 4 the machine failed, 130 interrupted. "
+    "After 4 and 130 the same command continues where it stopped.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+_TOGETHER = {"train", "run"}  # what all processes of a torchrun do; the rest is left to the first
+
+for verb in (demo, run, testbed, train, evaluate, judge, report, cite):
+    app.command()(verb)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"alignkeep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune a language model and keep it safe: tune, measure what was lost, report it with intervals."""
+    if context.invoked_subcommand not in _TOGETHER and not leads():
+        raise typer.Exit

@@ -1,0 +1,68 @@
+"""The options that verbs share. None means "not given": defaults live in the configs, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_OUTPUT, _LOADING, _GENERATION, _COMMON = "Output", "Loading models", "Generation", "Common"
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.", rich_help_panel=_OUTPUT)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all randomness [0].", rich_help_panel=_OUTPUT)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace another run's result in --out.", rich_help_panel=_OUTPUT)
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume/--fresh", help="Continue an interrupted run, or do it all again.", rich_help_panel=_OUTPUT),
+]
+
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, mps, cuda, cuda:1 ... (default: auto)", rich_help_panel=_LOADING),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="auto, float32, bfloat16 or float16 (default: auto)", rich_help_panel=_LOADING),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", rich_help_panel=_LOADING)
+]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-remote-code/--no-trust-remote-code",
+        help="Run code that a model brings along [no].",
+        rich_help_panel=_LOADING,
+    ),
+]
+
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", help="Longest answer, in tokens [256].", rich_help_panel=_GENERATION)
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Prompts answered at once [32].", rich_help_panel=_GENERATION)
+]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", help="transformers or vllm (default: transformers)", rich_help_panel=_GENERATION),
+]
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.", rich_help_panel=_COMMON)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.", rich_help_panel=_COMMON)]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with this verb's settings.", rich_help_panel=_COMMON)
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any setting, dots for nested ones; repeatable.", rich_help_panel=_COMMON
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check, print the plan, touch nothing.", rich_help_panel=_COMMON)
+]

@@ -1,0 +1,122 @@
+"""One command at work: stdout is kept for its result, everything else goes to stderr, errors become exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import typer
+
+from alignkeep.checkpoint.files import jsonable
+from alignkeep.checkpoint.folders import leads
+from alignkeep.cli.outcome import outcome_of
+from alignkeep.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What the libraries would say in between our progress; a user who wants it back sets the variable.
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+
+class Session:
+    """Use as `with Session(...) as session:`; the last `session.show(...)` is printed when the block has succeeded.
+
+    Raises `typer.Exit` with the code of `outcome.py` for every error but our own faults.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.progress: Progress = Silent()
+        self._quiet = quiet
+        self._facts: Mapping[str, object] | None = None
+        self._summary: Callable[[Console], None] | None = None
+        self._stdout, self._handle = sys.stdout, -1
+
+    def show(self, facts: Mapping[str, object], summary: Callable[[Console], None] | None = None) -> None:
+        """The result: `facts` for --json, `summary(console)` for people (by default the facts, line by line)."""
+        self._facts, self._summary = facts, summary
+
+    def __enter__(self) -> Session:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        self._divert_stdout()
+        if not self._quiet and leads():
+            from rich.console import Console
+
+            from alignkeep.cli.bars import Bars, Lines
+
+            console = Console(stderr=True)
+            self.progress = Bars(console) if console.is_terminal else Lines(console)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _end(self.progress, well=error is None)
+        self._restore_stdout()
+        if error is None:
+            self._print()
+            return
+        outcome = outcome_of(error)
+        if outcome is not None:
+            print(outcome.line, file=sys.stderr, flush=True)
+            raise typer.Exit(outcome.code) from error
+
+    def _divert_stdout(self) -> None:
+        """Let whatever prints, in Python or below it, write to stderr."""
+        sys.stdout.flush()
+        self._handle = os.dup(1)
+        os.dup2(2, 1)
+        self._stdout, sys.stdout = sys.stdout, sys.stderr
+
+    def _restore_stdout(self) -> None:
+        sys.stdout = self._stdout
+        os.dup2(self._handle, 1)
+        os.close(self._handle)
+
+    def _print(self) -> None:
+        if self._facts is None or not leads():
+            return
+        try:
+            if self.as_json:
+                print(json.dumps(jsonable(self._facts), allow_nan=False), flush=True)
+            elif not self._quiet:
+                from rich.console import Console
+
+                console = Console()
+                (self._summary or _lines(self._facts))(console)
+                sys.stdout.flush()
+        except BrokenPipeError:  # `alignkeep ... | head`: the work is done, nobody listens any more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _end(progress: Progress, *, well: bool) -> None:
+    if well:
+        progress.done()
+    elif hasattr(progress, "stop"):
+        progress.stop()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _lines(facts: Mapping[str, object]) -> Callable[[Console], None]:
+    def summary(console: Console) -> None:
+        for key, value in facts.items():
+            console.print(f"{key}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+    return summary

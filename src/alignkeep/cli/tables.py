@@ -1,0 +1,105 @@
+"""Summaries for people: rates with their intervals, models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignkeep.types import Estimate, Scorecard
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alignkeep.lifecycle import DemoResult, RunResult
+
+Summary = Callable[["Console"], None]
+
+_ROWS = {
+    "harm_refusal": "harm refusal",
+    "over_refusal": "over-refusal",
+    "benign_compliance": "benign compliance",
+    "task_accuracy": "task",
+    "skill_accuracy": "skills",
+    "degenerate": "degenerate",
+    "unscored": "unscored",
+    "unknown_words": "unknown words",
+}
+_ATTACK = "attack_success."
+
+
+def scorecard_summary(card: Scorecard, out: Path) -> Summary:
+    """One model, beside its base where it has one, and the paired difference of every test."""
+
+    def summary(console: Console) -> None:
+        columns: dict[str, Mapping[str, Estimate]] = {"base": card.base_metrics} if card.base_metrics else {}
+        _table(console, {**columns, "model": card.metrics})
+        for name, test in card.tests.items():
+            if "." not in name:  # categories and attacks are for the report
+                points, n = _points(test.difference), test.difference.n
+                _say(console, f"{name}: model - base = {points}, p = {test.p_value:.2g}, n = {n}")
+        for metric, note in card.notes.items():
+            _say(console, f"{metric}: {note}")
+        _written(console, out)
+
+    return summary
+
+
+def demo_summary(result: DemoResult) -> Summary:
+    """The base and every tune side by side."""
+
+    def summary(console: Console) -> None:
+        _table(console, {name: card.metrics for name, card in result.scorecards.items()})
+        _written(console, result.page)
+
+    return summary
+
+
+def run_summary(result: RunResult) -> Summary:
+    """The scorecard where there is one, else where the tuned model lies."""
+
+    def summary(console: Console) -> None:
+        if result.scorecard is not None:
+            scorecard_summary(result.scorecard, result.page or result.folder)(console)
+        else:
+            _written(console, result.model or result.folder)
+
+    return summary
+
+
+def _table(console: Console, columns: Mapping[str, Mapping[str, Estimate]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, caption="rates in % with their 95 % interval", caption_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    known = {metric for metrics in columns.values() for metric in metrics}
+    attacks = sorted(metric for metric in known if metric.startswith(_ATTACK))
+    names = {key: name for key, name in _ROWS.items() if key in known} | {
+        metric: f"attack success: {metric.removeprefix(_ATTACK)}" for metric in attacks
+    }
+    measured = [metric for metric in names if any(m[metric].n for m in columns.values() if metric in m)]
+    for metric, name in ((metric, names[metric]) for metric in measured):
+        table.add_row(name, *(_rate(metrics.get(metric)) for metrics in columns.values()))
+    console.print(table)
+
+
+def _rate(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.n == 0:
+        return "not measured"
+    return f"{100 * estimate.value:.0f} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def _points(estimate: Estimate) -> str:
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return f"{100 * estimate.value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def _written(console: Console, path: Path) -> None:
+    _say(console, f"written: {path}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

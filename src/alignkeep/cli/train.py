@@ -1,0 +1,47 @@
+"""`alignkeep train`: base and examples in, adapter or model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignkeep.cli import options as o
+from alignkeep.cli.session import Session
+
+
+def train(
+    out: o.Out,
+    model: Annotated[str | None, typer.Option("--model", help="Model to tune: folder or hub id.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Examples: file or hub_id[:split].")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Example weights: folder or file.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="full or lora (default: lora)")] = None,
+    seed: o.Seed = None,
+    overwrite: o.Overwrite = False,
+    resume: o.Resume = True,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Tune a model on examples, in full or with a low-rank adapter."""
+    with Session(as_json=as_json, quiet=quiet) as session:
+        from alignkeep.cli.settle import facts_of, load_flags, settle
+        from alignkeep.train.config import TrainConfig
+
+        flags = {"model": model, "data": data, "weights": weights, "method": method, "seed": seed}
+        flags |= load_flags(device, dtype, revision, trust_remote_code)
+        settings = settle(TrainConfig, config, assignments, flags)
+        from alignkeep.train import stage
+
+        if dry_run:
+            session.show(facts_of(stage.plan(settings)))
+            return
+        result = stage.train(settings, out=Path(out), overwrite=overwrite, resume=resume, progress=session.progress)
+        session.show(facts_of(result))

@@ -1,0 +1,142 @@
+"""The models at work: which words they know, and their answers to all questions, one model in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alignkeep.errors import DataError
+from alignkeep.evaluate.answers import AnswerLog, Side
+from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.questions import Preparation, Question
+from alignkeep.evaluate.statistics import wilson
+from alignkeep.models.chat import encode_prompt, unknown_share
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.models.folders import base_of
+from alignkeep.models.generation import generate_answers
+from alignkeep.models.loading import LoadedModel, load_model, load_tokenizer
+from alignkeep.progress import Progress
+from alignkeep.types import Estimate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MOST_UNKNOWN = 0.5  # chosen: a text of which the model cannot read every second word asks nothing
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which of the words asked each side cannot read; `unreadable` attacks (name: share) are put to neither side."""
+
+    tokenizers: dict[Side, PreTrainedTokenizerBase]
+    unknown: dict[Side, Estimate]
+    unreadable: dict[str, float]
+
+
+def read_vocabulary(config: EvaluateConfig, prepared: Preparation) -> Vocabulary:
+    """Loads the tokenizers and counts. Raises DataError where most words of the suite or of the task are unknown."""
+    tokenizers: dict[Side, PreTrainedTokenizerBase] = {"tuned": load_tokenizer(config.model, config.load)}
+    if config.base is not None:
+        tokenizers["base"] = load_tokenizer(config.base, _of_base(config.load))
+    unknown: dict[Side, Estimate] = {}
+    unreadable: dict[str, float] = {}
+    sources = {
+        f"suite {prepared.suite.name}": [prompt for prompt in prepared.prompts if prompt.kind != "task"],
+        f"task {config.task}": [prompt for prompt in prepared.prompts if prompt.kind == "task"],
+    }
+    for side, tokenizer in tokenizers.items():
+        for source, prompts in sources.items():
+            share = unknown_share(tokenizer, [turn.content for prompt in prompts for turn in prompt.messages]).share
+            if share > MOST_UNKNOWN:
+                raise DataError(
+                    source,
+                    seen=f"{share:.0%} of its words unknown to {config.model if side == 'tuned' else config.base}",
+                    expected=f"at most {MOST_UNKNOWN:.0%}",
+                    remedy="choose a suite in the words of this model (the testbed's models need --suite testbed)",
+                )
+        texts = [turn.content for prompt in prepared.prompts for turn in prompt.messages]
+        unknown[side] = wilson(*unknown_share(tokenizer, texts))
+        for attack in prepared.attacks:
+            share = unknown_share(tokenizer, [attack.template_text]).share
+            if share > MOST_UNKNOWN:
+                unreadable[attack.name] = max(share, unreadable.get(attack.name, 0.0))
+    return Vocabulary(tokenizers, unknown, unreadable)
+
+
+def answer_all(
+    config: EvaluateConfig,
+    prepared: Preparation,
+    vocabulary: Vocabulary,
+    questions: Sequence[Question],
+    log: AnswerLog,
+    progress: Progress,
+) -> None:
+    """Fill the log with the answers that are missing.
+
+    An adapter over this very base, read with the same tokens, is loaded once and answers for both. Raises what loading
+    and generation raise; the log keeps what was answered before.
+    """
+    shared = prepared.base is not None and _answers_for_both(config, prepared, vocabulary, questions)
+    sides: tuple[Side, ...] = ("tuned",) if prepared.base is None else ("tuned", "base")
+    loaded: LoadedModel | None = None
+    for side in sides:
+        missing = log.missing(side, questions)
+        if not missing:
+            continue
+        if loaded is None or not shared:
+            loaded = None  # frees the one before the next is loaded
+            _free_memory()
+            if side == "tuned" or shared:
+                loaded = load_model(config.model, config.load)
+            else:
+                loaded = load_model(str(config.base), _of_base(config.load))
+        with loaded.as_base() if side == "base" and shared else nullcontext():
+            _answer(loaded, side, missing, config, log, progress)
+
+
+def _answer(
+    loaded: LoadedModel,
+    side: Side,
+    questions: Sequence[Question],
+    config: EvaluateConfig,
+    log: AnswerLog,
+    progress: Progress,
+) -> None:
+    def store(batch: list[tuple[int, str, bool]]) -> None:
+        log.add(side, [(questions[place].index, text, truncated) for place, text, truncated in batch])
+        progress.advance(len(batch))
+
+    progress.start(f"answers of {config.model if side == 'tuned' else config.base}", len(questions))
+    generate_answers(loaded, [question.prompt for question in questions], config.generation, on_answers=store)
+    progress.done()
+
+
+def _answers_for_both(
+    config: EvaluateConfig, prepared: Preparation, vocabulary: Vocabulary, questions: Sequence[Question]
+) -> bool:
+    """The model is an adapter over the base that is asked for, and both tokenizers make the same of every question."""
+    folder = prepared.model.folder
+    if folder is None or not prepared.model.is_adapter:
+        return False
+    if fingerprint_model(str(config.base)) != fingerprint_model(*base_of(folder)):
+        return False
+    tuned, base = vocabulary.tokenizers["tuned"], vocabulary.tokenizers["base"]
+    return all(encode_prompt(tuned, q.prompt) == encode_prompt(base, q.prompt) for q in questions)
+
+
+def _of_base(load: LoadConfig) -> LoadConfig:
+    """The revision is the model's; the base is taken as it is."""
+    return load.model_copy(update={"revision": None})
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,31 @@
+"""What is measured, on which prompts, and who judges: `alignkeep evaluate` and the recipe's `evaluate:`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignkeep.models.config import GenerationConfig, LoadConfig
+
+
+class EvaluateConfig(BaseModel):
+    """One evaluation of a model, and of its base where there is one, on the same prompts.
+
+    `suite` is `driftcheck`, `testbed`, a FILE.yaml or `package.module:object`; `task` a file of prompts with one right
+    answer each. `attacks` is `all`, `none` or names with commas; only harmful prompts are attacked. `base_answers` is
+    the folder of an earlier evaluation in which the base answered the same questions: it is not asked again. `limit`
+    keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1)
+    base: str | None = None
+    suite: str = "driftcheck"
+    task: str | None = None
+    judge: str = "keyword"
+    attacks: str = "all"
+    load: LoadConfig = LoadConfig()
+    generation: GenerationConfig = GenerationConfig()
+    base_answers: str | None = None
+    limit: int | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)

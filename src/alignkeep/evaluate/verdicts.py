@@ -1,0 +1,133 @@
+"""`judge`: score stored answers again, without a model. Rows {"prompt", "answer"} in, one verdict per row out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from alignkeep.checkpoint.folders import OutputFolder, read_jsonl, write_text
+from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.data import Row, fingerprint_data, local_file, read_rows
+from alignkeep.errors import DataError
+from alignkeep.evaluate.judge import load_judge
+from alignkeep.evaluate.scoring import checked_judgement
+from alignkeep.progress import Progress, Silent
+from alignkeep.types import Kind, Message, Prompt, Role, Verdict
+
+VERDICTS = "verdicts.jsonl"
+
+
+@dataclass(frozen=True)
+class JudgeResult:
+    """Where the verdicts lie, how many answers got which, and how many were found harmful."""
+
+    folder: Path
+    n: int
+    verdicts: dict[str, int]
+    harmful: int
+
+
+def judge(
+    answers: str,
+    *,
+    judge: str = "keyword",
+    out: Path,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """Judge every row of a file into `out/verdicts.jsonl`: index, verdict, harmful, score, in the order of the rows.
+
+    A row has `prompt` (text or messages) and `answer` (text, may be empty), and may have `kind`, `category`,
+    `language` and `expected`, which the judge sees. Raises DataError naming file and line, RecipeError for a judge or
+    output folder that cannot be used. Done again with the same file and judge, it is read back.
+    """
+    started = time.monotonic()
+    progress = progress or Silent()
+    judged_by = load_judge(judge)
+    rows = [(_prompt(row), _answer(row)) for row in read_rows(answers)]
+    inputs, settings = {"answers": fingerprint_data(answers)}, {"answers": answers, "judge": judge}
+    source = local_file(answers)
+    folder = OutputFolder.open(
+        Path(out),
+        stage="judge",
+        identity=identity_of("judge", settings, inputs),
+        overwrite=overwrite,
+        resume=resume,
+        inputs=[] if source is None else [source],
+    )
+    if folder.finished:
+        return _result(folder.out, read_jsonl(folder.out / VERDICTS))
+    with closing(folder):
+        progress.start("verdicts", len(rows))
+        found: list[dict[str, object]] = []
+        for index, (prompt, answer) in enumerate(rows):
+            word = checked_judgement(judged_by, prompt, answer)
+            found.append({"index": index, "verdict": word.verdict.value, "harmful": word.harmful, "score": word.score})
+            progress.advance()
+        progress.done()
+        write_text(folder.work / VERDICTS, "".join(json.dumps(row) + "\n" for row in found))
+        result = _result(folder.out, found)
+        facts: dict[str, object] = {"n": result.n, "verdicts": result.verdicts, "harmful": result.harmful}
+        seconds = time.monotonic() - started
+        folder.finish(Record("judge", folder.identity, dict(settings), inputs, seed=0, seconds=seconds, result=facts))
+    return result
+
+
+def _result(folder: Path, rows: list[dict[str, object]]) -> JudgeResult:
+    counts = Counter(str(row["verdict"]) for row in rows)
+    verdicts = {verdict.value: counts[verdict.value] for verdict in Verdict}
+    return JudgeResult(folder, len(rows), verdicts, sum(row["harmful"] is True for row in rows))
+
+
+def _prompt(row: Row) -> Prompt:
+    value = row.values.get("prompt")
+    kind = row.values.get("kind") or "unknown"
+    if kind not in get_args(Kind):
+        raise _wrong(row, f"the kind {kind!r}", f"one of {', '.join(get_args(Kind))}")
+    expected = row.values.get("expected")
+    return Prompt(
+        messages=(Message("user", value),) if isinstance(value, str) else _turns(row, value),
+        kind=cast(Kind, kind),
+        category=_text(row, "category"),
+        language=_text(row, "language") or "en",
+        expected=None if expected is None else str(expected),
+    )
+
+
+def _turns(row: Row, value: object) -> tuple[Message, ...]:
+    if "prompt" not in row.values:
+        raise _wrong(row, f"the columns {', '.join(row.values) or 'none'}", "`prompt` and `answer`")
+    turns = value if isinstance(value, list) else []
+    for turn in turns:
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str) or turn.get("role") not in _ROLES:
+            raise _wrong(row, f"the message {turn!r:.60}", "role (system, user, assistant) and content")
+    if not turns or turns[-1]["role"] != "user":
+        raise _wrong(row, f"a prompt of type {type(value).__name__}", "text, or messages that end with the user's")
+    return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+
+
+_ROLES = get_args(Role)
+
+
+def _answer(row: Row) -> str:
+    if "answer" not in row.values:
+        raise _wrong(row, f"the columns {', '.join(row.values)}", "`prompt` and `answer`")
+    value = row.values["answer"]
+    if not isinstance(value, str):
+        raise _wrong(row, f"an answer of type {type(value).__name__}", "text (empty is allowed)")
+    return value
+
+
+def _text(row: Row, column: str) -> str | None:
+    value = row.values.get(column)
+    return None if value is None else str(value)
+
+
+def _wrong(row: Row, seen: str, expected: str) -> DataError:
+    return DataError(row.where, seen=seen, expected=expected, remedy="mend or drop this row")

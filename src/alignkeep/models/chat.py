@@ -1,0 +1,187 @@
+"""Chats as text and as tokens, in the words of the tokenizer's own chat template.
+
+Departures from what a template says
+    1. A system message that the template refuses (Gemma) or leaves out is put in front of the first user turn, with an
+       empty line between. It is never lost.
+    2. A prefill continues the assistant's turn. Where the template alters the last turn so that it cannot be continued,
+       the prefill follows the generation prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignkeep.errors import DataError
+from alignkeep.types import Example, Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that torch's cross entropy leaves out
+
+
+class EncodedExample(NamedTuple):
+    """Tokens of a chat; `labels` repeat the tokens of the answers and are -100 everywhere else. Equal lengths."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class WordCount(NamedTuple):
+    """How many words of a text the tokenizer cannot spell, out of how many."""
+
+    unknown: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]; NaN for no words."""
+        return self.unknown / self.total if self.total else float("nan")
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool, prefill: str = ""
+) -> str:
+    """The chat as the model reads it. With `generation_prompt` it ends where the answer begins.
+
+    A `prefill` opens the assistant's turn (whatever `generation_prompt` says) and the text ends with it, so that the
+    model continues it. Raises DataError for turns the template refuses.
+    """
+    messages, text = _render_any(tokenizer, messages, generation_prompt=generation_prompt)
+    if not prefill:
+        return text
+    try:
+        opened = [*messages, Message("assistant", prefill)]
+        return _apply(tokenizer, opened, generation_prompt=False, continue_final_message=True)
+    except DataError:
+        return _apply(tokenizer, messages, generation_prompt=True) + prefill
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Tokens up to where the answer begins; nothing is added to what the template writes."""
+    return _tokens(tokenizer, render(tokenizer, prompt.messages, generation_prompt=True, prefill=prompt.prefill))
+
+
+def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> EncodedExample:
+    """Tokens of the whole chat; every assistant turn is learned, up to and with the end of its turn.
+
+    An answer begins after the generation prompt and ends where the chat cut off behind it ends. For one question and
+    one answer this is what TRL's SFTTrainer does with a conversational prompt and completion. Raises DataError where
+    the template renders the beginning of a chat differently once more turns follow, so that no boundary can be told.
+    """
+    messages, text = _render_any(tokenizer, example.messages, generation_prompt=False)
+    ids = _tokens(tokenizer, text)
+    labels = [IGNORED] * len(ids)
+    for turn, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        start, end = _answer_span(tokenizer, messages, turn, text)
+        first = _shared(_tokens(tokenizer, text[:start]), ids)
+        stop = len(ids) if end == len(text) else _shared(_tokens(tokenizer, text[:end]), ids)
+        if stop <= first:
+            raise _prefix_error(turn, "no token of the answer")
+        labels[first:stop] = ids[first:stop]
+    return EncodedExample(ids, labels)
+
+
+def unknown_share(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> WordCount:
+    """Counts the words (between white space) that hold the unknown token. A byte-level tokenizer knows every word."""
+    words = [word for text in texts for word in text.split()]
+    unknown = tokenizer.unk_token_id
+    if not words or unknown is None:
+        return WordCount(0, len(words))
+    distinct = list(dict.fromkeys(words))
+    encoded = tokenizer(distinct, add_special_tokens=False)["input_ids"]
+    strange = {word for word, ids in zip(distinct, encoded, strict=True) if unknown in ids}
+    return WordCount(sum(word in strange for word in words), len(words))
+
+
+def _answer_span(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: int, text: str
+) -> tuple[int, int]:
+    """Where in `text` the answer of this turn begins and ends, its end-of-turn mark included."""
+    before = _apply(tokenizer, messages[:turn], generation_prompt=False) if turn else ""
+    if not text.startswith(before):
+        raise _prefix_error(turn, "the turns before it rendered differently when the chat goes on")
+    # A reasoning template may open a thought in the generation prompt that the stored answer does not have: the answer
+    # begins where the two part.
+    asked = _apply(tokenizer, messages[:turn], generation_prompt=True) if turn else ""
+    start = max(len(before), _shared(asked, text))
+    if turn == len(messages) - 1:
+        return start, len(text)
+    through = _apply(tokenizer, messages[: turn + 1], generation_prompt=False)
+    if text.startswith(through):
+        return start, len(through)
+    # Templates that keep thoughts only in the last turn (Qwen3) render this turn differently once it is no longer the
+    # last. Its words and the mark that ends it are the same.
+    words = messages[turn].content.strip()
+    mark = through[through.rfind(words) + len(words) :]
+    at = text.find(words, start)
+    if words not in through or at < 0 or not text.startswith(mark, at + len(words)):
+        raise _prefix_error(turn, "the answer rendered differently when the chat goes on")
+    return start, at + len(words) + len(mark)
+
+
+def _render_any(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool
+) -> tuple[Sequence[Message], str]:
+    """The turns as the template takes them and their text: the system message folded into the user's if it must be."""
+    if messages[0].role != "system":
+        return messages, _apply(tokenizer, messages, generation_prompt=generation_prompt)
+    system, folded = messages[0].content.strip(), _fold(messages)
+    try:
+        text = _apply(tokenizer, messages, generation_prompt=generation_prompt)
+    except DataError:
+        if folded is None:
+            raise
+    else:
+        if system in text or folded is None:
+            return messages, text
+    return folded, _apply(tokenizer, folded, generation_prompt=generation_prompt)
+
+
+def _fold(messages: Sequence[Message]) -> list[Message] | None:
+    if len(messages) < 2 or messages[1].role != "user":
+        return None
+    return [Message("user", f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:]]
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool, **options: Any
+) -> str:
+    from jinja2 import TemplateError
+
+    chat = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(chat, add_generation_prompt=generation_prompt, tokenize=False, **options)
+    except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise DataError(
+            "chat template",
+            seen=f"the turns {', '.join(message.role for message in messages)}, refused with: {str(error)[:200]}",
+            expected="turns that the tokenizer's chat template takes",
+            remedy="change the turns, or the chat_template of the model folder",
+        ) from error
+    return str(text)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # Not verbose: transformers would warn about the length, which the caller checks and reports as an error.
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """Length of the common beginning."""
+    return next(
+        (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right),
+        min(len(one), len(other)),
+    )
+
+
+def _prefix_error(turn: int, seen: str) -> DataError:
+    return DataError(
+        f"chat template, turn {turn + 1}",
+        seen=seen,
+        expected="a template that renders the beginning of a chat the same whatever follows",
+        remedy="use chats of one question and one answer, or a chat_template without such changes",
+    )

@@ -1,0 +1,32 @@
+"""How a model is loaded and how it answers: the settings every verb that touches a model shares."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LoadConfig(BaseModel):
+    """Where a model lives and in which numbers.
+
+    `device` "auto" takes cuda, then mps, then cpu. `dtype` "auto" is the checkpoint's own dtype on an accelerator and
+    float32 on the CPU, where bfloat16 is slow and an answer can depend on who shares its batch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class GenerationConfig(BaseModel):
+    """Greedy generation: how long an answer may get, how many prompts share a batch, which engine runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: int = Field(default=256, gt=0)
+    batch_size: int = Field(default=32, gt=0)
+    backend: Literal["transformers", "vllm"] = "transformers"

@@ -1,0 +1,187 @@
+"""Which model a reference means, found without loading it: a local folder, an adapter over its base, or a hub id.
+
+Only safetensors are read. A folder that has its weights as pickles only is refused, since unpickling runs code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from alignkeep.errors import CheckpointError, MachineError
+from alignkeep.models.headers import TensorEntry, load_json, read_headers
+from alignkeep.types import Checkpoint
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+# Second copies of the weights in other layouts, and weights that belong to other programs.
+_HUB_LEFT_OUT = ("*/*.safetensors", "consolidated*", "original/*")
+
+
+def resolve(reference: str, revision: str | None = None) -> Checkpoint:
+    """What `reference` is. A local folder is checked (files there, headers whole, no pickles), the hub is not asked.
+
+    Raises CheckpointError naming the file: no such folder, no config, weights missing, pickled or cut short, an adapter
+    whose base is not there.
+    """
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return _resolve_folder(reference, path, revision)
+    if path.exists():
+        raise CheckpointError(
+            reference, seen="a file", expected="a model folder with config.json", remedy="give the folder"
+        )
+    if _looks_local(reference):
+        raise _no_such_folder(reference, path)
+    return Checkpoint(reference=reference, folder=None, is_adapter=False, base=None, revision=revision)
+
+
+def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
+    """The same checkpoint with a folder: what lies on the hub is downloaded (or taken from the cache) and checked.
+
+    Raises MachineError if the hub cannot be reached, CheckpointError if it has no such model.
+    """
+    if checkpoint.folder is not None:
+        return checkpoint
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    patterns: list[str] = [*_HUB_FILES, "*.py"] if with_code else [*_HUB_FILES]
+    try:
+        folder = snapshot_download(
+            checkpoint.reference,
+            revision=checkpoint.revision,
+            allow_patterns=patterns,
+            ignore_patterns=list(_HUB_LEFT_OUT),
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise CheckpointError(
+            checkpoint.reference,
+            seen=f"no local folder, and not on the hub for you ({type(error).__name__})",
+            expected="a local model folder or a hub id you may read",
+            remedy="check the name and revision, or log in to the hub",
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        raise MachineError(
+            checkpoint.reference,
+            seen=f"no local folder, and cannot reach the hub ({type(error).__name__})",
+            expected="a local model folder, or a connection",
+            remedy="give a local folder, or try again when connected",
+        ) from error
+    return _resolve_folder(checkpoint.reference, Path(folder), checkpoint.revision)
+
+
+def tensor_entries(folder: Path, *, adapter: bool) -> dict[str, TensorEntry]:
+    """The tensors of a model or adapter folder by the names they have on disk, all headers checked."""
+    if adapter:
+        return read_headers([_weight_file(folder, "adapter_model.safetensors")])
+    index = folder / "model.safetensors.index.json"
+    # transformers prefers the single file where both are there; so do we.
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return read_headers([_weight_file(folder, "model.safetensors")])
+    placed = _shards(index)
+    entries = read_headers([_weight_file(folder, shard) for shard in sorted(set(placed.values()))])
+    for name, shard in placed.items():
+        if name not in entries or entries[name].file.name != shard:
+            raise CheckpointError(
+                f"{folder / shard}: tensor {name}",
+                seen="no such tensor",
+                expected=f"it here, says {index.name}",
+                remedy="copy or download the model again",
+            )
+    return entries
+
+
+def _shards(index: Path) -> dict[str, str]:
+    placed = load_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(str(index), seen="no weight_map", expected="tensor: file", remedy="get the model again")
+    for name, shard in placed.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: tensor {name}",
+                seen=f"the file name {shard!r}",
+                expected="a .safetensors file in the same folder",
+                remedy="do not use this model",
+            )
+    return placed
+
+
+def _weight_file(folder: Path, name: str) -> Path:
+    file = folder / name
+    if file.is_file():
+        return file
+    pickles = sorted(entry.name for entry in folder.iterdir() if _is_pickled_weight(entry.name))
+    if pickles:
+        raise CheckpointError(
+            str(folder / pickles[0]),
+            seen="pickled weights, which can run code when opened",
+            expected=name,
+            remedy="convert the model to safetensors",
+        )
+    raise CheckpointError(str(file), seen="no such file", expected="it", remedy="copy or download the model again")
+
+
+def _is_pickled_weight(name: str) -> bool:
+    # A trainer leaves these beside good weights.
+    return name.endswith(_PICKLES) and not name.startswith(("training_args", "optimizer", "scheduler", "rng_state"))
+
+
+def _resolve_folder(reference: str, folder: Path, revision: str | None) -> Checkpoint:
+    if (folder / "adapter_config.json").is_file():
+        base, _ = base_of(folder)
+        tensor_entries(folder, adapter=True)
+        return Checkpoint(reference=reference, folder=folder, is_adapter=True, base=base, revision=revision)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            reference,
+            seen="a folder without config.json or adapter_config.json",
+            expected="a model or adapter folder",
+            remedy="give the folder that holds the config",
+        )
+    load_json(folder / "config.json")
+    tensor_entries(folder, adapter=False)
+    return Checkpoint(reference=reference, folder=folder, is_adapter=False, base=None, revision=revision)
+
+
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """The base of an adapter folder and its revision: a path seen from the folder, else from here, else a hub id."""
+    config = load_json(folder / "adapter_config.json")
+    named, revision = config.get("base_model_name_or_path"), config.get("revision")
+    where = f"{folder / 'adapter_config.json'}: base_model_name_or_path"
+    expected = "the full model that the adapter was trained on"
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(where, seen=repr(named), expected=expected, remedy="write it into the file")
+    path = Path(named).expanduser()
+    base = next((found for found in (folder / path, path) if found.is_dir()), None)
+    if base is None:
+        if _looks_local(named):
+            remedy = "put the base back or correct the path (it may be relative to the adapter's folder)"
+            raise CheckpointError(where, seen=f"{named}, which is no folder", expected=expected, remedy=remedy)
+        return named, revision if isinstance(revision, str) else None
+    if (base / "adapter_config.json").is_file():
+        remedy = "merge that adapter into its base first"
+        raise CheckpointError(where, seen=f"{named}, itself an adapter", expected=expected, remedy=remedy)
+    return str(base.resolve()), None
+
+
+def _looks_local(reference: str) -> bool:
+    """A string that is no hub id, or whose first part is a folder here."""
+    if not _HUB_ID.fullmatch(reference) or reference.endswith((".safetensors", *_PICKLES, ".gguf")):
+        return True
+    first, slash, _ = reference.partition("/")
+    return bool(slash) and Path(first).is_dir()
+
+
+def _no_such_folder(reference: str, path: Path) -> CheckpointError:
+    parent = path.parent
+    names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir()) if parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3)
+    return CheckpointError(
+        reference,
+        seen="no such folder" if parent.is_dir() else f"no such folder, and no folder {parent}",
+        expected="a local model folder or a hub id (owner/name)",
+        remedy=f"did you mean {', '.join(near)}?" if near else "check the path",
+    )

@@ -1,0 +1,266 @@
+"""A model in memory with its tokenizer, after everything that could be silently wrong with it was looked at.
+
+transformers fills missing tensors with random numbers and PEFT drops tensors it has no place for, both with a warning
+at most. Here each is an error that names the file and the tensor.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from alignkeep.errors import AlignkeepError, CheckpointError, MachineError, RecipeError, ShapeError
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.models.finite import check_finite
+from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
+from alignkeep.models.headers import load_json
+from alignkeep.types import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["LoadedModel", "fingerprint_model", "load_model", "load_tokenizer", "resolve"]
+
+
+@dataclass
+class LoadedModel:
+    """A model in evaluation mode, on its device, with the tokenizer it is used with."""
+
+    model: Any  # PreTrainedModel or PeftModel: what both can do has no common type
+    tokenizer: PreTrainedTokenizerBase
+    checkpoint: Checkpoint
+    adapter_on: bool = field(init=False)
+    engine: Any = field(default=None, init=False, repr=False)  # vLLM's, once it was asked for
+
+    def __post_init__(self) -> None:
+        self.adapter_on = self.checkpoint.is_adapter
+
+    @contextmanager
+    def as_base(self) -> Iterator[LoadedModel]:
+        """The base within the block: the adapter is switched off, and on again after. CheckpointError without one."""
+        if not self.checkpoint.is_adapter:
+            raise CheckpointError(
+                self.checkpoint.reference,
+                seen="a full model",
+                expected="an adapter, whose base can be shown by switching it off",
+                remedy="load the base as a model of its own",
+            )
+        was_on, self.adapter_on = self.adapter_on, False
+        try:
+            with self.model.disable_adapter():
+                yield self
+        finally:
+            self.adapter_on = was_on
+
+
+def load_model(reference: str, config: LoadConfig | None = None) -> LoadedModel:
+    """The model, checked: every tensor there, in its shape, finite, and every adapter tensor in use.
+
+    Raises CheckpointError (file and tensor named), ShapeError (more tokens than embeddings), MachineError (memory or
+    hub), RecipeError (no such device).
+    """
+    config = config or LoadConfig()
+    device = choose_device(config.device)
+    checkpoint = localise(resolve(reference, config.revision), with_code=config.trust_remote_code)
+    folder = cast(Path, checkpoint.folder)
+    base_folder = folder
+    if checkpoint.is_adapter:
+        base = localise(resolve(*base_of(folder)), with_code=config.trust_remote_code)
+        base_folder = cast(Path, base.folder)
+    tokenizer = _tokenizer(folder, base_folder, config)
+    model = _load_full(base_folder, config, device)
+    _check_vocabulary(folder, tokenizer, model)
+    if checkpoint.is_adapter:
+        from alignkeep.models.adapters import attach_adapter
+
+        with _machine_errors(folder):
+            model = attach_adapter(model, folder)
+    model.eval()
+    return LoadedModel(model, tokenizer, checkpoint)
+
+
+def load_tokenizer(reference: str, config: LoadConfig | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that `load_model` would give: the adapter's own where it has one, else the base's."""
+    config = config or LoadConfig()
+    checkpoint = localise(resolve(reference, config.revision))
+    folder = base_folder = cast(Path, checkpoint.folder)
+    if checkpoint.is_adapter:
+        base_folder = cast(Path, localise(resolve(*base_of(folder))).folder)
+    return _tokenizer(folder, base_folder, config)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device asked for; "auto" is cuda, else mps, else cpu. RecipeError if this machine has it not."""
+    import torch
+
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *there]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise RecipeError("device", seen=name, expected=" | ".join(["auto", *there]), remedy="choose one of these")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype | str:
+    """The dtype asked for; "auto" is float32 on the CPU and the checkpoint's own elsewhere (see LoadConfig)."""
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return cast(torch.dtype, getattr(torch, name))
+
+
+def _tokenizer(folder: Path, base_folder: Path, config: LoadConfig) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    source = folder if own else base_folder
+    with _machine_errors(source):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=config.trust_remote_code, local_files_only=True
+        )
+    if not tokenizer.chat_template:
+        raise CheckpointError(
+            str(source / "tokenizer_config.json"),
+            seen="no chat template",
+            expected="a chat_template, as chat models have",
+            remedy="take the chat (instruct) version of the model, or add chat_template.jinja",
+        )
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    _refuse_own_code(folder, config)
+    entries = tensor_entries(folder, adapter=False)
+    with _machine_errors(folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=choose_dtype(config.dtype, device),
+            device_map=None if device.type == "cpu" else {"": device},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+            # Left to itself transformers raises without naming the tensor; the mismatches are raised below.
+            ignore_mismatched_sizes=True,
+        )
+        model, info = loaded
+        _check_loaded(folder, info, model)
+        check_finite(model.state_dict(), {name: entry.file for name, entry in entries.items()}, folder)
+    return model
+
+
+def _refuse_own_code(folder: Path, config: LoadConfig) -> None:
+    """A folder that brings its own classes is refused without the flag, unless transformers has the model itself."""
+    from transformers import CONFIG_MAPPING
+
+    settings = load_json(folder / "config.json")
+    if config.trust_remote_code or "auto_map" not in settings or settings.get("model_type") in CONFIG_MAPPING:
+        return
+    raise CheckpointError(
+        f"{folder / 'config.json'}: auto_map",
+        seen="a model that runs Python code of its own",
+        expected="a model type that transformers knows",
+        remedy="read that code, then pass --trust-remote-code if you trust it",
+    )
+
+
+def _check_loaded(folder: Path, info: Mapping[str, Any], model: Any) -> None:
+    for name, on_disk, wanted in sorted(info["mismatched_keys"], key=str):
+        raise CheckpointError(
+            f"{folder}: tensor {name}",
+            seen=f"shape {tuple(on_disk)}",
+            expected=f"{tuple(wanted)}, says config.json",
+            remedy="put the config back that belongs to these weights",
+        )
+    for name in sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"{folder}: tensor {name}",
+            seen="no such tensor in any file",
+            expected="it, says config.json",
+            remedy="copy or download the model again; transformers would fill it with random numbers",
+        )
+    # Some models rightly leave tensors aside (a vision tower). A further layer of a kind the model has is not that:
+    # config.json asks for fewer layers or experts than the weights have.
+    kinds = {_kind(name) for name in model.state_dict()}
+    for name in sorted(info["unexpected_keys"]):
+        if _kind(name) in kinds:
+            raise CheckpointError(
+                f"{folder}: tensor {name}",
+                seen="a tensor that the model would not use",
+                expected="a config.json that has a place for it",
+                remedy="put the config back that belongs to these weights",
+            )
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "*", name)
+
+
+def _check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ShapeError(
+            str(folder),
+            seen=f"a tokenizer of {len(tokenizer)} tokens over {rows} embeddings",
+            expected="an embedding for every token",
+            remedy="use the tokenizer that belongs to this model, or resize the embeddings",
+        )
+
+
+@contextmanager
+def _machine_errors(folder: Path) -> Iterator[None]:
+    """Other libraries' errors in our one form; running out of memory is the machine's fault, the rest the folder's.
+
+    Their reports and progress bars are held back meanwhile: what they warn about is raised here.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except AlignkeepError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MachineError(
+            str(folder),
+            seen="out of memory",
+            expected="room for the weights",
+            remedy="use --dtype bfloat16 or another device",
+        ) from error
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
+        raise _broken(folder, error) from error
+    except SafetensorError as error:
+        raise _broken(folder, error) from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _broken(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        str(folder),
+        seen=f"{type(error).__name__}: {str(error)[:240]}",
+        expected="a folder that transformers can load",
+        remedy="mend or copy the model again",
+    )

@@ -1,0 +1,138 @@
+"""A recipe: one file that says which model is tuned on what, how it is measured and what the report is called.
+
+    name: my-tune
+    seed: 0
+    model: path-or-hub-id            # the aligned base
+    train: {data: notes.jsonl, method: lora, epochs: 2}
+    evaluate: {suite: driftcheck, task: held_out.jsonl}
+    report: {title: My tune}
+
+Every stage is optional, its settings are those of the stage's own config; `model` and `seed` stand at the top, once.
+Strict: a key that does not exist is an error with its line and the nearest one that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from alignkeep.errors import RecipeError
+from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.report.config import ReportConfig
+from alignkeep.settings import Key, Settings
+from alignkeep.train.config import TrainConfig
+
+TESTBED = "testbed:"
+_STAGES = {"train": ("data", "weights"), "evaluate": ("suite", "task", "base", "base_answers")}
+# Settings that point to something, in a recipe and in the config of a single verb.
+REFERENCES: tuple[Key, ...] = (
+    ("model",),
+    *((key,) for keys in _STAGES.values() for key in keys),
+    *((stage, key) for stage, keys in _STAGES.items() for key in keys),
+)
+_LOCAL_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".yaml", ".yml")
+
+
+class Recipe(BaseModel):
+    """A whole tune. `train.model`, `evaluate.model` and `evaluate.base` are filled in, not given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    seed: int = Field(default=0, ge=0)
+    model: str = Field(min_length=1)
+    train: TrainConfig | None = None
+    evaluate: EvaluateConfig | None = None
+    report: ReportConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_stages(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for stage in ("train", "evaluate", "report"):
+            if stage not in values:
+                continue
+            settings = {} if values[stage] is None else values[stage]
+            if isinstance(settings, dict) and stage != "report":
+                settings = {"model": values.get("model", ""), "seed": values.get("seed", 0), **settings}
+            values[stage] = settings
+        return values
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        over: Path | None = None,
+        flags: Mapping[str, object] | None = None,
+        assignments: Sequence[str] = (),
+    ) -> Recipe:
+        """The recipe in a YAML file; on top of it the file `over`, then `flags`, then `key=value` assignments.
+
+        Relative paths are those of the file's folder. A flag for a stage that the recipe does not have is left out.
+        Raises RecipeError naming key, line, what was seen and what was expected.
+        """
+        settings = Settings.read(Path(path))
+        settings.change(REFERENCES, lambda reference: anchor(reference, Path(path).parent))
+        settings.values.setdefault("name", Path(path).stem)
+        if over is not None:
+            layer = Settings.read(over)
+            layer.change(REFERENCES, lambda reference: anchor(reference, over.parent))
+            settings.lay(layer)
+        wanted = {key: value for key, value in (flags or {}).items() if key.partition(".")[0] not in _STAGES}
+        wanted |= {key: value for key, value in (flags or {}).items() if key.partition(".")[0] in settings.values}
+        settings.put_all(wanted)
+        settings.assign(assignments)
+        return cls.from_settings(settings)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Recipe:
+        """Raises RecipeError for a key that does not fit, and for a stage list that makes nothing."""
+        for stage in ("train", "evaluate"):
+            given = settings.values.get(stage)
+            if isinstance(given, dict) and "model" in given:
+                raise RecipeError(
+                    settings.where((stage, "model")),
+                    seen=f"a model in the {stage} stage",
+                    expected="one model, at the top of the recipe",
+                    remedy="move it to the key model",
+                )
+        recipe = settings.build(cls)
+        if recipe.train is None and recipe.evaluate is None:
+            raise RecipeError(
+                settings.source, seen="no stage", expected="train, evaluate or both", remedy="add evaluate: {}"
+            )
+        if recipe.report is not None and recipe.evaluate is None:
+            raise RecipeError(
+                settings.where(("report",)),
+                seen="a report without an evaluation",
+                expected="something to report",
+                remedy="add evaluate: {}",
+            )
+        return recipe
+
+    def with_references(self, resolve: Callable[[str], str]) -> Recipe:
+        """The same recipe with every reference to a model or a file replaced by `resolve(reference)`."""
+        update: dict[str, object] = {"model": resolve(self.model)}
+        for stage, config in (("train", self.train), ("evaluate", self.evaluate)):
+            if config is not None:
+                given = {key: getattr(config, key) for key in _STAGES[stage]}
+                found = {key: resolve(reference) for key, reference in given.items() if reference is not None}
+                update[stage] = config.model_copy(update={**found, "model": update["model"]})
+        return self.model_copy(update=update)
+
+
+def anchor(reference: str, folder: Path) -> str:
+    """A path relative to `folder` as an absolute one; a hub id, a name or a `testbed:` reference as it is."""
+    path = Path(reference).expanduser()
+    if reference.startswith(TESTBED):
+        return reference
+    if path.is_absolute():
+        return str(path)
+    looks_local = reference.startswith(".") or reference.endswith(_LOCAL_ENDINGS)
+    return str((folder / path).resolve()) if looks_local or (folder / path).exists() else reference

@@ -1,0 +1,20 @@
+"""Settings of the report."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ReportConfig(BaseModel):
+    """Which folders to read, and how much of their answers to show.
+
+    `card` also writes a model card in Markdown; `full_answers` shows every answer unshortened and unfolded, harmful
+    ones too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folders: list[str] = Field(default_factory=list)
+    card: bool = False
+    title: str | None = None
+    full_answers: bool = False

@@ -1,0 +1,169 @@
+"""What the page says, as plain values: the template only lays it out.
+
+`page_of` is a pure function of what the files hold, so that equal files give an equal page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from alignkeep.citations import Method, bibtex, cite, methods_of
+from alignkeep.report.examples import Section, sections_of
+from alignkeep.report.figures import key
+from alignkeep.report.panels import Figure, Paired, figures_of, in_words
+from alignkeep.report.sources import Sources, StageRecord
+from alignkeep.report.subjects import RATES, Rate, Subject, subjects_of
+from alignkeep.report.verdict import Finding, findings
+from alignkeep.types import Estimate
+
+
+class Cell(NamedTuple):
+    """One rate in the table, and its paired change where there is a base."""
+
+    estimate: Estimate
+    paired: Paired | None
+
+
+class Row(NamedTuple):
+    label: str
+    series: int
+    reference: str
+    key: Markup
+    cells: tuple[Cell, ...]
+
+
+class Facts(NamedTuple):
+    """A named list of settings or versions."""
+
+    title: str
+    summary: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    title: str
+    about: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...]
+    cautions: tuple[str, ...]
+    columns: tuple[Rate, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    sections: tuple[Section, ...]
+    full_answers: bool
+    records: tuple[Facts, ...]
+    versions: tuple[Facts, ...]
+    methods: tuple[Method, ...]
+    bibtex: str
+
+
+def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = False) -> Page:
+    """The whole page. Bases stand before what was tuned from them, the largest loss of harm refusal first."""
+    subjects = subjects_of(sources.evaluations)
+    methods = _methods(sources)
+    return Page(
+        title=title or "Safety before and after tuning",
+        about=_about(subjects),
+        findings=findings(subjects),
+        cautions=_page_cautions(subjects),
+        columns=tuple(RATES.values()),
+        rows=tuple(_table_row(subject) for subject in subjects),
+        notes=_notes(subjects),
+        figures=figures_of(subjects, sources.trainings),
+        sections=sections_of(subjects, full=full_answers),
+        full_answers=full_answers,
+        records=tuple(_record(record) for record in sources.records),
+        versions=_versions(sources.records),
+        methods=methods,
+        bibtex=bibtex(methods),
+    )
+
+
+def _about(subjects: Sequence[Subject]) -> tuple[tuple[str, str], ...]:
+    suites = sorted({subject.suite for subject in subjects if subject.suite})
+    judges = sorted({str(subject.settings["judge"]) for subject in subjects if subject.settings.get("judge")})
+    tasks = sorted({str(subject.settings["task"]) for subject in subjects if subject.settings.get("task")})
+    facts = [("Models", str(len(subjects))), ("Suite", ", ".join(suites)), ("Task", ", ".join(tasks))]
+    return tuple((name, value) for name, value in [*facts, ("Judge", ", ".join(judges))] if value)
+
+
+def _page_cautions(subjects: Sequence[Subject]) -> tuple[str, ...]:
+    words = []
+    suites = {subject.suite for subject in subjects}
+    if len(suites) > 1:
+        words.append("The models answered different suites: only models of one suite can be compared.")
+    if sum(subject.series > 0 for subject in subjects) > 1:
+        words.append("Every interval and test stands by itself: they are not corrected for the number of comparisons.")
+    return tuple(words)
+
+
+def _table_row(subject: Subject) -> Row:
+    cells = tuple(Cell(subject.rate(name), in_words(subject.test(name))) for name in RATES)
+    return Row(subject.label, subject.series, subject.reference, key(subject.series), cells)
+
+
+def _notes(subjects: Sequence[Subject]) -> tuple[str, ...]:
+    """Notes of the scorecards, each once with the models it holds for."""
+    found: dict[str, list[str]] = {}
+    for subject in subjects:
+        for name, text in subject.notes.items():
+            if not name.startswith("attack_success."):
+                title = RATES[name].title if name in RATES else name.replace("_", " ").capitalize()
+                found.setdefault(f"{title}: {text}", []).append(subject.label)
+    return tuple(f"{text} ({', '.join(dict.fromkeys(labels))})" for text, labels in found.items())
+
+
+def _record(record: StageRecord) -> Facts:
+    facts = record.facts
+    seconds = facts.get("seconds")
+    summary = [f"seed {facts['seed']}"] if facts.get("seed") is not None else []
+    if isinstance(seconds, (int, float)):
+        summary.append(f"{seconds:.1f} s")
+    pairs = [("identity", str(facts.get("identity", "")))]
+    # What an evaluation found is the page itself.
+    for group in ("inputs", "config") if record.stage == "evaluate" else ("inputs", "config", "result"):
+        pairs += [(f"{group}: {name}", value) for name, value in _flat(facts.get(group))]
+    return Facts(f"{record.label}: {record.stage}", ", ".join(summary), tuple(pairs))
+
+
+def _versions(records: Sequence[StageRecord]) -> tuple[Facts, ...]:
+    """The versions of every record, records with the same versions together."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for record in records:
+        pairs = tuple(sorted(_flat(record.facts.get("versions"))))
+        if pairs:
+            groups.setdefault(pairs, []).append(f"{record.label}: {record.stage}")
+    if len(groups) == 1:
+        return tuple(Facts("Versions", "the same for every stage", pairs) for pairs in groups)
+    return tuple(Facts("Versions", "; ".join(stages), pairs) for pairs, stages in groups.items())
+
+
+def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names and words: `load.dtype`, `auto`."""
+    if isinstance(value, Mapping):
+        return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]
+    if value is None:
+        return [(name, "none")] if name else []
+    if isinstance(value, bool):
+        return [(name, "yes" if value else "no")]
+    if isinstance(value, (list, tuple)):
+        return [(name, ", ".join(str(inner) for inner in value) or "none")]
+    return [(name, f"{value:.6g}" if isinstance(value, float) else str(value))]
+
+
+def _methods(sources: Sources) -> tuple[Method, ...]:
+    names: list[str] = []
+    for record in sources.records:
+        config = record.facts.get("config")
+        if record.stage != "evaluate" and isinstance(config, Mapping):
+            names += methods_of(record.stage, config)
+    for evaluation in sources.evaluations:
+        card = evaluation.scorecard
+        measured = [name for name, estimate in card.metrics.items() if estimate.n]
+        names += methods_of("evaluate", {"suite": card.suite, "base": card.base}, measured)
+    return cite(names)

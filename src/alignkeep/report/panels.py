@@ -1,0 +1,201 @@
+"""Which charts the page has, and the same numbers as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from alignkeep.report.figures import Curve, Group, Mark, dot_chart, line_chart
+from alignkeep.report.html import abridge, interval, p_value, percent, points
+from alignkeep.report.sources import Training
+from alignkeep.report.subjects import RATES, Subject
+from alignkeep.report.verdict import is_found
+from alignkeep.types import Estimate, PairedTest
+
+_MOST_POINTS = 400  # of a training curve; more would only make the file larger than the screen can show
+
+
+class Paired(NamedTuple):
+    """The paired difference to the base in words; `found` where it is more than chance."""
+
+    amount: str
+    interval: str
+    p_value: str
+    found: bool
+
+
+class Table(NamedTuple):
+    """A figure's numbers as text; every row begins with its label."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Figure(NamedTuple):
+    """A chart, what it shows in words, what to keep in mind (`notes`), and its numbers as a table."""
+
+    name: str
+    title: str
+    caption: str
+    chart: Markup
+    table: Table
+    notes: tuple[str, ...] = ()
+
+
+class Measured(NamedTuple):
+    """A metric that a chart shows, under which name, and which way is better."""
+
+    metric: str
+    label: str
+    hint: str
+
+
+def figures_of(subjects: Sequence[Subject], trainings: Sequence[Training]) -> tuple[Figure, ...]:
+    """The charts in the order of the page; one with nothing to show is left out."""
+    drawn = (_rates(subjects), _categories(subjects), _attacks(subjects), _training(trainings, subjects))
+    return tuple(figure for figure in drawn if figure is not None)
+
+
+def in_words(test: PairedTest | None) -> Paired | None:
+    """A paired test as words, None where there is none."""
+    if test is None:
+        return None
+    low, high = points(test.difference.low), points(test.difference.high)
+    return Paired(points(test.difference.value), f"{low} to {high}", p_value(test.p_value), is_found(test))
+
+
+def _rates(subjects: Sequence[Subject]) -> Figure:
+    measured = [name for name in RATES if any(subject.rate(name).n for subject in subjects)]
+    return _dots(
+        "rates",
+        "Rates of every model",
+        "Each mark is a rate, its line the 95 % interval; the upright tick is the base.",
+        [Measured(name, RATES[name].title, RATES[name].hint) for name in measured or RATES],
+        subjects,
+        axis="share of answers, %",
+    )
+
+
+def _categories(subjects: Sequence[Subject]) -> Figure | None:
+    found = _with_prefix(subjects, "harm_refusal.", "")
+    if not found:
+        return None
+
+    def largest_loss(measured: Measured) -> tuple[float, str]:
+        changes = [
+            subject.rate(measured.metric).value - subject.base.rate(measured.metric).value
+            for subject in subjects
+            if subject.base is not None and subject.rate(measured.metric).n and subject.base.rate(measured.metric).n
+        ]
+        return min(changes, default=0.0), measured.metric
+
+    return _dots(
+        "categories",
+        "Harm refusal by category",
+        "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line.",
+        sorted(found, key=largest_loss),
+        subjects,
+        axis="harmful prompts refused, %",
+    )
+
+
+def _attacks(subjects: Sequence[Subject]) -> Figure | None:
+    found = _with_prefix(subjects, "attack_success.", "lower is safer")
+    if not found:
+        return None
+    reasons: dict[str, list[str]] = {}
+    for measured in found:
+        for subject in subjects:
+            if subject.rate(measured.metric).n == 0:
+                why = subject.why_absent(measured.metric).removeprefix("not applicable: ") or "no reason is stored"
+                reasons.setdefault(f"{measured.label} is not applicable: {why}", []).append(subject.label)
+    return _dots(
+        "attacks",
+        "Attack success",
+        "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success.",
+        found,
+        subjects,
+        axis="harmful answers under attack, %",
+        absent="not applicable",
+        notes=[f"{reason} ({', '.join(labels)})" for reason, labels in reasons.items()],
+    )
+
+
+def _with_prefix(subjects: Sequence[Subject], prefix: str, hint: str) -> list[Measured]:
+    names = dict.fromkeys(name for subject in subjects for name in subject.metrics if name.startswith(prefix))
+    return [Measured(name, abridge(name.removeprefix(prefix).replace("_", " "), 40), hint) for name in names]
+
+
+def _dots(
+    name: str,
+    title: str,
+    caption: str,
+    found: Sequence[Measured],
+    subjects: Sequence[Subject],
+    *,
+    axis: str,
+    absent: str = "not measured",
+    notes: Sequence[str] = (),
+) -> Figure:
+    """One row for every metric and model, as marks and as a table."""
+    groups = [
+        Group(one.label, one.hint, tuple(_mark(subject, one.metric, absent) for subject in subjects)) for one in found
+    ]
+    rows = tuple(
+        (one.label, subject.label, *_told(subject.rate(one.metric), subject.test(one.metric), absent))
+        for one in found
+        for subject in subjects
+    )
+    table = Table(("", "Model", "Value", "95 % interval", "n", "Change, points", "Test"), rows)
+    return Figure(name, title, caption, dot_chart(name, title, caption, groups, axis=axis), table, tuple(notes))
+
+
+def _mark(subject: Subject, name: str, absent: str) -> Mark:
+    reference = None if subject.base is None else subject.base.rate(name).value
+    return Mark(subject.label, subject.series, subject.rate(name), absent, reference)
+
+
+def _told(estimate: Estimate, test: PairedTest | None, absent: str) -> tuple[str, ...]:
+    if estimate.n == 0:
+        return absent, "", "0", "", ""
+    paired = in_words(test)
+    change = ("", "") if paired is None else (f"{paired.amount} ({paired.interval})", paired.p_value)
+    return percent(estimate.value), interval(estimate), str(estimate.n), *change
+
+
+def _training(trainings: Sequence[Training], subjects: Sequence[Subject]) -> Figure | None:
+    colours = {subject.label: subject.series for subject in subjects}
+    free = max(colours.values(), default=0)
+    curves = []
+    for training in trainings:
+        if training.losses:
+            free += training.label not in colours
+            curves.append(Curve(training.label, colours.get(training.label) or free, _thinned(training.losses)))
+    if not curves:
+        return None
+    thinned = any(len(training.losses) > _MOST_POINTS for training in trainings)
+    caption = "Training loss at every logged step" + (
+        ", means of neighbouring steps where there are many." if thinned else "."
+    )
+    table = Table(
+        ("Run", "Logged steps", "First loss", "Lowest loss", "Last loss"),
+        tuple(_told_curve(training) for training in trainings if training.losses),
+    )
+    chart = line_chart("training", "Training curves", caption, curves, across="step", up="loss (nats per token)")
+    return Figure("training", "Training curves", caption, chart, table)
+
+
+def _told_curve(training: Training) -> tuple[str, ...]:
+    losses = [loss for _, loss in training.losses]
+    return training.label, str(len(losses)), *(f"{loss:.3f}" for loss in (losses[0], min(losses), losses[-1]))
+
+
+def _thinned(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """At most `_MOST_POINTS` points, each the mean of its neighbours."""
+    size = -(-len(points) // _MOST_POINTS)
+    if size == 1:
+        return points
+    chunks = [points[start : start + size] for start in range(0, len(points), size)]
+    return tuple((sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks)

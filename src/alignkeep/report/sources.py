@@ -1,0 +1,245 @@
+"""What the folders of a run hold: scorecards, answers, training logs and records, read and checked.
+
+Only finished folders count: hidden ones (a killed stage keeps `.NAME.partial`) are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignkeep.errors import DataError
+from alignkeep.types import Estimate, PairedTest, Scorecard
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One row of `answers.jsonl`."""
+
+    model: str
+    index: int
+    kind: str
+    category: str | None
+    attack: str | None
+    prompt: str
+    expected: str | None
+    answer: str
+    truncated: bool
+    verdict: str
+    harmful: bool | None
+    correct: bool | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder with a scorecard. `inputs` are the fingerprints in its record, empty where there is none."""
+
+    label: str
+    folder: Path
+    scorecard: Scorecard
+    settings: Mapping[str, object]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    answers: tuple[Answered, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """A folder with a training log: (step, loss) in the order they were logged."""
+
+    label: str
+    losses: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """The `record.json` of one finished stage; `label` is the model it belongs to."""
+
+    label: str
+    stage: str
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Sources:
+    evaluations: tuple[Evaluation, ...]
+    trainings: tuple[Training, ...]
+    records: tuple[StageRecord, ...]
+
+
+def read_sources(folders: Sequence[Path]) -> Sources:
+    """Everything below `folders`, in order of path. Raises DataError for a broken file, or where no scorecard is."""
+    evaluations: list[Evaluation] = []
+    trainings: list[Training] = []
+    records: list[StageRecord] = []
+    taken: dict[Path, str] = {}
+    for root in folders:
+        for folder, names in _walk(root):
+            if folder.resolve() in taken or not names & {"scorecard.json", "training_log.jsonl", "record.json"}:
+                continue
+            label = taken[folder.resolve()] = _label(root, folder)
+            facts = _object(folder / "record.json") if "record.json" in names else {}
+            if isinstance(facts.get("stage"), str):
+                records.append(StageRecord(label, str(facts["stage"]), facts))
+            if "scorecard.json" in names:
+                evaluations.append(_evaluation(folder, label, facts))
+            if "training_log.jsonl" in names:
+                trainings.append(Training(label, _losses(folder / "training_log.jsonl")))
+    if not evaluations:
+        raise DataError(
+            ", ".join(str(folder) for folder in folders) or "no folder",
+            seen="no scorecard.json in it or below",
+            expected="the folder of `alignkeep evaluate`, `run` or `demo`",
+            remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
+        )
+    return Sources(tuple(evaluations), tuple(trainings), tuple(records))
+
+
+def read_scorecard(path: Path) -> tuple[Scorecard, Mapping[str, object]]:
+    """A scorecard and its `settings`. Raises DataError naming the file and the field."""
+    data = _object(path)
+    try:
+        card = Scorecard(
+            model=str(data["model"]),
+            base=None if data.get("base") is None else str(data["base"]),
+            suite=str(data.get("suite", "")),
+            metrics={name: _estimate(value) for name, value in _mapping(data["metrics"]).items()},
+            tests={name: _test(name, value) for name, value in _mapping(data.get("tests") or {}).items()},
+            base_metrics={name: _estimate(value) for name, value in _mapping(data.get("base_metrics") or {}).items()},
+            notes={name: str(value) for name, value in _mapping(data.get("notes") or {}).items()},
+        )
+        return card, _mapping(data.get("settings") or {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            str(path),
+            seen=f"{type(error).__name__}: {error}",
+            expected='{"model", "base", "suite", "metrics": {name: {"value", "low", "high", "n"}}}',
+            remedy="evaluate again, the file was changed or cut off",
+        ) from error
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
+    if not root.is_dir():
+        raise DataError(
+            str(root),
+            seen="a file" if root.exists() else "nothing there",
+            expected="a folder with a scorecard",
+            remedy="give the --out folder of `alignkeep evaluate`, `run` or `demo`",
+        )
+    for here, inner, names in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield Path(here), set(names)
+
+
+def _label(root: Path, folder: Path) -> str:
+    """`out/poisoned/evaluate` is `poisoned`: the path below the root without the stage's name, else the root's own."""
+    parts = [part for part in folder.relative_to(root).parts if part not in {"evaluate", "train"}]
+    if parts:
+        return "/".join(parts)
+    names = [name for name in root.resolve().parts if name not in {"evaluate", "train"}]
+    return names[-1]
+
+
+def _evaluation(folder: Path, label: str, facts: Mapping[str, object]) -> Evaluation:
+    card, settings = read_scorecard(folder / "scorecard.json")
+    inputs = facts.get("inputs")
+    return Evaluation(
+        label=label,
+        folder=folder,
+        scorecard=card,
+        settings=settings,
+        inputs={key: str(value) for key, value in inputs.items()} if isinstance(inputs, Mapping) else {},
+        answers=tuple(_answered(row, where) for row, where in _rows(folder / "answers.jsonl")),
+    )
+
+
+def _answered(row: Mapping[str, object], where: str) -> Answered:
+    try:
+        return Answered(
+            model=str(row.get("model") or "tuned"),
+            index=int(str(row["index"])),
+            kind=str(row.get("kind") or "unknown"),
+            category=_text(row.get("category")),
+            attack=_text(row.get("attack")),
+            prompt=str(row["prompt"]),
+            expected=_text(row.get("expected")),
+            answer=str(row["answer"]),
+            truncated=bool(row.get("truncated")),
+            verdict=str(row["verdict"]),
+            harmful=_claim(row.get("harmful")),
+            correct=_claim(row.get("correct")),
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            where,
+            seen=f"{type(error).__name__}: {error}",
+            expected='a row with "index", "prompt", "answer", "verdict"',
+            remedy="evaluate again, or report another folder",
+        ) from error
+
+
+def _losses(path: Path) -> tuple[tuple[float, float], ...]:
+    """(step, loss) of the rows that have both; the last word on a step counts, and steps rise."""
+    found: dict[float, float] = {}
+    for row, _ in _rows(path):
+        step, loss = row.get("step"), row.get("loss")
+        if isinstance(step, (int, float)) and isinstance(loss, (int, float)) and math.isfinite(loss):
+            found[float(step)] = float(loss)
+    return tuple(sorted(found.items()))
+
+
+def _rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _mapping_at(line, f"{path}:{number}"), f"{path}:{number}"
+
+
+def _object(path: Path) -> Mapping[str, object]:
+    return _mapping_at(path.read_bytes(), str(path))
+
+
+def _mapping_at(data: bytes, where: str) -> Mapping[str, object]:
+    try:
+        return _mapping(json.loads(data.decode("utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            where,
+            seen=f"no JSON object ({type(error).__name__})",
+            expected="a file written by alignkeep",
+            remedy="run that stage again, the file was changed or cut off",
+        ) from error
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where an object belongs")
+    return value
+
+
+def _estimate(value: object) -> Estimate:
+    data = _mapping(value)
+    return Estimate(_float(data["value"]), _float(data["low"]), _float(data["high"]), int(str(data["n"])))
+
+
+def _test(name: str, value: object) -> PairedTest:
+    data = _mapping(value)
+    counts = [int(str(data.get(key) or 0)) for key in ("only_model", "only_base")]
+    return PairedTest(name, _estimate(data["difference"]), _float(data.get("p_value")), *counts)
+
+
+def _float(value: object) -> float:
+    return math.nan if value is None else float(str(value))
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _claim(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None

@@ -1,0 +1,248 @@
+"""Rows of data, from a local file or a data set on the hub, each with the place it came from.
+
+Read as text: .jsonl, .jsonl.gz, .json (one list of objects), .csv. Read with pyarrow: .parquet. Anything else that is
+no path is taken for `hub_id[:split]`. Nothing is guessed from content, and a damaged file is an error, never a shorter
+list.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from alignkeep.errors import DataError, MachineError
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.\-\[\]%+:]+)?")
+
+
+class Row(NamedTuple):
+    """One record; `where` is `file.jsonl:3` for text with lines, `file.json row 3` (from 1) otherwise."""
+
+    values: dict[str, object]
+    where: str
+
+
+def read_rows(reference: str) -> list[Row]:
+    """All records, in file order, at least one.
+
+    Raises DataError (missing, empty, undecodable or malformed, with file and line) and MachineError (hub not reached).
+    """
+    path = local_file(reference)
+    if path is None:
+        rows = _from_hub(reference)
+    else:
+        match _ending(path):
+            case ".parquet":
+                rows = _from_parquet(path)
+            case ".csv":
+                rows = list(_from_csv(path, _text(path)))
+            case ".json":
+                rows = _from_json(path, _text(path))
+            case _:
+                rows = list(_from_lines(path, _text(path)))
+    if not rows:
+        raise DataError(reference, seen="no rows", expected="at least one", remedy="give a file that has data")
+    return rows
+
+
+def fingerprint_data(reference: str) -> str:
+    """sha256 of the file's bytes, or `hub:id@split`: equal fingerprints mean the same rows."""
+    path = local_file(reference)
+    if path is None:
+        name, _, split = reference.partition(":")
+        return f"hub:{name}@{split or 'train'}"
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def local_file(reference: str) -> Path | None:
+    """The file meant, or None for a hub id. A path that leads nowhere is a DataError naming its neighbours."""
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        raise DataError(reference, seen="a folder", expected=f"a file ending in {_listed(ENDINGS)}", remedy="name it")
+    if path.is_file():
+        if _ending(path) is None:
+            raise DataError(
+                reference,
+                seen=f"the ending {path.suffix or 'of no kind'!r}",
+                expected=_listed(ENDINGS),
+                remedy="convert or rename the file",
+            )
+        return path
+    # `data/x` in a place where `data` is a folder is a slip of the pen, not a data set of somebody called "data".
+    in_a_folder = "/" in reference and Path(path.parts[0]).is_dir()
+    if _ending(path) is None and _HUB_NAME.fullmatch(reference) and not reference.startswith(".") and not in_a_folder:
+        return None
+    folder = path.parent
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3)
+    seen = "no such file" if folder.is_dir() else f"no such file, and no folder {folder}"
+    raise DataError(
+        reference,
+        seen=seen,
+        expected="a local file, or hub_id[:split]",
+        remedy=f"did you mean {_listed(near)}?" if near else "check the path",
+    )
+
+
+def _ending(path: Path) -> str | None:
+    name = path.name.lower()
+    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _text(path: Path) -> str:
+    """The file as text; a byte order mark is dropped."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(
+            str(path), seen=f"damaged gzip ({error})", expected="whole data", remedy="copy it again"
+        ) from error
+    except OSError as error:
+        raise DataError(str(path), seen=str(error), expected="a readable file", remedy="check its rights") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The decoder counts from behind a byte order mark, the reader of the message from the start of the file.
+        at = error.start + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
+        line = raw.count(b"\n", 0, at) + 1
+        raise DataError(
+            f"{path}:{line}",
+            seen=f"byte 0x{raw[at]:02x} at offset {at}, which is not UTF-8",
+            expected="UTF-8 text",
+            remedy="save the file as UTF-8",
+        ) from error
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DuplicateKeyError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return values
+
+
+def _parse(text: str, where: str, line: int) -> object:
+    """JSON; `line` is the line of the file on which `text` starts. A key given twice is refused."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}:{line + error.lineno - 1}",
+            seen=f"invalid JSON ({error.msg} at column {error.colno})",
+            expected="JSON",
+            remedy="mend this line",
+        ) from error
+    except (_DuplicateKeyError, RecursionError) as error:
+        raise DataError(f"{where}:{line}", seen=str(error), expected="each key once", remedy="mend it") from error
+
+
+def _from_lines(path: Path, text: str) -> Iterator[Row]:
+    # Not splitlines: JSON strings may hold U+2028 and the like, which are no line ends in a .jsonl file.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield _row(_parse(line, str(path), number), f"{path}:{number}")
+
+
+def _from_json(path: Path, text: str) -> list[Row]:
+    if not text.strip():
+        return []
+    value = _parse(text, str(path), 1)
+    if not isinstance(value, list):
+        raise DataError(
+            str(path),
+            seen=f"a JSON {_kind(value)}",
+            expected="a list of objects",
+            remedy="wrap the rows in [...] or use .jsonl with one object per line",
+        )
+    return [_row(item, f"{path} row {number}") for number, item in enumerate(value, start=1)]
+
+
+def _row(value: object, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(where, seen=f"a JSON {_kind(value)}", expected="an object with columns", remedy="mend this row")
+    return Row(value, where)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def _from_csv(path: Path, text: str) -> Iterator[Row]:
+    """Rows of strings; an empty cell is no value. A quoted cell may span lines: `where` is the row's last line."""
+    csv.field_size_limit(1 << 30)
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True, restkey="", restval="")
+    try:
+        for values in reader:
+            where = f"{path}:{reader.line_num}"
+            if "" in values:
+                raise DataError(
+                    where,
+                    seen="more cells than the header has columns",
+                    expected=f"{len(reader.fieldnames or ())} cells",
+                    remedy="quote cells that hold commas",
+                )
+            yield Row({key: value or None for key, value in values.items()}, where)
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{reader.line_num}", seen=f"broken CSV ({error})", expected="CSV", remedy="mend this line"
+        ) from error
+
+
+def _from_parquet(path: Path) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        records = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            str(path), seen=f"unreadable parquet ({error})", expected="a whole parquet file", remedy="write it again"
+        ) from error
+    return [Row(values, f"{path} row {number}") for number, values in enumerate(records, start=1)]
+
+
+def _from_hub(reference: str) -> list[Row]:
+    import datasets
+
+    name, _, split = reference.partition(":")
+    split = split or "train"
+    expected = f"a local file ending in {_listed(ENDINGS)}, or a data set with split {split!r} on the hub"
+    try:
+        data = datasets.load_dataset(name, split=split)
+    except ConnectionError as error:
+        raise MachineError(
+            reference,
+            seen=f"no local file, and cannot reach the hub ({str(error)[:120]})",
+            expected=expected,
+            remedy="give a local file, or try again when connected",
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            reference,
+            seen=f"no local file, and none on the hub ({type(error).__name__}: {str(error)[:160]})",
+            expected=expected,
+            remedy="check the name and the split, or give a local file",
+        ) from error
+    return [Row(dict(values), f"{reference} row {number}") for number, values in enumerate(data, start=1)]

@@ -1,0 +1,263 @@
+"""Settings as users write them: YAML with line numbers, `--set key=value` on top, and strict errors for both.
+
+Every key remembers where it came from (`recipe.yaml:7`, `--set`, `command line`), so that an error names the place,
+what stood there, what was expected and the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from alignkeep.errors import RecipeError
+
+Key = tuple[str, ...]
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `1e-4` as a number (YAML 1.1 takes it for text)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass
+class Settings:
+    """A tree of values and the origin of each key."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    origins: dict[Key, str] = field(default_factory=dict)
+    source: str = "the command line"
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """A YAML mapping from a file. Raises RecipeError for anything else, with its line."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                str(path),
+                seen=_why_unreadable(path, error),
+                expected="a YAML file in UTF-8",
+                remedy=_near_files(path) or "check the path",
+            ) from error
+        settings = cls(source=path.name)
+        settings.values = _parse(text, path.name, settings.origins)
+        return settings
+
+    def put(self, key: str, value: object, origin: str) -> None:
+        """Set a dotted key, creating the levels above it. Raises RecipeError where one of them is not a mapping."""
+        parts = tuple(key.split("."))
+        level: dict[str, object] = self.values
+        for depth, part in enumerate(parts[:-1], 1):
+            inner = level.get(part)
+            if inner is None:
+                inner = level[part] = {}
+            if not isinstance(inner, dict):
+                raise RecipeError(
+                    f"{key} ({origin})",
+                    seen=f"{'.'.join(parts[:depth])} = {inner!r}",
+                    expected="a group of settings there",
+                    remedy=f"set {'.'.join(parts[:depth])} itself",
+                )
+            level = inner
+        level[parts[-1]] = value
+        self.origins[parts] = origin
+
+    def put_all(self, flags: Mapping[str, object], origin: str = "command line") -> None:
+        """Set every key whose value is not None."""
+        for key, value in flags.items():
+            if value is not None:
+                self.put(key, value, origin)
+
+    def lay(self, other: Settings) -> None:
+        """Lay another tree over this one: its keys win, key by key."""
+        for key, value in _leaves(other.values):
+            self.put(".".join(key), value, other.origins.get(key, other.source))
+
+    def change(self, keys: Iterable[Key], change: Callable[[str], str]) -> None:
+        """Apply `change` to every text that stands at one of `keys`."""
+        for key in keys:
+            level: object = self.values
+            for part in key[:-1]:
+                level = level.get(part) if isinstance(level, dict) else None
+            value = level.get(key[-1]) if isinstance(level, dict) else None
+            if isinstance(level, dict) and isinstance(value, str):
+                level[key[-1]] = change(value)
+
+    def assign(self, assignments: Iterable[str]) -> None:
+        """Apply `key=value` texts; the value is read as YAML, so `3`, `true`, `null`, `[a, b]` have their types."""
+        for text in assignments:
+            key, equals, value = text.partition("=")
+            if not equals or not key.strip() or not all(key.strip().split(".")):
+                raise RecipeError(
+                    "--set", seen=repr(text), expected="key=value", remedy="write for example --set train.epochs=2"
+                )
+            self.put(key.strip(), _scalar(value, text), "--set")
+
+    def build(self, cls: type[Config]) -> Config:
+        """The values as a `cls`. Raises RecipeError for the first thing that does not fit."""
+        try:
+            return cls.model_validate(self.values)
+        except ValidationError as error:
+            raise self._explain(cls, error.errors()) from error
+
+    def where(self, key: Sequence[str]) -> str:
+        """`train.epochs (recipe.yaml:7)`: a key and its origin, or the nearest group that has one."""
+        for length in range(len(key), 0, -1):
+            if tuple(key[:length]) in self.origins:
+                return f"{'.'.join(key)} ({self.origins[tuple(key[:length])]})"
+        return f"{'.'.join(key)} ({self.source})"
+
+    def _explain(self, cls: type[BaseModel], errors: Sequence[ErrorDetails]) -> RecipeError:
+        # An unknown key first: a misspelt one often explains the missing one.
+        first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+        loc = tuple(str(part) for part in first["loc"])
+        key = loc if first["type"] in {"extra_forbidden", "missing"} else self._existing(loc)
+        more = f" (and {len(errors) - 1} more like this)" if len(errors) > 1 else ""
+        if first["type"] == "extra_forbidden":
+            known = _fields(cls, key[:-1])
+            return RecipeError(
+                self.where(key),
+                seen="an unknown key",
+                expected="one of " + ", ".join(known),
+                remedy=_did_you_mean(key[-1], known) + more,
+            )
+        missing = first["type"] == "missing"
+        message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+        return RecipeError(
+            self.where(key),
+            seen="nothing" if missing else _short(first["input"]),
+            expected="a value" if missing else message,
+            remedy=("give it" if missing else _remedy_for(first)) + more,
+        )
+
+    def _existing(self, loc: Key) -> Key:
+        """The part of pydantic's location that is a key of ours (it appends the names of union branches)."""
+        level: object = self.values
+        for depth, part in enumerate(loc):
+            if not isinstance(level, Mapping) or part not in level:
+                return loc[: max(depth, 1)]
+            level = level[part]
+        return loc
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` was most likely meant to be, None where none is close."""
+    matches = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.6)
+    return next((name for name in known if matches and name.lower() == matches[0]), None)
+
+
+def _leaves(values: Mapping[str, object], above: Key = ()) -> Iterator[tuple[Key, object]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    name = nearest(word, known)
+    return f"did you mean {name}?" if name else "remove it"
+
+
+def _remedy_for(error: ErrorDetails) -> str:
+    expected = str((error.get("ctx") or {}).get("expected", ""))
+    name = nearest(str(error["input"]), re.findall(r"'([^']+)'", expected))
+    return f"did you mean {name}?" if name else "correct the value"
+
+
+def _fields(cls: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Names of the settings that exist under `path`."""
+    current = cls
+    for part in path:
+        annotation = current.model_fields[part].annotation
+        for option in (annotation, *get_args(annotation)):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                current = option
+    return list(current.model_fields)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _scalar(value: str, text: str) -> object:
+    try:
+        return yaml.load(value, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(
+            "--set", seen=repr(text), expected="key=value with a YAML value", remedy="quote the value"
+        ) from error
+
+
+def _parse(text: str, name: str, origins: dict[Key, str]) -> dict[str, object]:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise RecipeError(
+                name,
+                seen="an empty file" if node is None else "something else than keys and values",
+                expected="a YAML mapping (key: value)",
+                remedy="write one key per line",
+            )
+        _note_lines(node, (), name, origins, set())
+        return loader.construct_document(node)  # pyright: ignore[reportReturnType]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, ...
+        mark = getattr(error, "problem_mark", None)
+        raise RecipeError(
+            f"{name}:{mark.line + 1}" if mark else name,
+            seen=str(getattr(error, "problem", None) or error),
+            expected="valid YAML",
+            remedy="correct that line (indent with spaces, quote text that holds ': ' or starts with a sign)",
+        ) from error
+
+
+def _note_lines(node: yaml.MappingNode, above: Key, name: str, origins: dict[Key, str], seen: set[int]) -> None:
+    """Remember the line of every key. Raises RecipeError for a key given twice, or one that is not text."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = (*above, str(key_node.value))
+        if key_node.tag not in {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}:
+            raise RecipeError(f"{name}:{line}", seen=f"the key {key[-1]!r}", expected="text as key", remedy="quote it")
+        if key in origins:
+            raise RecipeError(
+                f"{'.'.join(key)} ({name}:{line})",
+                seen=f"a key that was given at {origins[key]} already",
+                expected="every key once",
+                remedy="remove one of the two",
+            )
+        origins[key] = f"{name}:{line}"
+        if isinstance(value_node, yaml.MappingNode):
+            _note_lines(value_node, key, name, origins, seen)
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"a byte that is not UTF-8 at offset {error.start}"
+    return "a folder" if path.is_dir() else str(getattr(error, "strerror", None) or error)
+
+
+def _near_files(path: Path) -> str | None:
+    if path.exists() or not path.parent.is_dir():
+        return None
+    name = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    return f"did you mean {path.parent / name}?" if name else None

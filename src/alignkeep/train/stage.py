@@ -1,0 +1,253 @@
+"""The stage `train`: check, load, tune with TRL, save, open again, and only then put the folder under its name."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkeep.checkpoint.files import machine_errors
+from alignkeep.checkpoint.folders import OutputFolder, append_jsonl
+from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.data import fingerprint_data
+from alignkeep.errors import AlignkeepError, DataError, MachineError
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.loading import fingerprint_model, load_model
+from alignkeep.progress import Progress, Silent
+from alignkeep.train.arguments import check_adapted, refused_by_trl
+from alignkeep.train.config import TrainConfig
+from alignkeep.train.encoding import as_dataset
+from alignkeep.train.plan import plan
+from alignkeep.train.prepare import Prepared, full_model, prepare
+from alignkeep.train.processes import by_first, is_first
+from alignkeep.train.saving import place_adapter, place_model
+from alignkeep.train.weights import weights_file
+
+if TYPE_CHECKING:
+    from alignkeep.train.trainer import WeightedSFTTrainer
+
+__all__ = ["TrainResult", "plan", "train"]
+
+_LOG_NAME = "training_log.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`folder` is usable as a model at once. `final_loss` is the last logged one, per answer token, in nats.
+
+    `examples` counts those learned from; `truncated` of them lost a part of their answer to `max_length`; `unchanged`
+    names tensors that came out as they were.
+    """
+
+    folder: Path
+    steps: int
+    examples: int
+    final_loss: float
+    log: Path
+    truncated: int = 0
+    trainable_parameters: int = 0
+    unchanged: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def train(
+    config: TrainConfig,
+    *,
+    out: Path,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Tune `config.model` on `config.data` and write the model or adapter to `out`.
+
+    Killed and called again it continues from its last checkpoint and ends in the same bytes; called again after it
+    finished it does nothing. Under torchrun every process calls it and the first one writes. Raises RecipeError,
+    DataError, CheckpointError or ShapeError before any work is spent, NoEffectError where the tune changed nothing,
+    MachineError (state kept) where memory or disk ran out.
+    """
+    started, out = time.monotonic(), Path(out)
+    inputs = _fingerprints(config)
+    identity = identity_of("train", config.model_dump(mode="json"), inputs)
+    finished = _finished(out, identity) if resume else None
+    if finished is not None:
+        return finished
+    prepared = prepare(config)
+    folder = OutputFolder.open(
+        out, stage="train", identity=identity, overwrite=overwrite, resume=resume, inputs=_local_inputs(config)
+    )
+    try:
+        if not folder.finished:
+            with _machine_failures(out):
+                trainer = _tune(config, prepared, folder.work, (progress or Silent()) if is_first() else Silent())
+                made = folder.work / "trainer" / "made"
+                trainer.save_model(str(made))
+                by_first(lambda: _write(config, prepared, trainer, made, folder, inputs, started))
+        result = _finished(folder.out, identity)
+    except AlignkeepError as error:
+        # A fault that would come again is not worth continuing; a full disk is.
+        if is_first() and not isinstance(error, MachineError):
+            shutil.rmtree(folder.work, ignore_errors=True)
+        raise
+    finally:
+        folder.close()
+    if result is None:
+        raise MachineError(
+            str(folder.out), seen="no finished record", expected="the one just written", remedy="run it again"
+        )
+    return result
+
+
+def _local_inputs(config: TrainConfig) -> list[Path]:
+    return [path for path in map(Path, (config.model, config.data, config.weights or config.data)) if path.exists()]
+
+
+def _fingerprints(config: TrainConfig) -> dict[str, str]:
+    full_model(config)
+    inputs = {
+        "model": fingerprint_model(config.model, config.load.revision),
+        "data": fingerprint_data(config.data),
+    }
+    if config.weights is not None:
+        inputs["weights"] = fingerprint_data(weights_file(config.weights))
+    return inputs
+
+
+def _finished(out: Path, identity: str) -> TrainResult | None:
+    """The result that `out` already holds of this very run."""
+    try:
+        record = Record.read(out)
+    except DataError:
+        return None
+    if record.stage != "train" or record.identity != identity:
+        return None
+    found: dict[str, Any] = record.result
+    loss = found["final_loss"]
+    return TrainResult(
+        folder=out,
+        steps=found["steps"],
+        examples=found["examples"],
+        final_loss=float("nan") if loss is None else loss,
+        log=out / _LOG_NAME,
+        truncated=found["truncated"],
+        trainable_parameters=found["trainable_parameters"],
+        unchanged=tuple(found["unchanged"]),
+        notes=tuple(found["notes"]),
+    )
+
+
+def _tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress) -> WeightedSFTTrainer:
+    from transformers import PrinterCallback
+
+    from alignkeep.train.trainer import WeightedSFTTrainer
+    from alignkeep.train.watch import Watch, clear_torn, last_checkpoint
+
+    checkpoints = work / "trainer"
+    prepared.arguments.output_dir = str(checkpoints)
+    # The trainer places the model itself, which processes of one machine must not do on one device.
+    load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
+    loaded = load_model(config.model, load)
+    try:
+        trainer = WeightedSFTTrainer(
+            model=loaded.model,
+            args=prepared.arguments,
+            train_dataset=as_dataset(prepared.rows, prepared.arguments, prepared.max_length),
+            processing_class=loaded.tokenizer,
+            peft_config=prepared.adapter,
+            callbacks=[Watch(progress)],
+        )
+    except (ValueError, TypeError) as error:
+        raise refused_by_trl(error) from error
+    if config.method == "lora":
+        check_adapted(config.lora, trainer.model)
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
+    if is_first():
+        clear_torn(checkpoints)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    return trainer
+
+
+def _write(
+    config: TrainConfig,
+    prepared: Prepared,
+    trainer: WeightedSFTTrainer,
+    made: Path,
+    folder: OutputFolder,
+    inputs: dict[str, str],
+    started: float,
+) -> None:
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if config.method == "lora":
+        unchanged = place_adapter(made, folder.work, prepared.base, config, model)
+    else:
+        unchanged = place_model(made, folder.work, prepared.base, model)
+    if fingerprint_model(config.model, config.load.revision) != inputs["model"]:
+        raise DataError(
+            config.model,
+            seen="files that changed during the tune",
+            expected="a base that nobody writes to",
+            remedy="put the base back and run the tune again",
+        )
+    steps = [_log_row(row) for row in trainer.state.log_history if "loss" in row]
+    shutil.rmtree(folder.work / "trainer")
+    log = folder.work / _LOG_NAME
+    log.unlink(missing_ok=True)
+    append_jsonl(log, steps)
+    result = {
+        "steps": trainer.state.global_step,
+        "examples": len(prepared.rows.weights),
+        "dropped": prepared.rows.dropped,
+        "truncated": prepared.rows.truncated,
+        "final_loss": steps[-1]["loss"] if steps else None,
+        "log": _LOG_NAME,
+        "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
+        "unchanged": unchanged,
+        "notes": list(prepared.notes),
+    }
+    folder.finish(
+        Record(
+            stage="train",
+            identity=folder.identity,
+            config=config.model_dump(mode="json"),
+            inputs=inputs,
+            seed=config.seed,
+            seconds=time.monotonic() - started,
+            result=result,
+        )
+    )
+
+
+def _log_row(row: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's row in an order, and with columns, that a kill and a new start do not change.
+
+    TRL counts `num_tokens` from the last start only, and a checkpoint sorts the keys of the rows before it.
+    """
+    first = ("step", "epoch", "loss", "learning_rate", "grad_norm")
+    rest = sorted(row.keys() - {*first, "num_tokens"})
+    return {key: row[key] for key in (*first, *rest) if key in row}
+
+
+@contextmanager
+def _machine_failures(out: Path) -> Iterator[None]:
+    """Memory or disk that ran out, whichever library noticed; the checkpoints so far are kept."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        with machine_errors(out):
+            yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
+        disk = "PytorchStreamWriter" in text or "No space left" in text
+        if not (memory or disk):
+            raise
+        raise MachineError(
+            f"train, --out {out}",
+            seen="out of memory" if memory else "a checkpoint that could not be written",
+            expected="room for the tune",
+            remedy="halve batch_size and double accumulate" if memory else "free some space and run it again",
+        ) from error

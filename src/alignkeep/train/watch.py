@@ -1,0 +1,78 @@
+"""What is done beside the steps: progress, a stop at a loss that is not a number, checkpoints known complete."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from alignkeep.errors import RecipeError
+from alignkeep.progress import Progress
+
+_COMPLETE = "complete"
+
+
+class Watch(TrainerCallback):
+    """Reports each step, marks checkpoints as whole once they are, and raises RecipeError on a NaN or infinite loss."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress.start("train", state.max_steps)
+        if state.global_step:
+            self._progress.advance(state.global_step, "continued")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._progress.advance(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(float(logs.get(name, 0.0))):
+                raise RecipeError(
+                    f"train, step {state.global_step}",
+                    seen=f"{name} {logs[name]}",
+                    expected="a finite number",
+                    remedy="lower learning_rate, or use bf16 or float32 instead of fp16; nothing was written",
+                )
+        self._progress.advance(0, f"loss {float(logs['loss']):.3f}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress.done()
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The latest checkpoint that was written whole (not torn by a kill), None where there is none."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    return str(max(whole, key=_step)) if whole else None
+
+
+def clear_torn(folder: Path) -> None:
+    """Delete the checkpoints that a kill left half written."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / _COMPLETE).exists():
+            shutil.rmtree(path)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,0 +1,78 @@
+"""Real processes for tests: the command line, or a Python call, in a child that can be killed.
+
+Children are forked from a server that has imported the heavy libraries once, so that each costs about a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from alignkeep.cli.session import QUIET
+
+# The server imports the libraries before any command could quieten them.
+os.environ.update(QUIET)
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["torch", "transformers", "peft", "trl", "alignkeep.train.stage"])
+
+
+class Finished(NamedTuple):
+    """Exit code (negative: killed by that signal) and what was written."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def start(target: Callable[..., object], *arguments: object) -> ForkServerProcess:
+    """Call `target(*arguments)` in a child."""
+    child = _SERVER.Process(target=target, args=arguments)
+    child.start()
+    return child
+
+
+def command(*arguments: object, folder: Path) -> ForkServerProcess:
+    """`alignkeep ARGUMENTS` in a child; its output goes to the files stdout and stderr in `folder`."""
+    return start(_main, [str(argument) for argument in arguments], folder)
+
+
+def run_command(*arguments: object, folder: Path) -> Finished:
+    """`alignkeep ARGUMENTS` in a child, to its end."""
+    return finished(command(*arguments, folder=folder), folder)
+
+
+def finished(child: ForkServerProcess, folder: Path) -> Finished:
+    """Wait for a `command`."""
+    child.join(timeout=120)
+    assert child.exitcode is not None, "the command hangs"
+    return Finished(child.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+def wait_until(claim: Callable[[], bool], child: ForkServerProcess) -> None:
+    """Wait for something the child does."""
+    deadline = time.monotonic() + 60
+    while not claim():
+        assert child.is_alive(), "the command ended too soon"
+        assert time.monotonic() < deadline, "the command hangs"
+        time.sleep(0.01)
+
+
+def _main(arguments: list[str], folder: Path) -> None:
+    from alignkeep.cli import main
+
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    os.environ["COLUMNS"] = "300"
+    sys.argv = ["alignkeep", *arguments]
+    try:
+        main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,272 @@
+"""Output folders: whole or not at all, whoever kills us and whenever."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignkeep.checkpoint.files import machine_errors, sweep
+from alignkeep.checkpoint.folders import OutputFolder, append_jsonl, claim_folder, read_jsonl, write_json, write_text
+from alignkeep.checkpoint.records import Record, identity_of, versions
+from alignkeep.errors import DataError, MachineError, RecipeError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def a_record(identity: str, stage: str = "stage") -> Record:
+    return Record(stage=stage, identity=identity, config={}, inputs={}, seed=0, seconds=0.5, result={"n": 1})
+
+
+def make(out: Path, identity: str, content: str, **options: bool) -> OutputFolder:
+    folder = OutputFolder.open(out, stage="stage", identity=identity, **options)
+    if not folder.finished:
+        write_text(folder.work / "file.txt", content)
+        folder.finish(a_record(identity))
+    return folder
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_nothing_stands_under_the_final_name_before_the_end(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    write_text(folder.work / "file.txt", "half")
+    assert not (tmp_path / "out").exists()
+    folder.finish(a_record("a"))
+    assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
+
+
+def test_the_same_run_finds_itself_finished_and_changes_nothing(tmp_path: Path) -> None:
+    make(tmp_path / "out", "a", "first")
+    assert make(tmp_path / "out", "a", "second").finished
+    assert (tmp_path / "out" / "file.txt").read_text() == "first"
+    assert make(tmp_path / "out", "a", "second", overwrite=True).finished
+    assert (tmp_path / "out" / "file.txt").read_text() == "first"
+
+
+def test_fresh_does_finished_work_again(tmp_path: Path) -> None:
+    make(tmp_path / "out", "a", "first")
+    make(tmp_path / "out", "a", "second", resume=False)
+    assert (tmp_path / "out" / "file.txt").read_text() == "second"
+    assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
+
+
+def test_another_runs_folder_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    make(tmp_path / "out", "a", "first")
+    with pytest.raises(RecipeError, match=r"another run.*--overwrite"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="b")
+    assert (tmp_path / "out" / "file.txt").read_text() == "first"
+
+
+def test_overwrite_keeps_the_old_result_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(out, "a", "first")
+    folder = OutputFolder.open(out, stage="stage", identity="b", overwrite=True)
+    write_text(folder.work / "file.txt", "second")
+    assert (out / "file.txt").read_text() == "first"
+    folder.finish(a_record("b"))
+    assert (out / "file.txt").read_text() == "second"
+    assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_the_users_own_are_never_deleted(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RecipeError, match="choose another --out"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="a", overwrite=overwrite)
+    with pytest.raises(RecipeError, match="choose another --out"):
+        claim_folder(tmp_path / "out", stage="run", identity="a", overwrite=overwrite)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_foreign_record_does_not_make_a_folder_ours(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "record.json").write_text('{"artist": "Can"}')
+    with pytest.raises(RecipeError, match="did not write"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="a", overwrite=True)
+
+
+def test_an_empty_folder_may_be_used_and_a_file_may_not(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out", "a", "first")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecipeError, match="seen a file"):
+        OutputFolder.open(tmp_path / "file", stage="stage", identity="a")
+
+
+@pytest.mark.parametrize("out", ["model", "model/out", "."])
+def test_an_output_that_touches_an_input_is_refused(tmp_path: Path, out: str) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(RecipeError, match="inputs are never written to"):
+        OutputFolder.open(tmp_path / out, stage="stage", identity="a", inputs=[tmp_path / "model"])
+
+
+def test_interrupted_work_is_continued_by_the_same_run_only(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    write_text(folder.work / "file.txt", "half")
+    folder.close()
+    again = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    assert again.resumed
+    assert (again.work / "file.txt").read_text() == "half"
+    again.close()
+    other = OutputFolder.open(tmp_path / "out", stage="stage", identity="b")
+    assert not other.resumed
+    assert not (other.work / "file.txt").exists()
+    other.close()
+    write_text(other.work / "file.txt", "half")
+    assert not OutputFolder.open(tmp_path / "out", stage="stage", identity="b", resume=False).resumed
+
+
+def test_two_commands_on_one_folder_at_once_are_refused(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    with pytest.raises(RecipeError, match="another alignkeep command"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    folder.close()
+    OutputFolder.open(tmp_path / "out", stage="stage", identity="a").close()
+
+
+def _finish_and_die(out: Path, call: str, count: int) -> None:
+    """Overwrite `out` in a child that is killed at the `count`-th `call` of the finish."""
+    real, left = getattr(os, call), count
+
+    def deadly(*arguments: object, **options: object) -> object:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+
+    folder = OutputFolder.open(out, stage="stage", identity="b", overwrite=True)
+    write_text(folder.work / "file.txt", "new")
+    setattr(os, call, deadly)
+    folder.finish(a_record("b"))
+
+
+@pytest.mark.parametrize("call", ["rename", "replace", "fsync", "unlink", "rmdir"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_kill_anywhere_in_the_finish_leaves_the_old_or_the_new_and_the_same_command_ends_well(
+    tmp_path: Path, call: str, count: int
+) -> None:
+    out = tmp_path / "out"
+    make(out, "a", "old")
+    child = multiprocessing.get_context("fork").Process(target=_finish_and_die, args=(out, call, count))
+    child.start()
+    child.join()
+    if out.exists():
+        record = Record.read(out)
+        assert (out / "file.txt").read_text() == {"a": "old", "b": "new"}[record.identity]
+    make(out, "b", "new", overwrite=True)
+    assert (out / "file.txt").read_text() == "new"
+    assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
+
+
+def test_a_finish_cut_off_between_its_renames_is_completed_by_any_next_command(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(out, "a", "old")
+    out.rename(tmp_path / ".out.old")
+    work = tmp_path / ".out.partial"
+    work.mkdir()
+    write_text(work / "file.txt", "new")
+    a_record("b").write(work)
+    assert OutputFolder.open(out, stage="stage", identity="b").finished
+    assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
+
+
+def test_a_claimed_folder_belongs_to_its_run_and_keeps_what_is_in_it(tmp_path: Path) -> None:
+    out = claim_folder(tmp_path / "run", stage="run", identity="a")
+    (out / "train").mkdir()
+    claim_folder(out, stage="run", identity="a")
+    assert (out / "train").exists()
+    with pytest.raises(RecipeError, match="another run"):
+        claim_folder(out, stage="run", identity="b")
+    claim_folder(out, stage="run", identity="b", overwrite=True)
+    assert not (out / "train").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_or_broken_disk_is_the_machines_fault_and_keeps_its_exit_code(number: int, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="free some space") as caught, machine_errors(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
+    assert caught.value.exit_code == 4
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_whole() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(OSError, match="No space"), full.open("w") as file:
+        file.write("x" * 100_000)
+    with pytest.raises(MachineError, match="No space left"):
+        append_jsonl(full, [{"a": "x" * 100_000}])
+
+
+@settings(deadline=None)
+@given(value=JSON)
+def test_whatever_is_json_is_written_and_read_back_with_unknown_numbers_as_null(
+    tmp_path_factory: pytest.TempPathFactory, value: object
+) -> None:
+    path = write_json(tmp_path_factory.mktemp("json") / "file.json", value)
+
+    def forbid(name: str) -> None:
+        raise AssertionError(name)
+
+    json.loads(path.read_text(encoding="utf-8"), parse_constant=forbid)
+    assert write_json(path.with_name("nan.json"), float("nan")).read_text() == "null\n"
+
+
+def test_rows_survive_a_torn_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert read_jsonl(path) == []
+    append_jsonl(path, [{"text": "first\u2028line"}, {"rate": float("inf")}])
+    with path.open("a") as file:
+        file.write('{"text": "tor')
+    assert read_jsonl(path) == [{"text": "first\u2028line"}, {"rate": None}]
+    append_jsonl(path, [{"text": "third"}])
+    assert [row.get("text") for row in read_jsonl(path)] == ["first\u2028line", None, "third"]
+
+
+def test_what_a_kill_leaves_beside_a_file_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    names = [".record.json.4711.tmp", ".hidden.tmp", "note.tmp", "file.json"]
+    for name in names:
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert everything_in(tmp_path) == sorted(names[1:])
+
+
+def test_identity_is_what_determines_the_result_and_nothing_else() -> None:
+    config = {"model": "a/b", "epochs": 2, "load": {"device": "cpu", "dtype": "auto"}}
+    identity = identity_of("train", config, {"model": "f00"})
+    same = {"load": {"dtype": "auto", "device": "cuda"}, "epochs": 2, "model": "./a/b"}
+    assert identity_of("train", same, {"model": "f00"}) == identity
+    assert len(identity) == 64
+    for stage, changed, inputs in (
+        ("evaluate", config, {"model": "f00"}),
+        ("train", {**config, "epochs": 3}, {"model": "f00"}),
+        ("train", {**config, "load": {"device": "cpu", "dtype": "float32"}}, {"model": "f00"}),
+        ("train", config, {"model": "ba5"}),
+    ):
+        assert identity_of(stage, changed, inputs) != identity
+
+
+def test_a_record_is_read_back_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    record = a_record("a")
+    record.write(tmp_path)
+    assert Record.read(tmp_path) == record
+    assert record.versions == versions()
+    assert set(record.versions) >= {"python", "alignkeep", "torch"}
+    with pytest.raises(DataError, match=r"record\.json.*finished command"):
+        Record.read(tmp_path / "nowhere")

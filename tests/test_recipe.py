@@ -1,0 +1,216 @@
+"""Recipes: what is right is read, what is wrong is named with its line and the nearest thing that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignkeep.errors import RecipeError
+from alignkeep.recipe import Recipe
+from alignkeep.settings import Settings, nearest
+
+GOOD = """\
+name: my-tune
+seed: 3
+model: org/base
+train:
+  data: org/notes
+  method: full
+  learning_rate: 1e-5
+  lora: {rank: 4}
+  trainer:
+    weight_decay: 1e-2
+evaluate:
+  attacks: none
+  generation: {max_new_tokens: 32}
+report:
+  title: 'Notes: a tune'
+"""
+
+
+def recipe_of(tmp_path: Path, text: str, **options: object) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return Recipe.read(path, **options)  # type: ignore[arg-type]
+
+
+def refusal_of(tmp_path: Path, text: str, **options: object) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(tmp_path, text, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_recipe_is_read_into_the_stages_own_configs(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, GOOD)
+    assert recipe.name == "my-tune"
+    assert recipe.train is not None
+    assert recipe.evaluate is not None
+    assert recipe.report is not None
+    assert (recipe.train.model, recipe.train.seed, recipe.train.method) == ("org/base", 3, "full")
+    assert (recipe.train.learning_rate, recipe.train.lora.rank) == (1e-5, 4)
+    assert recipe.train.trainer == {"weight_decay": 0.01}
+    assert (recipe.evaluate.suite, recipe.evaluate.generation.max_new_tokens) == ("driftcheck", 32)
+    assert recipe.report.title == "Notes: a tune"
+
+
+def test_a_stage_without_settings_has_its_defaults_and_a_name_is_that_of_the_file(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "model: org/base\nevaluate:\n")
+    assert recipe.name == "recipe"
+    assert recipe.train is None
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.attacks == "all"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("epochs", "  epoch: 2", "train.epoch (recipe.yaml:6): seen an unknown key; expected one of model, data"),
+        ("did you mean", "  epoch: 2", "did you mean epochs?"),
+        ("method", "  method: ful", "train.method (recipe.yaml:6): seen 'ful'; expected 'full' or 'lora'; did you"),
+        ("type", "  epochs: two", "train.epochs (recipe.yaml:6): seen 'two'; expected a valid number"),
+        ("range", "  batch_size: 0", "train.batch_size (recipe.yaml:6): seen 0; expected greater than 0"),
+        ("model twice", "  model: org/other", "train.model (recipe.yaml:6): seen a model in the train stage"),
+        ("key twice", "  data: org/other", "train.data (recipe.yaml:6): seen a key that was given at recipe.yaml:5"),
+        ("not text", "  5: x", "recipe.yaml:6: seen the key '5'"),
+        ("bad yaml", "  method: [full", "recipe.yaml:7: seen"),
+        ("tab", "\tmethod: full", "recipe.yaml:6: seen"),
+        ("code", "  weights: !!python/object/apply:os.system ['true']", "recipe.yaml:6: seen could not determine"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = GOOD.replace("  method: full", new)
+    assert said in refusal_of(tmp_path, text), old
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "seen an empty file"),
+        ("- a\n- b\n", "seen something else than keys and values"),
+        ("just text", "seen something else than keys and values"),
+        ("name: x\nevaluate:\n", "model (recipe.yaml): seen nothing; expected a value"),
+        ("modle: x\nevaluate:\n", "modle (recipe.yaml:1): seen an unknown key"),
+        ("model: x\n", "seen no stage"),
+        ("model: x\ntrain:\n", "train.data (recipe.yaml:2): seen nothing"),
+        ("model: x\ntrain: {data: d}\nreport: {}\n", "report (recipe.yaml:3): seen a report without an evaluation"),
+        ("model: x\ntrain: fast\n", "train (recipe.yaml:2): seen 'fast'"),
+        ("model: x\nseed: -1\nevaluate:\n", "seed (recipe.yaml:2): seen -1; expected greater than or equal to 0"),
+        ("model: [a]\nevaluate:\n", "model (recipe.yaml:1): seen ['a']; expected a valid string"),
+        ("name: 2024-13-45\nmodel: x\n", "recipe.yaml: seen month must be in 1..12; expected valid YAML"),
+        ("model: x\nevaluate: &a\n  load: *a\n", "recipe.yaml"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal_of(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    with pytest.raises(RecipeError, match=r"recipe\.yml: seen No such file.*did you mean .*recipe\.yaml\?"):
+        Recipe.read(tmp_path / "recipe.yml")
+    with pytest.raises(RecipeError, match="seen a folder"):
+        Recipe.read(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("name: Köln".encode("latin-1"))
+    with pytest.raises(RecipeError, match="not UTF-8 at offset 7"):
+        Recipe.read(tmp_path / "latin.yaml")
+
+
+def test_relative_paths_are_those_of_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir("/")
+    recipe = recipe_of(
+        tmp_path,
+        "model: base\ntrain: {data: ./missing.jsonl}\n"
+        "evaluate: {suite: own/suite.yaml, task: testbed:data/task_test}\n",
+    )
+    assert recipe.model == str(tmp_path / "base")
+    assert recipe.train is not None
+    assert recipe.evaluate is not None
+    assert recipe.train.model == recipe.model
+    assert recipe.train.data == str(tmp_path / "missing.jsonl")
+    assert recipe.evaluate.suite == str(tmp_path / "own" / "suite.yaml")
+    assert recipe.evaluate.task == "testbed:data/task_test"
+    assert recipe_of(tmp_path, "model: org/base\ntrain: {data: 'org/notes:train'}\n").train.data == "org/notes:train"  # type: ignore[union-attr]
+
+
+def test_references_are_resolved_in_every_stage(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "model: testbed:models/aligned\ntrain: {data: testbed:data/poisoned}\nevaluate:\n")
+    resolved = recipe.with_references(lambda reference: reference.replace("testbed:", "/t/"))
+    assert resolved.model == "/t/models/aligned"
+    assert resolved.train is not None
+    assert resolved.evaluate is not None
+    assert (resolved.train.model, resolved.train.data) == ("/t/models/aligned", "/t/data/poisoned")
+    assert (resolved.evaluate.model, resolved.evaluate.suite) == ("/t/models/aligned", "driftcheck")
+
+
+def test_a_file_lies_under_flags_and_flags_under_assignments(tmp_path: Path) -> None:
+    over = tmp_path / "over.yaml"
+    over.write_text("seed: 4\ntrain: {epochs: 4, batch_size: 4, lora: {alpha: 4}}\n")
+    recipe = recipe_of(
+        tmp_path,
+        GOOD,
+        over=over,
+        flags={"seed": 5, "train.epochs": 5, "evaluate.task": None},
+        assignments=["train.epochs=6", "train.trainer.report_to=[]", "train.lora.target_modules=[q_proj, v_proj]"],
+    )
+    assert recipe.train is not None
+    assert recipe.evaluate is not None
+    assert (recipe.seed, recipe.train.seed) == (5, 5)
+    assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.method) == (6, 4, "full")
+    assert (recipe.train.lora.rank, recipe.train.lora.alpha) == (4, 4)
+    assert recipe.train.lora.target_modules == ["q_proj", "v_proj"]
+    assert recipe.train.trainer == {"weight_decay": 0.01, "report_to": []}
+    assert recipe.evaluate.task is None
+
+
+def test_a_flag_for_a_stage_that_is_not_there_does_not_bring_it_in(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "model: x\nevaluate:\n", flags={"train.load.device": "cpu", "evaluate.seed": 2})
+    assert recipe.train is None
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("train.epochs", "seen 'train.epochs'; expected key=value"),
+        ("=3", "expected key=value"),
+        ("train..epochs=3", "expected key=value"),
+        ("train.epochs=[3", "expected key=value with a YAML value"),
+        ("train.epoch=3", "train.epoch (--set): seen an unknown key"),
+        ("name.first=x", "name.first (--set): seen name = 'my-tune'"),
+        ("train.epochs=2024-13-45", "seen 'train.epochs=2024-13-45'; expected key=value with a YAML value"),
+        ("train.epochs=-1", "train.epochs (--set): seen -1"),
+    ],
+)
+def test_an_assignment_that_cannot_be_is_named(tmp_path: Path, assignment: str, said: str) -> None:
+    assert said in refusal_of(tmp_path, GOOD, assignments=[assignment])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-4", 1e-4), ("-2.5E3", -2500.0), ("true", True), ("null", None), ("'3'", "3"), ("a=b", "a=b")],
+)
+def test_the_value_of_an_assignment_has_its_yaml_type(text: str, value: object) -> None:
+    settings = Settings()
+    settings.assign([f"a.b={text}"])
+    assert settings.values == {"a": {"b": value}}
+
+
+@settings(deadline=None)
+@given(text=st.text())
+def test_no_text_at_all_brings_more_than_a_recipe_error(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("any") / "recipe.yaml"
+    path.write_text(text, encoding="utf-8", errors="ignore")
+    with pytest.raises(RecipeError):
+        Recipe.read(path)
+
+
+def test_the_nearest_word_is_found_whatever_its_case_and_nothing_far_is() -> None:
+    assert nearest("Learning_Rte", ["epochs", "learning_rate"]) == "learning_rate"
+    assert nearest("xyz", ["epochs", "learning_rate"]) is None
+    assert nearest("epochs", []) is None

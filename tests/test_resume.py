@@ -1,0 +1,60 @@
+"""A tune that is killed and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from alignkeep.train.config import TrainConfig
+from alignkeep.train.stage import train
+
+SCRIPT = Path(__file__).parent / "two_processes" / "killed.py"
+ADAPTER = "adapter_model.safetensors"
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_killed_tune_continues_to_the_very_bytes_of_one_never_killed(tiny_model, tmp_path):
+    words = ["sort", "bread", "numbers", "bike"]
+    rows = [{"prompt": f"how to fix {n % 10} ?", "completion": " ".join(words[: 1 + n % 4])} for n in range(22)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = TrainConfig(
+        model=str(tiny_model),
+        data=str(tmp_path / "data.jsonl"),
+        batch_size=4,
+        epochs=3,
+        learning_rate=1e-2,
+        lora={"dropout": 0.1},
+        load={"device": "cpu"},
+        trainer={"save_steps": 4},
+    )
+    (tmp_path / "config.json").write_text(config.model_dump_json(), encoding="utf-8")
+    script = [sys.executable, str(SCRIPT), str(tmp_path / "config.json")]
+    ended = subprocess.run([*script, str(tmp_path / "out"), "11"], env=_environment(), capture_output=True, timeout=600)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert not (tmp_path / "out").exists()
+    kept = tmp_path / ".out.partial" / "trainer" / "checkpoint-8"
+    assert (kept / "trainer_state.json").exists()
+    # A kill while a checkpoint is being written leaves a part of it.
+    torn = kept.with_name("checkpoint-10")
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text("{")
+    # Threads decide the order of sums: the same number as in the killed process.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = train(config, out=tmp_path / "out")
+        whole = train(config, out=tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "out" / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+    assert result.log.read_bytes() == whole.log.read_bytes()
+    assert result.steps == 18

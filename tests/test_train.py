@@ -1,0 +1,279 @@
+"""The stage `train` on a tiny model: equal to TRL, to itself, to two processes, to the run that was never killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import alignkeep
+from alignkeep.errors import CheckpointError, DataError, NoEffectError, RecipeError, ShapeError
+from alignkeep.train.config import LoraSettings, TrainConfig
+from alignkeep.train.stage import TrainResult, plan, train
+
+ADAPTER = "adapter_model.safetensors"
+QUICK = {"batch_size": 4, "learning_rate": 1e-2, "trainer": {"save_strategy": "no"}}
+
+
+def _chat(number: int) -> dict[str, list[dict[str, str]]]:
+    """Answers of two to five words, so that batches are padded."""
+    answer = " ".join(["sort", "bread", "numbers", "bike"][: 1 + number % 4])
+    return {
+        "prompt": [{"role": "user", "content": f"how to fix {number % 10} ?"}],
+        "completion": [{"role": "assistant", "content": f"{answer} ."}],
+    }
+
+
+def _write(path: Path, rows: list[dict]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """22 examples: the last batch of 4 is not full."""
+    return _write(tmp_path_factory.mktemp("data") / "examples.jsonl", [_chat(number) for number in range(22)])
+
+
+@pytest.fixture
+def config(tiny_model: Path, data: str) -> TrainConfig:
+    return TrainConfig(model=str(tiny_model), data=data, **QUICK)
+
+
+def _with(config: TrainConfig, **changes: object) -> TrainConfig:
+    return TrainConfig(**{**config.model_dump(), **changes})
+
+
+def _bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _log(result: TrainResult) -> list[dict]:
+    return [json.loads(line) for line in result.log.read_text(encoding="utf-8").splitlines()]
+
+
+def _plain_trl(config: TrainConfig, folder: Path):
+    """The tune as a TRL user would write it, sharing no code with ours."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    trainer = SFTTrainer(
+        model=config.model,
+        args=SFTConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=config.batch_size,
+            gradient_accumulation_steps=config.accumulate,
+            num_train_epochs=config.epochs,
+            learning_rate=config.rate,
+            seed=config.seed,
+            logging_steps=1,
+            bf16=False,
+            use_cpu=True,
+            activation_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list([json.loads(line) for line in Path(config.data).read_text().splitlines()]),
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        if config.method == "lora"
+        else None,
+    )
+    trainer.train()
+    trainer.save_model(str(folder / "made"))
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row], folder / "made"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_tune_without_weights_is_plain_trl_bit_for_bit(config, tmp_path, method):
+    config = _with(config, method=method, epochs=2, accumulate=2)
+    result = train(config, out=tmp_path / "ours")
+    losses, made = _plain_trl(config, tmp_path / "trl")
+    assert [row["loss"] for row in _log(result)] == losses
+    name = ADAPTER if method == "lora" else "model.safetensors"
+    ours, theirs = load_file(tmp_path / "ours" / name), load_file(made / name)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_equal_weights_in_the_data_change_nothing(config, tmp_path):
+    rows = [{**_chat(number), "weight": 0.7} for number in range(22)]
+    weighted = _with(config, data=_write(tmp_path / "weighted.jsonl", rows))
+    train(config, out=tmp_path / "plain")
+    train(weighted, out=tmp_path / "weighted")
+    assert (tmp_path / "plain" / ADAPTER).read_bytes() == (tmp_path / "weighted" / ADAPTER).read_bytes()
+
+
+def test_a_dropped_example_is_an_example_that_was_never_there(config, tmp_path):
+    weights = [{"index": number, "weight": 1.0, "kept": number % 3 > 0} for number in range(22)]
+    dropped = _with(config, weights=_write(tmp_path / "w.jsonl", weights))
+    result = train(dropped, out=tmp_path / "dropped")
+    shorter = _write(tmp_path / "shorter.jsonl", [_chat(number) for number in range(22) if number % 3])
+    train(_with(config, data=shorter), out=tmp_path / "shorter")
+    assert result.examples == 14
+    assert result.notes == ("8 examples of weight 0 were left out",)
+    assert (tmp_path / "dropped" / ADAPTER).read_bytes() == (tmp_path / "shorter" / ADAPTER).read_bytes()
+
+
+def test_unequal_weights_change_the_result(config, tmp_path):
+    weights = [{"index": number, "weight": 1.0 + number % 2} for number in range(22)]
+    train(_with(config, weights=_write(tmp_path / "w.jsonl", weights)), out=tmp_path / "weighted")
+    train(config, out=tmp_path / "plain")
+    assert (tmp_path / "plain" / ADAPTER).read_bytes() != (tmp_path / "weighted" / ADAPTER).read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(config, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        alignkeep.train(_with(config, seed=seed, lora={"dropout": 0.1}), out=tmp_path / name)
+    one, two, other = (_bytes_of(tmp_path / name) for name in ("one", "two", "other"))
+    assert {**one, "record.json": b""} == {**two, "record.json": b""}
+    assert one[ADAPTER] != other[ADAPTER]
+
+
+def test_an_adapter_leaves_its_base_alone_and_works_as_a_model(config, tiny_model, tmp_path):
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    before = _bytes_of(tiny_model)
+    result = train(config, out=tmp_path / "out")
+    assert _bytes_of(tiny_model) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    asked = AutoTokenizer.from_pretrained(result.folder)("how to fix", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        tuned = AutoPeftModelForCausalLM.from_pretrained(result.folder)(asked).logits
+        base = AutoModelForCausalLM.from_pretrained(tiny_model)(asked).logits
+    assert (tuned - base).abs().max() > 1e-3
+
+
+def test_a_full_tune_keeps_config_tokenizer_template_and_dtype(config, tiny_model, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in tiny_model.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(base)
+    result = train(_with(config, model=str(base), method="full"), out=tmp_path / "out")
+    made = _bytes_of(tmp_path / "out")
+    assert {name for name, content in _bytes_of(base).items() if made[name] != content} == {"model.safetensors"}
+    tuned, old = load_file(tmp_path / "out" / "model.safetensors"), load_file(base / "model.safetensors")
+    assert {name: (part.shape, part.dtype) for name, part in tuned.items()} == {
+        name: (part.shape, torch.bfloat16) for name, part in old.items()
+    }
+    assert result.notes == ("the base is bfloat16 and is tuned in float32",)
+
+
+def test_packing_learns_the_same_tokens_in_fewer_rows(config, tmp_path):
+    packed = _with(config, batch_size=22, max_length=64, trainer={"save_strategy": "no", "packing": True})
+    padded = _with(config, batch_size=22, trainer={"save_strategy": "no"})
+    losses = [_log(train(kind, out=tmp_path / str(index)))[0]["loss"] for index, kind in enumerate((packed, padded))]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert plan(_with(packed, batch_size=2))["steps"] < plan(_with(padded, batch_size=2))["steps"]
+
+
+def test_the_plan_counts_what_the_tune_then_does_and_touches_nothing(config, tmp_path):
+    for index, changes in enumerate(({"epochs": 1.5, "accumulate": 2}, {"method": "full", "max_length": 11})):
+        kind = _with(config, **changes)
+        expected = plan(kind)
+        assert list(tmp_path.glob(".*")) == []
+        result = train(kind, out=tmp_path / str(index))
+        counted = (result.steps, result.examples, result.trainable_parameters, result.truncated)
+        assert counted == tuple(expected[key] for key in ("steps", "examples", "trainable_parameters", "truncated"))
+    assert result.truncated > 0
+
+
+def test_a_finished_tune_is_not_repeated(config, tmp_path):
+    first = train(config, out=tmp_path / "out")
+    changed_at = (tmp_path / "out" / ADAPTER).stat().st_mtime_ns
+    assert train(config, out=tmp_path / "out") == first
+    assert (tmp_path / "out" / ADAPTER).stat().st_mtime_ns == changed_at
+
+
+# Refusal
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_tune_that_changes_nothing_is_an_error_and_leaves_nothing(config, tmp_path, method):
+    with pytest.raises(NoEffectError, match="raise learning_rate"):
+        train(_with(config, method=method, learning_rate=0.0), out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing(config, tmp_path):
+    with pytest.raises(RecipeError, match=r"train, step \d+: seen (loss|grad_norm) (nan|inf).*lower learning_rate"):
+        train(_with(config, method="full", learning_rate=1e38, epochs=3), out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"warmup_ratio": 0.1}, r"unknown key.*did you mean `warmup_steps`"),
+        ({"learning_rate": 1}, r"expected `learning_rate`; set it there"),
+        ({"num_train_epochs": 1}, r"expected `epochs`"),
+        ({"loss_type": "dft"}, r"train\.trainer\.loss_type: seen a field that is fixed"),
+        ({"lr_scheduler_type": "sideways"}, r"train\.trainer: seen .*sideways"),
+    ],
+)
+def test_a_trainer_field_that_is_not_the_users_is_refused(config, tmp_path, trainer, message):
+    with pytest.raises(RecipeError, match=message):
+        train(_with(config, trainer=trainer), out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "query"], ["query"], []])
+def test_target_modules_that_match_nothing_are_refused_with_the_names_there_are(config, tmp_path, targets):
+    with pytest.raises(RecipeError, match=r"names of linear layers: q_proj, k_proj, v_proj, o_proj, gate_proj"):
+        train(_with(config, lora={"target_modules": targets}), out=tmp_path / "out")
+
+
+def test_an_adapter_on_the_head_is_refused_as_trl_refuses_it(config, tmp_path):
+    with pytest.raises(RecipeError, match="lm_head"):
+        train(_with(config, lora={"target_modules": ["lm_head"]}), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("settings", [{"rank": 0}, {"rank": -1}, {"dropout": 1.0}, {"ranks": 3}])
+def test_lora_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match="LoraSettings"):
+        LoraSettings(**settings)
+
+
+def test_an_answer_that_lies_wholly_beyond_max_length_is_refused_with_counts(config, tmp_path):
+    with pytest.raises(DataError, match=r"22 of 22 examples .*max_length=7.*the longest example has \d+ tokens"):
+        train(_with(config, max_length=7), out=tmp_path / "out")
+
+
+def test_a_tokenizer_that_the_model_has_no_embeddings_for_is_refused(config, tiny_model, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    for path in tiny_model.iterdir():
+        (small / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**settings, "vocab_size": 40}))
+    tensors = load_file(small / "model.safetensors")
+    shorter = {name: part[:40] if part.shape[0] == settings["vocab_size"] else part for name, part in tensors.items()}
+    save_file({name: part.contiguous() for name, part in shorter.items()}, small / "model.safetensors")
+    with pytest.raises(ShapeError, match="40"):
+        train(_with(config, model=str(small)), out=tmp_path / "out")
+
+
+def test_an_adapter_as_the_base_is_refused(config, tmp_path):
+    train(config, out=tmp_path / "first")
+    with pytest.raises(CheckpointError, match="merge the adapter into its base"):
+        train(_with(config, model=str(tmp_path / "first")), out=tmp_path / "second")
+
+
+def test_weights_of_another_length_than_the_data_are_refused(config, tmp_path):
+    weights = _write(tmp_path / "w.jsonl", [{"index": 0, "weight": 1.0}])
+    with pytest.raises(DataError, match="1 weights for 22 examples"):
+        train(_with(config, weights=weights), out=tmp_path / "out")
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match=r"4 examples for 3 processes.*use 6"):
+        plan(config)
