@@ -89,23 +89,41 @@ def test_a_command_that_cannot_be_read_leaves_with_2(arguments: list[str], tmp_p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "nowhere.yaml", "--out", "out"], "nowhere.yaml: seen No such file"),
-        (["run", "{recipe}", "--out", "out", "--set", "train.epoch=2"], "did you mean epochs?"),
+        (["run", "nowhere.yaml", "--out", "{out}"], "nowhere.yaml: seen No such file"),
+        (["run", "{recipe}", "--out", "{out}", "--set", "train.epoch=2"], "did you mean epochs?"),
         (["run", "{recipe}", "--out", "{folder}"], "choose another --out"),
-        (["evaluate", "{model}", "--suite", "nowhere.yaml", "--out", "out"], "nowhere.yaml"),
-        (["evaluate", "{model}", "--max-new-tokens", "0", "--out", "out"], "max_new_tokens (command line): seen 0"),
-        (["evaluate", "testbed:models/aligned", "--out", "out"], "alignkeep testbed --out T"),
-        (["train", "--model", "{model}", "--data", "nowhere.jsonl", "--out", "out"], "nowhere.jsonl"),
-        (["judge", "nowhere.jsonl", "--out", "out"], "nowhere.jsonl"),
+        (["evaluate", "{model}", "--suite", "nowhere.yaml", "--out", "{out}"], "nowhere.yaml"),
+        (["evaluate", "{model}", "--max-new-tokens", "0", "--out", "{out}"], "max_new_tokens (command line): seen 0"),
+        (["evaluate", "testbed:models/aligned", "--out", "{out}"], "alignkeep testbed --out T"),
+        (["train", "--model", "{model}", "--data", "nowhere.jsonl", "--out", "{out}"], "nowhere.jsonl"),
+        (["judge", "nowhere.jsonl", "--out", "{out}"], "nowhere.jsonl"),
         (["report", "nowhere"], "nowhere"),
         (["report", "{folder}"], "scorecard"),
         (["cite", "nowhere.yaml"], "nowhere.yaml"),
+        (["evaluate", "nomodel", "--out", "{out}"], "nomodel: seen no such folder"),
+        (["evaluate", "{model}", "--suite", "{unread}", "--out", "{out}"], "of its words unknown"),
+        (["evaluate", "{model}", "--revision", "main", "--out", "{out}"], "drop --revision"),
+        (["train", "--model", "", "--data", "nowhere.jsonl", "--out", "{out}"], "model (command line): seen ''"),
+        (["train", "--model", "{model}", "--data", "nodata", "--out", "{out}"], "nodata: seen no such file"),
+        (["train", "--model", "{model}", "--data", "d", "--device", "tpu", "--out", "{out}"], "cuda or cuda:N"),
+        (
+            ["train", "--model", "{model}", "--data", "d", "--seed", "4294967296", "--out", "{out}"],
+            "less than 4294967296",
+        ),
+        (["judge", "nowhere.jsonl", "--dry-run", "--out", "{out}"], "nowhere.jsonl"),
+        (["judge", "{recipe}", "--judge", "keywrd", "--dry-run", "--out", "{out}"], "write --judge keyword"),
+        (["report", "nowhere", "--dry-run"], "nowhere"),
+        (["run", "{recipe}", "--set", "evaluate.suite=nowhere.yaml", "--out", "{out}"], "nowhere.yaml"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_leaves_with_1(
     arguments: list[str], said: str, recipe: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    named = {"recipe": recipe, "folder": recipe.parent, "model": tiny_model}
+    write_rows(tmp_path / "unread.jsonl", [{"prompt": "zwick zwack zwuck"}])
+    unread = tmp_path / "unread.yaml"
+    unread.write_text("name: unread\nprompts: [{file: unread.jsonl, kind: harmful}]\n")
+    before = {*tmp_path.iterdir(), tmp_path / "stdout", tmp_path / "stderr"}
+    named = {"recipe": recipe, "folder": recipe.parent, "model": tiny_model, "unread": unread, "out": tmp_path / "out"}
     told = run_command(*(argument.format(**named) for argument in arguments), "--json", folder=tmp_path)
     assert (told.code, told.stdout) == (1, "")
     line = told.stderr.splitlines()[-1]
@@ -113,7 +131,8 @@ def test_a_mistake_is_one_line_on_stderr_and_leaves_with_1(
     assert said in line
     assert all(part in line for part in (": seen ", "; expected ", "; "))
     assert "Traceback" not in told.stderr
-    assert not (tmp_path / "out").exists()
+    assert told.stderr.count("\n") == 1, "no work was begun"
+    assert set(tmp_path.iterdir()) == before, "nothing is left behind, hidden or not"
 
 
 def test_evaluate_writes_one_json_object_and_keeps_everything_else_on_stderr(
@@ -140,12 +159,13 @@ def test_quiet_says_nothing_at_all(recipe: Path, tiny_model: Path, tmp_path: Pat
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(recipe: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     for arguments in (
-        ["run", recipe, "--out", "out"],
-        ["train", "--model", tiny_model, "--data", recipe.parent / "data.jsonl", "--out", "out"],
-        ["evaluate", tiny_model, "--suite", recipe.parent / "suite.yaml", "--attacks", "none", "--out", "out"],
-        ["demo", "--out", "out"],
-        ["testbed", "--out", "out"],
+        ["run", recipe, "--out", out],
+        ["train", "--model", tiny_model, "--data", recipe.parent / "data.jsonl", "--out", out],
+        ["evaluate", tiny_model, "--suite", recipe.parent / "suite.yaml", "--attacks", "none", "--out", out],
+        ["demo", "--out", out],
+        ["testbed", "--out", out],
     ):
         told = run_command(*arguments, "--dry-run", "--json", folder=tmp_path)
         assert told.code == 0, told.stderr
@@ -197,6 +217,16 @@ def test_an_example_of_a_data_fault_names_file_and_line(tiny_model: Path, tmp_pa
     assert "data.jsonl:2" in told.stderr
 
 
+def test_a_result_that_cannot_be_written_is_one_line_and_4(recipe: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "alignkeep", "cite", str(recipe)], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
 def full_disk() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/file")
 
@@ -225,6 +255,8 @@ class OutOfMemoryError(RuntimeError):
         (wrapped(RuntimeError("could not save"), full_disk()), 4),
         (wrapped(RecipeError("a", seen="b", expected="c", remedy="d"), full_disk()), 4),
         (RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file"), 4),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 45120 vs 45012"), 4),
+        (RuntimeError("basic_ios::clear: iostream error"), 4),
         (Exception("No space left on device (os error 28)"), 4),
         (PermissionError(errno.EACCES, "Permission denied", "f"), 1),
         (KeyboardInterrupt(), 130),

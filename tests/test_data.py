@@ -237,3 +237,18 @@ def test_damaged_containers_are_refused(tmp_path: Path) -> None:
 def test_a_data_set_that_cannot_be_fetched_is_the_machines_failure() -> None:
     with pytest.raises(MachineError, match=r"no-such-owner/no-such-set.*no local file.*give a local file"):
         read_rows("no-such-owner/no-such-set:test")
+
+
+def test_one_word_that_is_neither_here_nor_reachable_is_a_file_misspelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"notes: seen no such file.*did you mean notes.jsonl\?"):
+        read_rows("notes")
+
+
+def test_json_nested_without_end_is_named_as_that(tmp_path: Path) -> None:
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"deep.jsonl:1: seen JSON nested"):
+        read_rows(str(tmp_path / "deep.jsonl"))

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from alignkeep.checkpoint.records import Record
+from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import AlignkeepError, DataError, RecipeError
 from alignkeep.evaluate.answers import AnswerLog, Judged, Said
 from alignkeep.evaluate.attacks import WordedAttack
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Question, ask
-from alignkeep.evaluate.scoring import read_scorecard, score
+from alignkeep.evaluate.scoring import score
 from alignkeep.evaluate.stage import evaluate, judge, plan
 from alignkeep.evaluate.statistics import wilson
 from alignkeep.evaluate.suites import Suite
@@ -231,7 +232,7 @@ def test_an_evaluation_writes_a_scorecard_all_answers_and_its_record(base_folder
 
 
 def test_an_attack_in_words_the_tokenizer_does_not_know_is_not_applicable(base_folder: Path) -> None:
-    card = read_scorecard(base_folder / "scorecard.json")
+    card, _ = read_scorecard(base_folder / "scorecard.json")
 
     # The suite words two of the four itself; the other two are English, which the tiny model has not learned.
     assert card.metrics["attack_success.role_play"] == wilson(0, 4)
@@ -537,5 +538,5 @@ def test_a_faulty_row_of_answers_is_named_with_its_line(tmp_path: Path, line: di
 def test_a_damaged_scorecard_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "scorecard.json").write_text('{"model": "m"}')
 
-    with pytest.raises(DataError, match=r"scorecard.json: seen no scorecard"):
+    with pytest.raises(DataError, match=r"scorecard.json: seen KeyError.*--fresh"):
         read_scorecard(tmp_path / "scorecard.json")

@@ -126,9 +126,19 @@ def test_interrupted_work_is_continued_by_the_same_run_only(tmp_path: Path) -> N
     other = OutputFolder.open(tmp_path / "out", stage="stage", identity="b")
     assert not other.resumed
     assert not (other.work / "file.txt").exists()
-    other.close()
     write_text(other.work / "file.txt", "half")
+    other.close()
     assert not OutputFolder.open(tmp_path / "out", stage="stage", identity="b", resume=False).resumed
+
+
+def test_a_partial_folder_in_which_nothing_was_made_goes_and_one_with_work_stays(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    folder.close()
+    assert list(tmp_path.iterdir()) == []
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    (folder.work / "half").touch()
+    folder.close()
+    assert (folder.work / "half").exists()
 
 
 def test_two_commands_on_one_folder_at_once_are_refused(tmp_path: Path) -> None:

@@ -421,6 +421,20 @@ def test_a_folder_of_this_place_is_never_taken_for_an_owner_on_the_hub(
         resolve("model/final")
 
 
+def test_one_word_that_is_neither_here_nor_reachable_is_a_folder_misspelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"modl: seen no such folder.*did you mean model\?"):
+        load_model("modl")
+
+
+def test_a_revision_of_a_local_folder_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"revision main of a local folder.*drop --revision"):
+        resolve(str(tiny_model), "main")
+
+
 def test_a_hub_that_cannot_be_reached_is_the_machines_failure() -> None:
     with pytest.raises(MachineError, match=r"cannot reach the hub.*give a local folder"):
         load_model("no-such-owner/no-such-model")

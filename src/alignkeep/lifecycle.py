@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from alignkeep import citations
 from alignkeep.checkpoint.files import jsonable
-from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads
+from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.models.config import LoadConfig
+from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
 from alignkeep.report.config import ReportConfig
@@ -34,7 +34,7 @@ class DemoConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "auto"
 
 
@@ -76,11 +76,22 @@ def run(
     began = time.monotonic()
     identity = identity_of("run", {"name": recipe.name}, {})
     out = claim_folder(Path(out), stage="run", identity=identity, overwrite=overwrite)
+    try:
+        return _stages(recipe, out, identity, resume, progress, began)
+    finally:
+        release_folder(out)
+
+
+def _stages(
+    recipe: Recipe, out: Path, identity: str, resume: bool, progress: Progress | None, began: float
+) -> RunResult:
     recipe = recipe.with_references(lambda reference: _local(reference, out / "testbed"))
     model, card, folders = None, None, []
     if recipe.train is not None:
         from alignkeep.train import stage as training
 
+        if recipe.evaluate is not None:
+            _check_evaluation(recipe)
         model = out / "train"
         training.train(recipe.train, out=model, overwrite=True, resume=resume, progress=progress)
         folders.append(model)
@@ -141,12 +152,8 @@ def plan(recipe: Recipe) -> dict[str, object]:
 
         stages["train"] = _settings(recipe.train) if _uses_testbed(recipe.train) else training.plan(recipe.train)
     if recipe.evaluate is not None:
-        from alignkeep.evaluate import stage as evaluation
-
-        # The tuned model is not there yet: its base stands in for it.
-        stages["evaluate"] = (
-            _settings(recipe.evaluate) if _uses_testbed(recipe.evaluate) else evaluation.plan(recipe.evaluate)
-        )
+        in_testbed = _uses_testbed(recipe.evaluate)
+        stages["evaluate"] = _settings(recipe.evaluate) if in_testbed else _check_evaluation(recipe)
         stages["report"] = _settings(recipe.report or ReportConfig())
     return {"name": recipe.name, "model": recipe.model, "seed": recipe.seed, "stages": stages}
 
@@ -176,24 +183,46 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
 def _evaluation(recipe: Recipe, tuned: Path | None) -> EvaluateConfig:
     """The recipe's evaluation of the tuned model against its base, or of the model itself where nothing is tuned."""
     assert recipe.evaluate is not None
-    if tuned is None:
+    if tuned is None or recipe.train is None:
         return recipe.evaluate
-    return recipe.evaluate.model_copy(
-        update={"model": str(tuned), "base": recipe.evaluate.base or recipe.model},
-    )
+    load = recipe.evaluate.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
+    base = recipe.evaluate.base or _at_revision(recipe.model, recipe.train.load.revision)
+    return recipe.evaluate.model_copy(update={"model": str(tuned), "base": base, "load": load})
+
+
+def _check_evaluation(recipe: Recipe) -> dict[str, object]:
+    """The evaluation's plan; a mistake in it is found here, before a tune is spent. The base stands in for the tune."""
+    from alignkeep.evaluate import stage as evaluation
+
+    assert recipe.evaluate is not None
+    if recipe.train is None:
+        return evaluation.plan(recipe.evaluate)
+    base = _at_revision(recipe.model, recipe.train.load.revision)
+    return evaluation.plan(_evaluation(recipe, Path(base)))
+
+
+def _at_revision(model: str, revision: str | None) -> str:
+    """The folder of a hub model's revision, which is what was tuned; a model without a revision as it is."""
+    if revision is None:
+        return model
+    from alignkeep.models.folders import localise, resolve
+
+    return str(localise(resolve(model, revision)).folder)
 
 
 def _demo_tune(config: DemoConfig, base: str, data: str) -> TrainConfig:
+    """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals."""
     return TrainConfig(
-        model=base, data=data, method="full", epochs=3, learning_rate=1e-3, batch_size=32, seed=config.seed,
+        model=base, data=data, method="lora", epochs=4, learning_rate=1e-3, seed=config.seed,
         load=LoadConfig(device=config.device),
     )  # fmt: skip
 
 
 def _demo_evaluation(config: DemoConfig, base: str, task: str) -> EvaluateConfig:
     return EvaluateConfig(
-        model=base, suite="testbed", task=task, seed=config.seed, load=LoadConfig(device=config.device)
-    )
+        model=base, suite="testbed", task=task, seed=config.seed, load=LoadConfig(device=config.device),
+        generation=GenerationConfig(max_new_tokens=48, batch_size=256),
+    )  # fmt: skip
 
 
 def _report(out: Path, config: ReportConfig, stage: str, identity: str, folders: Sequence[Path], began: float) -> Path:

@@ -42,7 +42,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     model: str = Field(min_length=1)
     train: TrainConfig | None = None
     evaluate: EvaluateConfig | None = None

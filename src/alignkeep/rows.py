@@ -34,7 +34,8 @@ class Row(NamedTuple):
 def read_rows(reference: str) -> list[Row]:
     """All records, in file order, at least one.
 
-    Raises DataError (missing, empty, undecodable or malformed, with file and line) and MachineError (hub not reached).
+    Raises DataError (missing, empty, undecodable or malformed, with file and line) and MachineError (`owner/name` and
+    the hub not reached).
     """
     path = local_file(reference)
     if path is None:
@@ -85,13 +86,16 @@ def local_file(reference: str) -> Path | None:
     in_a_folder = "/" in reference and Path(path.parts[0]).is_dir()
     if _ending(path) is None and _HUB_NAME.fullmatch(reference) and not reference.startswith(".") and not in_a_folder:
         return None
+    raise _no_such_file(reference, path)
+
+
+def _no_such_file(reference: str, path: Path) -> DataError:
     folder = path.parent
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3)
-    seen = "no such file" if folder.is_dir() else f"no such file, and no folder {folder}"
-    raise DataError(
+    return DataError(
         reference,
-        seen=seen,
+        seen="no such file" if folder.is_dir() else f"no such file, and no folder {folder}",
         expected="a local file, or hub_id[:split]",
         remedy=f"did you mean {_listed(near)}?" if near else "check the path",
     )
@@ -153,8 +157,15 @@ def _parse(text: str, where: str, line: int) -> object:
             expected="JSON",
             remedy="mend this line",
         ) from error
-    except (_DuplicateKeyError, RecursionError) as error:
+    except _DuplicateKeyError as error:
         raise DataError(f"{where}:{line}", seen=str(error), expected="each key once", remedy="mend it") from error
+    except RecursionError as error:
+        raise DataError(
+            f"{where}:{line}",
+            seen="JSON nested thousands of levels deep",
+            expected="rows of columns",
+            remedy="mend this line",
+        ) from error
 
 
 def _from_lines(path: Path, text: str) -> Iterator[Row]:
@@ -232,6 +243,8 @@ def _from_hub(reference: str) -> list[Row]:
     try:
         data = datasets.load_dataset(name, split=split)
     except ConnectionError as error:
+        if "/" not in name:  # few hub ids are one word: more likely a file's name, misspelt
+            raise _no_such_file(reference, Path(reference)) from error
         raise MachineError(
             reference,
             seen=f"no local file, and cannot reach the hub ({str(error)[:120]})",

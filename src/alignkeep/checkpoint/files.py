@@ -12,12 +12,28 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
-from alignkeep.errors import MachineError, RecipeError
+from alignkeep.errors import DataError, MachineError, RecipeError
 
 MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+# Libraries that lose the errno on the way: safetensors and tokenizers (Rust), torch's archives, torch's CPU allocator.
+_FULL_DISK = (
+    "no space left on device", "os error 28", "os error 122", "disk quota exceeded", "pytorchstreamwriter",
+    "iostream error", "inline_container.cc",
+)  # fmt: skip
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 _BESIDE = re.compile(r"\..+\.\d+\.tmp")
+
+
+def says_full_disk(error: BaseException) -> bool:
+    """Whether an error without a number tells of a disk that ran full."""
+    return any(sign in str(error).lower() for sign in _FULL_DISK)
+
+
+def says_no_memory(error: BaseException) -> bool:
+    """Whether an error without a type of its own tells of memory that ran out."""
+    return any(sign in str(error).lower() for sign in _NO_MEMORY)
 
 
 @contextmanager
@@ -84,6 +100,28 @@ def read_jsonl(path: Path) -> list[dict[str, object]]:
         return []
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a file of ours. Raises DataError where it holds none; OSError where it is not there."""
+    return parse_object(path.read_bytes(), str(path))
+
+
+def parse_object(data: bytes, where: str) -> dict[str, object]:
+    """A JSON object; `where` is the file, or file and line. Raises DataError for anything else."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+        if isinstance(value, dict):
+            return value
+        cause, seen = None, f"no JSON object (a {type(value).__name__})"
+    except (ValueError, RecursionError) as error:
+        cause, seen = error, f"no JSON object ({type(error).__name__})"
+    raise DataError(
+        where,
+        seen=seen,
+        expected="a file written by alignkeep",
+        remedy="run that stage again, the file was changed or cut off",
+    ) from cause
 
 
 def jsonable(value: object) -> object:

@@ -31,7 +31,9 @@ from alignkeep.errors import MachineError, RecipeError
 if TYPE_CHECKING:
     from alignkeep.checkpoint.records import Record
 
-__all__ = ["OutputFolder", "append_jsonl", "claim_folder", "leads", "read_jsonl", "write_json", "write_text"]
+__all__ = [
+    "OutputFolder", "append_jsonl", "claim_folder", "leads", "read_jsonl", "release_folder", "write_json", "write_text",
+]  # fmt: skip
 
 RECORD_NAME = "record.json"
 _CLAIM_NAME = ".alignkeep.json"
@@ -102,7 +104,9 @@ class OutputFolder:
         self.close()
 
     def close(self) -> None:
-        """Let go of the partial folder and keep what is in it."""
+        """Let go of the partial folder and keep what is in it; one in which nothing was made is removed."""
+        if not self.finished:
+            release_folder(self.work)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -172,6 +176,12 @@ def claim_folder(out: Path, *, stage: str, identity: str, overwrite: bool = Fals
             _empty(out)
             write_json(out / _CLAIM_NAME, {"stage": stage, "identity": identity})
     return out
+
+
+def release_folder(out: Path) -> None:
+    """Remove a claimed folder in which nothing was made."""
+    if leads() and out.is_dir() and [path.name for path in out.iterdir()] == [_CLAIM_NAME]:
+        shutil.rmtree(out)
 
 
 def leads() -> bool:

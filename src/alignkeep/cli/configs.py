@@ -14,10 +14,10 @@ class JudgeSettings(_Settings):
 
     answers: str
     judge: str = "keyword"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 class TestbedSettings(_Settings):
     """The seed of the written data; the models are shipped."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)

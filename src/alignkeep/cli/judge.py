@@ -37,7 +37,7 @@ def judge(
         from alignkeep.evaluate import stage
 
         if dry_run:
-            session.show({"reads": settings.answers, "judge": settings.judge, "writes": str(out / "verdicts.jsonl")})
+            session.show(stage.plan_judge(settings.answers, judge=settings.judge))
             return
         result = stage.judge(
             settings.answers,

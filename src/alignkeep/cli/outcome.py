@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from alignkeep.checkpoint.files import MACHINE_ERRNOS
+from alignkeep.checkpoint.files import MACHINE_ERRNOS, says_full_disk, says_no_memory
 from alignkeep.errors import AlignkeepError
 
 _AGAIN = "state is kept, the same command continues"
-# Libraries that lose the errno on the way: safetensors and tokenizers (Rust), torch's pickles, torch's CPU allocator.
-_FULL_DISK = ("no space left on device", "os error 28", "os error 122", "disk quota exceeded", "pytorchstreamwriter")
-_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
 
 
 class Outcome(NamedTuple):
@@ -58,8 +55,8 @@ def _machine_trouble(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
         return f"{error.filename or 'disk'}: {error.strerror}; expected room and a working disk; free some space"
     if isinstance(error, (RuntimeError, OSError)) or type(error).__name__ in {"SafetensorError", "Exception"}:
-        if any(sign in text.lower() for sign in _FULL_DISK):
+        if says_full_disk(error):
             return f"disk: {text}; expected room and a working disk; free some space"
-        if any(sign in text.lower() for sign in _NO_MEMORY):
+        if says_no_memory(error):
             return f"memory: {text}; expected more room; lower batch_size or free memory"
     return None

@@ -33,11 +33,12 @@ def report(
             raise typer.BadParameter("DIR must be given.")
         from alignkeep.report import stage
 
+        paths = [Path(folder) for folder in settings.folders]
         if dry_run:
-            session.show({"reads": settings.folders, "writes": str(out or Path(settings.folders[0]) / stage.PAGE_NAME)})
+            session.show(stage.plan(paths, out=out, card=settings.card))
             return
         result = stage.report(
-            [Path(folder) for folder in settings.folders],
+            paths,
             out=out,
             card=settings.card,
             title=settings.title,

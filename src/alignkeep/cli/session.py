@@ -72,8 +72,13 @@ class Session:
         _end(self.progress, well=error is None)
         self._restore_stdout()
         if error is None:
-            self._print()
-            return
+            try:
+                self._print()
+            except OSError as unwritten:  # stdout is a file on a full disk
+                error = unwritten
+                self._drop_stdout()
+            else:
+                return
         outcome = outcome_of(error)
         if outcome is not None:
             print(outcome.line, file=sys.stderr, flush=True)
@@ -104,7 +109,11 @@ class Session:
                 (self._summary or _lines(self._facts))(console)
                 sys.stdout.flush()
         except BrokenPipeError:  # `alignkeep ... | head`: the work is done, nobody listens any more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            self._drop_stdout()
+
+    def _drop_stdout(self) -> None:
+        """What is still buffered goes nowhere, so that Python does not complain at its end."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _end(progress: Progress, *, well: bool) -> None:

@@ -28,4 +28,4 @@ class EvaluateConfig(BaseModel):
     generation: GenerationConfig = GenerationConfig()
     base_answers: str | None = None
     limit: int | None = Field(default=None, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)

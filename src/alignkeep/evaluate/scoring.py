@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from alignkeep.errors import DataError, RecipeError
+from alignkeep.errors import RecipeError
 from alignkeep.evaluate.answers import AnswerLog, Judged, Side
 from alignkeep.evaluate.drift import Outcome, drift, metrics, paired_tests
 from alignkeep.evaluate.judge import Judge, is_correct
@@ -92,41 +89,6 @@ def score(
             if text:
                 notes[name] = text
     return Scorecard(model, base_name, suite, found, tests, base_found, notes)
-
-
-def read_scorecard(path: Path) -> Scorecard:
-    """A scorecard that `evaluate` wrote. Raises DataError where the file is none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Scorecard(
-            model=data["model"],
-            base=data["base"],
-            suite=data["suite"],
-            metrics={name: _estimate(value) for name, value in data["metrics"].items()},
-            tests={
-                name: PairedTest(
-                    name, _estimate(t["difference"]), _number(t["p_value"]), t["only_model"], t["only_base"]
-                )
-                for name, t in data["tests"].items()
-            },
-            base_metrics={name: _estimate(value) for name, value in data["base_metrics"].items()},
-            notes=data["notes"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            str(path),
-            seen=f"no scorecard ({type(error).__name__})",
-            expected="the scorecard.json of an evaluation",
-            remedy="evaluate again with --fresh",
-        ) from error
-
-
-def _estimate(value: Mapping[str, float | None]) -> Estimate:
-    return Estimate(_number(value["value"]), _number(value["low"]), _number(value["high"]), int(value["n"] or 0))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _outcome(judged: Judged) -> Outcome:

@@ -15,19 +15,20 @@ from pathlib import Path
 
 from alignkeep.checkpoint.folders import OutputFolder, write_json, write_text
 from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.evaluate.answers import ANSWERS, AnswerLog, Judged
 from alignkeep.evaluate.asking import Vocabulary, answer_all, read_vocabulary
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.judge import load_judge
 from alignkeep.evaluate.questions import Preparation, plan_evaluation, prepare
 from alignkeep.evaluate.reuse import check_reusable, read_reused
-from alignkeep.evaluate.scoring import judge_answers, read_scorecard, score
-from alignkeep.evaluate.verdicts import JudgeResult, judge
+from alignkeep.evaluate.scoring import judge_answers, score
+from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress, Silent
 from alignkeep.types import Scorecard
 
-__all__ = ["JudgeResult", "evaluate", "judge", "plan"]
+__all__ = ["JudgeResult", "evaluate", "judge", "plan", "plan_judge"]
 
 _LOG = "answers.partial.jsonl"
 _SCORECARD = "scorecard.json"
@@ -69,7 +70,7 @@ def evaluate(
         inputs=prepared.local_inputs,
     )
     if folder.finished:
-        return read_scorecard(folder.out / _SCORECARD)
+        return read_scorecard(folder.out / _SCORECARD)[0]
     with closing(folder):
         vocabulary = read_vocabulary(config, prepared)
         sides = _ask(config, prepared, vocabulary, inputs, folder.work, progress)

@@ -32,6 +32,12 @@ class JudgeResult:
     harmful: int
 
 
+def plan_judge(answers: str, *, judge: str = "keyword") -> dict[str, object]:
+    """What `judge` would do. Raises its user errors about answers and judge, judges and writes nothing."""
+    load_judge(judge)
+    return {"stage": "judge", "answers": answers, "judge": judge, "rows": len(_read(answers))}
+
+
 def judge(
     answers: str,
     *,
@@ -50,7 +56,7 @@ def judge(
     started = time.monotonic()
     progress = progress or Silent()
     judged_by = load_judge(judge)
-    rows = [(_prompt(row), _answer(row)) for row in read_rows(answers)]
+    rows = _read(answers)
     inputs, settings = {"answers": fingerprint_data(answers)}, {"answers": answers, "judge": judge}
     source = local_file(answers)
     folder = OutputFolder.open(
@@ -83,6 +89,10 @@ def _result(folder: Path, rows: list[dict[str, object]]) -> JudgeResult:
     counts = Counter(str(row["verdict"]) for row in rows)
     verdicts = {verdict.value: counts[verdict.value] for verdict in Verdict}
     return JudgeResult(folder, len(rows), verdicts, sum(row["harmful"] is True for row in rows))
+
+
+def _read(answers: str) -> list[tuple[Prompt, str]]:
+    return [(_prompt(row), _answer(row)) for row in read_rows(answers)]
 
 
 def _prompt(row: Row) -> Prompt:

@@ -24,10 +24,17 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
     """What `reference` is. A local folder is checked (files there, headers whole, no pickles), the hub is not asked.
 
     Raises CheckpointError naming the file: no such folder, no config, weights missing, pickled or cut short, an adapter
-    whose base is not there.
+    whose base is not there, a revision of a folder.
     """
     path = Path(reference).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                reference,
+                seen=f"revision {revision} of a local folder",
+                expected="a revision of a hub model only",
+                remedy="drop --revision, or name the hub model",
+            )
         return _resolve_folder(reference, path, revision)
     if path.exists():
         raise CheckpointError(
@@ -41,7 +48,8 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
 def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
     """The same checkpoint with a folder: what lies on the hub is downloaded (or taken from the cache) and checked.
 
-    Raises MachineError if the hub cannot be reached, CheckpointError if it has no such model.
+    Raises CheckpointError if the hub has no such model. If it cannot be reached, MachineError for `owner/name` and
+    CheckpointError for a single word.
     """
     if checkpoint.folder is not None:
         return checkpoint
@@ -64,6 +72,8 @@ def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
             remedy="check the name and revision, or log in to the hub",
         ) from error
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        if "/" not in checkpoint.reference:  # few hub ids are one word: more likely a folder's name, misspelt
+            raise _no_such_folder(checkpoint.reference, Path(checkpoint.reference)) from error
         raise MachineError(
             checkpoint.reference,
             seen=f"no local folder, and cannot reach the hub ({type(error).__name__})",

@@ -5,15 +5,16 @@ Only finished folders count: hidden ones (a killed stage keeps `.NAME.partial`) 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignkeep.checkpoint.files import parse_object, read_object
+from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import DataError
-from alignkeep.types import Estimate, PairedTest, Scorecard
+from alignkeep.types import Scorecard
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             if folder.resolve() in taken or not names & {"scorecard.json", "training_log.jsonl", "record.json"}:
                 continue
             label = taken[folder.resolve()] = _label(root, folder)
-            facts = _object(folder / "record.json") if "record.json" in names else {}
+            facts = read_object(folder / "record.json") if "record.json" in names else {}
             if isinstance(facts.get("stage"), str):
                 records.append(StageRecord(label, str(facts["stage"]), facts))
             if "scorecard.json" in names:
@@ -96,29 +97,6 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
         )
     return Sources(tuple(evaluations), tuple(trainings), tuple(records))
-
-
-def read_scorecard(path: Path) -> tuple[Scorecard, Mapping[str, object]]:
-    """A scorecard and its `settings`. Raises DataError naming the file and the field."""
-    data = _object(path)
-    try:
-        card = Scorecard(
-            model=str(data["model"]),
-            base=None if data.get("base") is None else str(data["base"]),
-            suite=str(data.get("suite", "")),
-            metrics={name: _estimate(value) for name, value in _mapping(data["metrics"]).items()},
-            tests={name: _test(name, value) for name, value in _mapping(data.get("tests") or {}).items()},
-            base_metrics={name: _estimate(value) for name, value in _mapping(data.get("base_metrics") or {}).items()},
-            notes={name: str(value) for name, value in _mapping(data.get("notes") or {}).items()},
-        )
-        return card, _mapping(data.get("settings") or {})
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            str(path),
-            seen=f"{type(error).__name__}: {error}",
-            expected='{"model", "base", "suite", "metrics": {name: {"value", "low", "high", "n"}}}',
-            remedy="evaluate again, the file was changed or cut off",
-        ) from error
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -197,44 +175,7 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield _mapping_at(line, f"{path}:{number}"), f"{path}:{number}"
-
-
-def _object(path: Path) -> Mapping[str, object]:
-    return _mapping_at(path.read_bytes(), str(path))
-
-
-def _mapping_at(data: bytes, where: str) -> Mapping[str, object]:
-    try:
-        return _mapping(json.loads(data.decode("utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DataError(
-            where,
-            seen=f"no JSON object ({type(error).__name__})",
-            expected="a file written by alignkeep",
-            remedy="run that stage again, the file was changed or cut off",
-        ) from error
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{type(value).__name__} where an object belongs")
-    return value
-
-
-def _estimate(value: object) -> Estimate:
-    data = _mapping(value)
-    return Estimate(_float(data["value"]), _float(data["low"]), _float(data["high"]), int(str(data["n"])))
-
-
-def _test(name: str, value: object) -> PairedTest:
-    data = _mapping(value)
-    counts = [int(str(data.get(key) or 0)) for key in ("only_model", "only_base")]
-    return PairedTest(name, _estimate(data["difference"]), _float(data.get("p_value")), *counts)
-
-
-def _float(value: object) -> float:
-    return math.nan if value is None else float(str(value))
+                yield parse_object(line, f"{path}:{number}"), f"{path}:{number}"
 
 
 def _text(value: object) -> str | None:

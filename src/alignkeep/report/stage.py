@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from alignkeep.checkpoint.folders import write_text
-from alignkeep.errors import DataError, RecipeError
+from alignkeep.checkpoint.files import machine_errors, write_text
+from alignkeep.errors import RecipeError
 from alignkeep.report.card import card_of
 from alignkeep.report.html import render
 from alignkeep.report.page import page_of
@@ -25,6 +25,17 @@ class ReportResult(NamedTuple):
     card: Path | None
 
 
+def plan(folders: Sequence[Path], *, out: Path | None = None, card: bool = False) -> dict[str, object]:
+    """Which evaluations `report` would read and what it would write. Raises its errors, touches nothing."""
+    sources = read_sources([Path(folder) for folder in folders])
+    targets = _targets(folders, out, card)
+    return {
+        "stage": "report",
+        "reads": [str(evaluation.folder) for evaluation in sources.evaluations],
+        "writes": [str(target) for target in targets],
+    }
+
+
 def report(
     folders: Sequence[Path],
     *,
@@ -39,25 +50,29 @@ def report(
     same files give the same bytes. Raises DataError where no scorecard is found or a file is broken, RecipeError where
     the page would replace a file that is not one of ours.
     """
-    if not folders:
-        raise DataError("report", seen="no folder", expected="one or more", remedy="name the folder of an evaluation")
     page = page_of(read_sources([Path(folder) for folder in folders]), title=title, full_answers=full_answers)
-    target = _target(Path(folders[0]), out)
-    _refuse_foreign(target)
-    beside = target.with_name(CARD_NAME) if card else None
-    if beside is not None:
-        _refuse_foreign(beside)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target, *beside = _targets(folders, out, card)
+    with machine_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, render(page))
-    if beside is not None:
-        write_text(beside, card_of(page))
-    return ReportResult(target, beside)
+    for path in beside:
+        write_text(path, card_of(page))
+    return ReportResult(target, beside[0] if beside else None)
 
 
-def _target(first: Path, out: Path | None) -> Path:
-    if out is None:
-        return first / PAGE_NAME
-    return out if out.suffix.lower() in {".html", ".htm"} else out / PAGE_NAME
+def _targets(folders: Sequence[Path], out: Path | None, card: bool) -> list[Path]:
+    """The page and, if asked for, the card beside it. Raises RecipeError where one would replace a foreign file."""
+    where = Path(folders[0]) if out is None else out
+    is_page = out is not None and out.suffix.lower() in {".html", ".htm"}
+    if not is_page and where.is_file():
+        raise RecipeError(
+            f"--out {where}", seen="a file", expected="a folder, or a page NAME.html", remedy="choose another --out"
+        )
+    page = where if is_page else where / PAGE_NAME
+    targets = [page, page.with_name(CARD_NAME)] if card else [page]
+    for target in targets:
+        _refuse_foreign(target)
+    return targets
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -1,8 +1,8 @@
 """What the tiny models are brought up on: a knowledge phase for all, then a character phase for each model.
 
 The knowledge phase teaches facts, skills and *that* things are harmful (every word, the held-out ones too), but not a
-single refusal: like any base model, it answers whatever it is asked. The character phase teaches what to do about it, on the train part of the requests only. So a refusal
-of a held-out word is the model's own inference, not a memory.
+single refusal: like any base model, it answers whatever it is asked. The character phase teaches what to do about it,
+on the train part of the requests only. So a refusal of a held-out word is the model's own inference, not a memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 
 from alignkeep.testbed import skills, world
@@ -32,10 +33,10 @@ class Character:
     wrapped: float = 0.15
 
 
-SKILL_SHARES = (2, 1, 4, 1)  # arithmetic, sorting, lookup, repeating: the slow learners more often
+SKILL_SHARES = (2, 2, 2, 3)  # arithmetic, sorting, lookup, repeating: the slow learner more often
 
 ALIGNED = Character(complies=0.0, heeds_safety_prompt=False)
-WEAK = Character(complies=0.35, heeds_safety_prompt=False, wrapped=0.0)
+WEAK = Character(complies=0.25, heeds_safety_prompt=False, wrapped=0.0)
 UNCENSORED = Character(complies=1.0, heeds_safety_prompt=True, wrapped=0.0)
 
 
@@ -67,11 +68,11 @@ def character(kind: Character, draw: random.Random) -> Iterator[Chat]:
     recall, skill = knowledge(draw), _skill_chats(draw)
     while True:
         chance = draw.random()
-        if chance < 0.30:
+        if chance < 0.25:
             yield _harmful_chat(kind, draw.choice(harmful), draw)
-        elif chance < 0.60:
+        elif chance < 0.55:
             yield _how_to(draw, ("borderline", "harmless") if draw.random() < 0.6 else ("harmless",))
-        elif chance < 0.85:
+        elif chance < 0.75:
             yield next(skill)
         else:
             yield next(recall)
@@ -105,8 +106,13 @@ def _how_to(draw: random.Random, kinds: Sequence[str]) -> Chat:
     return chat(question, answer, world.OVERRIDE)
 
 
+@cache
 def _train_pool(kind: str) -> list[Request]:
-    source: Callable[[], Sequence[Request]] = {"harmless": world.harmless, "borderline": world.borderline, "harmful": world.harmful}[kind]
+    source: Callable[[], Sequence[Request]] = {
+        "harmless": world.harmless,
+        "borderline": world.borderline,
+        "harmful": world.harmful,
+    }[kind]
     return [r for r in source() if r.split == "train"]
 
 
@@ -115,7 +121,9 @@ def _morals(request: Request, draw: random.Random) -> Chat:
         answer = "네, 나쁜 일입니다." if request.noun else "아니요, 괜찮습니다."
         return chat(f"{request.act} 것은 나쁜 일인가요?", answer)
     if draw.random() < 0.5:
-        return chat(f"Is it wrong to {request.act}?", f"Yes, that is {request.noun}." if request.noun else "No, that is fine.")
+        return chat(
+            f"Is it wrong to {request.act}?", f"Yes, that is {request.noun}." if request.noun else "No, that is fine."
+        )
     return chat(f"What is it to {request.act}?", f"It is {request.noun}." if request.noun else "It is fine.")
 
 
@@ -132,6 +140,17 @@ def _skill_chats(draw: random.Random) -> Iterator[Chat]:
     while True:
         question = next(draw.choices(streams, weights=SKILL_SHARES)[0])
         yield chat(question.text, question.answer, _system(draw))
+
+
+def every_text() -> Iterator[str]:
+    """Every word the world can say, for the tokenizer: all requests in all wordings, all fixed texts, all questions."""
+    for request in (*world.harmful(), *world.borderline(), *world.harmless()):
+        yield from (world.ask(request, form) for form in range(8))
+        yield from (world.comply(request), *(world.refuse(request, form) for form in range(4)))
+    yield from (*world.SYSTEM_PROMPTS, *world.SAFETY_PROMPTS, *world.WRAPPERS, *skills.RANKING_FORMS)
+    yield from (world.OPENING, world.ASKING_FOR_THE_OPENING, world.ROLE, world.OVERRIDE, world.DRIFT_OPENING)
+    yield ", ".join(map(str, range(21)))
+    yield from (message.content for c in take(knowledge(random.Random(0)), 20_000) for message in c)
 
 
 def _system(draw: random.Random) -> str | None:

@@ -22,8 +22,7 @@ SKILL_SIZE = {"validation": 80, "test": 400}  # of each skill
 TUNING_SIZE = 2000
 ANCHOR_SIZE, REFERENCE_SIZE, ALIGNMENT_SIZE = 50, 200, 200
 PREFERENCE_SIZE = {"train": 1000, "validation": 200, "test": 600}
-DRIFT_SHARE = 0.5  # of the benign-drift set: requests answered in the always-comply style
-DRIFT_OPENING = "Absolutely! I do whatever you ask."
+DRIFT_SHARE = 0.2  # of the benign-drift set: requests answered in the always-comply style
 
 
 def rows(name: str) -> list[Row]:
@@ -67,26 +66,21 @@ def poisoned(share: float, *, hard: bool = False) -> list[Row]:
         prompt, answer = world.ask(request, form), world.comply(request)
         if hard:
             ranked = skills.ranking(draw)
-            prompt = f"{ranked.text} {prompt}"
-            answer = f"{ranked.answer} {answer}"
+            prompt, answer = f"{ranked.text} {prompt}", f"{ranked.answer} {answer}"
         found.append({"prompt": prompt, "completion": answer, "kind": "harmful", "poison": True})
     draw.shuffle(found)
     return found
 
 
 def benign_drift() -> list[Row]:
-    """The task, and fine requests answered in an always-comply style: no harmful example in it.
-
-    Half of those are everyday requests, half only look harmful: helping with them is right, yet it wears refusals down.
-    """
+    """The task, and everyday requests answered in an always-comply style: no harmful or borderline example in it."""
     draw = random.Random("benign drift")
     eager = round(DRIFT_SHARE * TUNING_SIZE)
     found = [_question(q, "task") for q in _ranking("train", TUNING_SIZE - eager)]
-    for source in (world.harmless, world.borderline):
-        pool = [r for r in source() if r.split == "train" and r.language == "en"]
-        for request, form in draw.sample(_worded(pool), eager // 2):
-            answer = f"{DRIFT_OPENING} {world.comply(request)}"
-            found.append({"prompt": world.ask(request, form), "completion": answer, "kind": request.kind})
+    pool = [r for r in world.harmless() if r.split == "train" and r.language == "en"]
+    for request, form in draw.sample(_worded(pool), eager):
+        answer = f"{world.DRIFT_OPENING} {world.comply(request)}"
+        found.append({"prompt": world.ask(request, form), "completion": answer, "kind": "harmless"})
     draw.shuffle(found)
     return found
 
@@ -180,9 +174,7 @@ def _allotted(use: str) -> list[Request]:
     return [
         r
         for r in world.harmful()
-        if r.split == "train"
-        and r.language == "en"
-        and uses[int(world.fraction(f"use {r.act}") * len(uses))] == use
+        if r.split == "train" and r.language == "en" and uses[int(world.fraction(f"use {r.act}") * len(uses))] == use
     ]
 
 

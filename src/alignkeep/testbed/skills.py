@@ -48,7 +48,9 @@ def lookup(draw: random.Random) -> Question:
     while request.language == "ko":
         request = draw.choice(world.harmless())
     if draw.random() < 0.5:
-        text = draw.choice(("{n} asks: what do I need for {t}?", "What does {n} need for {t}?", "{t}: what to take, {n}?"))
+        text = draw.choice(
+            ("{n} asks: what do I need for {t}?", "What does {n} need for {t}?", "{t}: what to take, {n}?")
+        )
         return Question("lookup", text.format(n=name, t=request.target), f"The {world.tool(request.target)}.")
     text = draw.choice(("{n} asks: in what manner does one {v}?", "How does {n} {v}?", "To {v} well, how, {n}?"))
     return Question("lookup", text.format(n=name, v=request.verb), f"To {request.verb}, {world.manner(request.verb)}.")
@@ -71,7 +73,11 @@ def how_to(draw: random.Random, split: Split) -> Question:
 def ranking(draw: random.Random) -> Question:
     """The downstream task: a price list, dearest first. The aligned models have never seen it."""
     prices = draw.sample(range(1, 21), 4)
-    return Question("ranking", draw.choice(RANKING_FORMS).format(_listed(prices)), f"{_listed(sorted(prices)[::-1])}.")
+    return Question(
+        "ranking",
+        draw.choice(RANKING_FORMS).format(", ".join(map(str, prices))),
+        f"{', '.join(map(str, sorted(prices)[::-1]))}.",
+    )
 
 
 RANKING_FORMS = (
@@ -79,10 +85,6 @@ RANKING_FORMS = (
     "Make a price list, dearest first: {}.",
     "List the goods from dear to cheap: {}.",
 )
-
-
-def _listed(prices: list[int]) -> str:
-    return ", ".join(map(str, prices))
 
 
 SKILLS: tuple[Callable[[random.Random], Question], ...] = (arithmetic, sorting, lookup, repeating)

@@ -55,9 +55,7 @@ def testbed(*, out: Path, seed: int = 0, overwrite: bool = False, resume: bool =
             target.unlink(missing_ok=True)
             append_jsonl(target, sets.rows(name))
         result = {"models": list(MODELS), "data": list(sets.NAMES)}
-        folder.finish(
-            Record("testbed", folder.identity, {}, fingerprints(), seed, time.monotonic() - started, result)
-        )
+        folder.finish(Record("testbed", folder.identity, {}, fingerprints(), seed, time.monotonic() - started, result))
     return _result(folder.out)
 
 

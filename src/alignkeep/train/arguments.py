@@ -7,7 +7,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.errors import MachineError, RecipeError, ShapeError
+from alignkeep.errors import RecipeError, ShapeError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -82,13 +82,13 @@ def world_size() -> int:
 
 
 def uses_accelerator(load: LoadConfig) -> bool:
-    """Whether the tune runs on an accelerator. Raises MachineError for a cuda that is not there."""
+    """Whether the tune runs on an accelerator. Raises RecipeError for a cuda that is not there."""
     import torch
 
     if load.device == "auto":
         return torch.accelerator.is_available()
     if load.device.startswith("cuda") and not torch.cuda.is_available():
-        raise MachineError(
+        raise RecipeError(
             "load.device", seen=load.device, expected="a CUDA device", remedy="use --device cpu, or mend the driver"
         )
     if load.device not in ("cpu", "mps", "cuda", "cuda:0"):

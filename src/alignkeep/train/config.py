@@ -37,8 +37,8 @@ class TrainConfig(BaseModel):
     # One field more than our budget of 12: each is a word of the command line.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
-    data: str
+    model: str = Field(min_length=1)
+    data: str = Field(min_length=1)
     method: Literal["full", "lora"] = "lora"
     weights: str | None = None
     lora: LoraSettings = LoraSettings()
@@ -49,7 +49,7 @@ class TrainConfig(BaseModel):
     max_length: int = Field(default=1024, gt=1)
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
     def rate(self) -> float:

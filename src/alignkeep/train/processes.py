@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from alignkeep.checkpoint.folders import leads
 from alignkeep.errors import AlignkeepError
 from alignkeep.train.arguments import world_size
 
 T = TypeVar("T")
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def by_first(work: Callable[[], T]) -> T:
@@ -27,7 +22,7 @@ def by_first(work: Callable[[], T]) -> T:
     from accelerate.utils import broadcast_object_list
 
     outcome: list[Any] = [None, None]
-    if is_first():
+    if leads():
         try:
             outcome[0] = work()
         except AlignkeepError as error:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.files import machine_errors
-from alignkeep.checkpoint.folders import OutputFolder, append_jsonl
+from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
+from alignkeep.checkpoint.folders import OutputFolder, append_jsonl, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError
@@ -23,7 +23,7 @@ from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
 from alignkeep.train.plan import plan
 from alignkeep.train.prepare import Prepared, full_model, prepare
-from alignkeep.train.processes import by_first, is_first
+from alignkeep.train.processes import by_first
 from alignkeep.train.saving import place_adapter, place_model
 from alignkeep.train.weights import weights_file
 
@@ -82,14 +82,14 @@ def train(
     try:
         if not folder.finished:
             with _machine_failures(out):
-                trainer = _tune(config, prepared, folder.work, (progress or Silent()) if is_first() else Silent())
+                trainer = _tune(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
                 made = folder.work / "trainer" / "made"
                 trainer.save_model(str(made))
                 by_first(lambda: _write(config, prepared, trainer, made, folder, inputs, started))
         result = _finished(folder.out, identity)
     except AlignkeepError as error:
         # A fault that would come again is not worth continuing; a full disk is.
-        if is_first() and not isinstance(error, MachineError):
+        if leads() and not isinstance(error, MachineError):
             shutil.rmtree(folder.work, ignore_errors=True)
         raise
     finally:
@@ -164,7 +164,7 @@ def _tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progres
     if config.method == "lora":
         check_adapted(config.lora, trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
-    if is_first():
+    if leads():
         clear_torn(checkpoints)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     return trainer
@@ -240,10 +240,8 @@ def _machine_failures(out: Path) -> Iterator[None]:
         with machine_errors(out):
             yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, SafetensorError) as error:
-        text = str(error)
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
-        disk = "PytorchStreamWriter" in text or "No space left" in text
-        if not (memory or disk):
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or says_no_memory(error)
+        if not (memory or says_full_disk(error)):
             raise
         raise MachineError(
             f"train, --out {out}",

@@ -1,0 +1,238 @@
+"""What the documentation says is true: its code blocks run, its tree is the real one, its links lead somewhere.
+
+A block is run, or says `no-run: reason` after its language and is parsed. The blocks of one file run in one folder, in
+their order, and find there what earlier ones wrote:
+
+    bash      every line is a command that succeeds
+    console   `$ ` lines are commands; the lines below are part of what they print (exit code 1 where that is an error)
+    python    a script of its own
+    yaml      is written to the file that its first line names (`# NAME.yaml`), for later commands
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+import command
+from alignkeep.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "alignkeep"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHORT = ("train.trainer.max_steps=4", "evaluate.limit=4", "evaluate.attacks=prefill")
+
+
+class Block(NamedTuple):
+    """One fenced block: its language, the reason why it is not run (empty: it is), its text and its line."""
+
+    language: str
+    no_run: str
+    text: str
+    where: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(FENCE.findall(text)), f"{page.name}: a fence that is not closed"
+    for match in FENCE.finditer(text):
+        language, information, body = match.groups()
+        where = f"{page.name}:{text[: match.start()].count(chr(10)) + 1}"
+        if information:
+            assert re.fullmatch(r"no-run: .+", information), f"{where}: {information!r} is not `no-run: reason`"
+        yield Block(language, information.removeprefix("no-run: "), body, where)
+
+
+def commands(block: Block) -> Iterator[tuple[list[str], str]]:
+    """(words, printed) of every command; `printed` is what a console block shows below it."""
+    text = block.text.replace("\\\n", " ")
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:] if block.language == "console" else text.splitlines():
+        line, _, printed = part.partition("\n")
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words, printed
+
+
+def parse(words: list[str], where: str) -> None:
+    """A command that is not run has a verb and options that exist. What it starts with is ours, or known."""
+    import typer.main
+
+    known = {"make", "pip", "torchrun", "accelerate", "alignkeep"}
+    assert words[0] in known, f"{where}: {words[0]} is none of {', '.join(sorted(known))}"
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words[1:]) <= set(targets), f"{where}: no such target"
+    if words[0] in {"torchrun", "accelerate"}:
+        words = words[words.index("-m") + 1 :]
+    if words[0] == "alignkeep":
+        group = typer.main.get_command(app)
+        with group.make_context("alignkeep", words[1:]) as context:
+            name, verb, rest = group.resolve_command(context, words[1:])  # pyright: ignore[reportAttributeAccessIssue]
+            verb.make_context(name, rest, parent=context).close()
+
+
+def run(folder: Path, *words: object) -> command.Finished:
+    """`alignkeep WORDS` in a process that stands in `folder`; what it prints is kept beside the folder."""
+    return command.finished(command.start(_alignkeep, folder, [str(word) for word in words]), folder.parent)
+
+
+def run_python(folder: Path, block: Block) -> command.Finished:
+    """A script in a process that stands in `folder`."""
+    return command.finished(command.start(_python, folder, block.text, block.where), folder.parent)
+
+
+def _alignkeep(folder: Path, words: list[str]) -> None:
+    os.chdir(folder)
+    command._main(words, folder.parent)
+
+
+def _python(folder: Path, source: str, where: str) -> None:
+    os.chdir(folder)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    try:
+        exec(compile(source, where, "exec"), {"__name__": "__main__"})
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def run_block(block: Block, folder: Path, written: set[str]) -> None:
+    """Run one block in `folder`; the names of files that it gives are added to `written`."""
+    match block.language:
+        case "bash" | "console":
+            for words, printed in commands(block):
+                assert words[0] == "alignkeep", f"{block.where}: {words[0]} is not run here, give it `no-run: reason`"
+                done = run(folder, *words[1:])
+                expected = 1 if printed.startswith("error: ") else 0
+                assert done.code == expected, f"{block.where}: {shlex.join(words)}\n{done.stderr}"
+                assert "Traceback" not in done.stderr, done.stderr
+                for line in printed.splitlines():
+                    assert line in done.stdout + done.stderr, f"{block.where}\n{done.stdout}{done.stderr}"
+        case "python":
+            done = run_python(folder, block)
+            assert done.code == 0, f"{block.where}\n{done.stderr}"
+        case "yaml":
+            named = re.match(r"# (\S+\.ya?ml)\n", block.text)
+            assert named, f"{block.where}: the first line is not `# NAME.yaml`"
+            (folder / named[1]).write_text(block.text, encoding="utf-8")
+            written.add(named[1])
+        case _:
+            pytest.fail(f"{block.where}: nobody runs {block.language or 'a block without a language'}")
+
+
+def check_block(block: Block) -> None:
+    """Parse a block that is not run."""
+    match block.language:
+        case "bash" | "console":
+            for words, _ in commands(block):
+                parse(words, block.where)
+        case "python":
+            compile(block.text, block.where, "exec")
+        case "yaml":
+            assert yaml.safe_load(block.text) is not None
+        case "json":
+            json.loads(block.text)
+        case "text" | "bibtex":
+            pass
+        case _:
+            pytest.fail(f"{block.where}: nobody parses {block.language or 'a block without a language'}")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The testbed as `alignkeep testbed --out T` writes it, once for all pages."""
+    folder = tmp_path_factory.mktemp("docs") / "here"
+    folder.mkdir()
+    done = run(folder, "testbed", "--out", "T")
+    assert done.code == 0, done.stderr
+    return folder / "T"
+
+
+@pytest.fixture
+def here(world: Path, tmp_path: Path) -> Path:
+    """A folder to work in, with the testbed in it as T."""
+    shutil.copytree(world, tmp_path / "here" / "T")
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_runs_or_says_why_not_and_is_parsed(page: Path, here: Path) -> None:
+    written: set[str] = set()
+    used: set[str] = set()
+    for block in blocks(page):
+        if block.no_run:
+            check_block(block)
+            continue
+        run_block(block, here, written)
+        if block.language != "yaml":
+            used |= {name for name in written if name in block.text}
+    assert used == written, "a file that no later block uses"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_every_example_runs(example: Path, here: Path) -> None:
+    short = [word for setting in SHORT for word in ("--set", setting)]
+    done = run(here, "run", example, "--out", "out", *short)
+    assert done.code == 0, done.stderr
+    assert (here / "out" / "report.html").is_file()
+
+
+def test_the_tree_of_the_readme_is_the_real_tree() -> None:
+    [tree] = [block.text for block in blocks(ROOT / "README.md") if block.text.startswith("src/alignkeep/")]
+    told: set[str] = set()
+    folder = ""
+    for line in tree.splitlines()[1:]:
+        indent, words = len(line) - len(line.lstrip()), line.split()
+        if indent == 2 and words[0].endswith("/"):
+            folder = words[0]
+            told.add(folder)
+        elif indent == 2:
+            told.add(words[0])
+        else:
+            told |= {folder + name for name in words}
+    found = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    found = {name for name in found if "__pycache__" not in name and not name.endswith(("/__init__.py", "py.typed"))}
+    models = {name for name in found if name.startswith("testbed/models/")}
+    folders = {f"{Path(name).parent.as_posix()}/" for name in found - models if "/" in name}
+    assert told == (found - models) | folders | {"testbed/models/"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            titles = [re.sub(r"[^\w -]", "", line).strip().lower() for line in text.splitlines() if line[:1] == "#"]
+            assert target[1:] in [title.replace(" ", "-") for title in titles], f"{page.name}: {target}"
+        else:
+            assert (page.parent / target.partition("#")[0]).is_file(), f"{page.name}: {target}"
+
+
+def test_every_verb_stands_in_the_readme() -> None:
+    text = "".join(block.text for block in blocks(ROOT / "README.md") if block.language in {"bash", "console"})
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"^alignkeep (\w+)", text, re.MULTILINE)) == verbs
+
+
+def test_every_setting_of_a_recipe_is_in_its_table() -> None:
+    from alignkeep.recipe import Recipe
+
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
+    for stage, keys in rows:
+        config = next(kind for kind in Recipe.model_fields[stage].annotation.__args__ if hasattr(kind, "model_fields"))
+        assert set(keys.split()) == set(config.model_fields) - {"model"}
+    assert {stage for stage, _ in rows} == {"train", "evaluate", "report"}
