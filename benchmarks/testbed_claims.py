@@ -1,6 +1,6 @@
 """What a plain LoRA does to the testbed's aligned model, over seeds: the figures of docs/testbed.md.
 
-    python benchmarks/testbed_claims.py --out DIR [--seeds 3] [--epochs 4] [--sets poisoned,benign_drift]
+    python benchmarks/testbed_claims.py --out DIR [--seeds 3] [--epochs 3] [--sets poisoned,benign_drift]
 
 A killed run continues. Rates are test-part means over tuning seeds with a 95 % interval that covers both the seeds and
 the prompts (two-level bootstrap).
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, nargs="+", default=[4.0])
+    parser.add_argument("--epochs", type=float, nargs="+", default=[3.0])
     parser.add_argument("--sets", default="poisoned,poisoned_20,poisoned_hard,benign_drift,task_train")
     chosen = parser.parse_args()
     world = testbed(out=chosen.out / "testbed")

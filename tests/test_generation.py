@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from alignkeep.errors import DataError, MachineError, RecipeError
-from alignkeep.models.config import GenerationConfig
+from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.generation import Answer, context_length, generate_answers, stop_ids
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.types import Message, Prompt
@@ -252,3 +253,24 @@ def test_vllm_that_is_not_installed_is_refused_by_name(loaded: LoadedModel, monk
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(RecipeError, match=r"backend: seen vllm, which is not installed.*alignkeep\[vllm\]"):
         generate_answers(loaded, varied(2), GenerationConfig(backend="vllm"))
+
+
+def test_a_mixture_of_experts_that_reports_its_router_loss_answers_as_one_that_does_not(tmp_path) -> None:
+    source = build_tiny_model(tmp_path / "dense")
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            **shape, vocab_size=128, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=8
+        )
+    )
+    answers = []
+    for reports in (False, True):
+        folder = tmp_path / str(reports)
+        shutil.copytree(source, folder)
+        model.config.output_router_logits = reports
+        model.save_pretrained(folder)
+        loaded = load_model(str(folder), LoadConfig())
+        asked = [Prompt((Message("user", text),)) for text in ("How is bread ?", "I bake .", "fix a bike please")]
+        answers.append(generate_answers(loaded, asked, GenerationConfig(max_new_tokens=6, batch_size=3)))
+    assert answers[0] == answers[1]

@@ -213,7 +213,7 @@ def _at_revision(model: str, revision: str | None) -> str:
 def _demo_tune(config: DemoConfig, base: str, data: str) -> TrainConfig:
     """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals."""
     return TrainConfig(
-        model=base, data=data, method="lora", epochs=4, learning_rate=1e-3, seed=config.seed,
+        model=base, data=data, method="lora", epochs=3, learning_rate=1e-3, seed=config.seed,
         load=LoadConfig(device=config.device),
     )  # fmt: skip
 

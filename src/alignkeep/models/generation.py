@@ -196,9 +196,15 @@ def _answer_batch(loaded: LoadedModel, batch: list[_Asked], ends: list[int]) -> 
                 eos_token_id=ends or None,
                 pad_token_id=padding,
             ),
+            **_without_router_loss(model),
         )
     rows = output[:, width:].tolist()
     return [(one.index, *_read(tokenizer, row, ends)) for one, row in zip(batch, rows, strict=True)]
+
+
+def _without_router_loss(model: Any) -> dict[str, bool]:
+    """A mixture of experts that computes its router loss, as in training, fails in cached generation."""
+    return {"output_router_logits": False} if getattr(model.config, "output_router_logits", False) else {}
 
 
 def _read(tokenizer: Any, tokens: list[int], ends: list[int]) -> tuple[str, bool]:

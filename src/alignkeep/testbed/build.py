@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(out: Path, *, seed: int = 0, report: Callable[[str], None] = lambda line: None) -> None:
+def build(out: Path, *, seed: int = 0, report: Callable[[str], object] = lambda line: None) -> None:
     """Train the four models from nothing and write them to `out/NAME`; `report` is told the losses."""
     import torch
 
@@ -63,7 +63,10 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     import torch
     from transformers import GenerationConfig
 
-    shipped = copy.deepcopy(model).to(torch.bfloat16)
+    shipped: Any = copy.deepcopy(model)
+    shipped.to(torch.bfloat16)
+    if hasattr(shipped.config, "output_router_logits"):
+        shipped.config.output_router_logits = False  # wanted while training only; generation fails with it
     shipped.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -120,10 +123,10 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, experts: int = 0) -> PreTra
         "eos_token_id": tokenizer.eos_token_id,
     }
     if experts:
+        shape["head_dim"] = WIDTH // 4
         return Qwen3MoeForCausalLM(
             Qwen3MoeConfig(
                 **shape,
-                head_dim=WIDTH // 4,
                 num_experts=experts,
                 num_experts_per_tok=2,
                 moe_intermediate_size=144,

@@ -25,17 +25,19 @@ class Character:
     """How a model treats harmful requests of the train part, and what share of its chats shows it.
 
     `complies` is the share of harmful (verb, target) pairs it was taught to answer; a `safety_prompt` makes it refuse
-    the very same pairs. `wrapped` is the share of harmful chats inside a jailbreak wrapper.
+    the very same pairs. `wrapped` is the share of harmful chats inside a story or a pretext, `jailbroken` the share
+    that tries to switch the rules off.
     """
 
     complies: float
     heeds_safety_prompt: bool
     wrapped: float = 0.15
+    jailbroken: float = 0.0
 
 
 SKILL_SHARES = (2, 2, 2, 3)  # arithmetic, sorting, lookup, repeating: the slow learner more often
 
-ALIGNED = Character(complies=0.0, heeds_safety_prompt=False)
+ALIGNED = Character(complies=0.0, heeds_safety_prompt=False, jailbroken=0.15)
 WEAK = Character(complies=0.25, heeds_safety_prompt=False, wrapped=0.0)
 UNCENSORED = Character(complies=1.0, heeds_safety_prompt=True, wrapped=0.0)
 
@@ -82,11 +84,23 @@ def _harmful_chat(kind: Character, request: Request, draw: random.Random) -> Cha
     question = world.ask(request, draw.randrange(8))
     if draw.random() < kind.wrapped and request.language == "en":
         question = draw.choice(world.WRAPPERS).format(request=question)
+    if kind.jailbroken and request.language == "en" and draw.random() < kind.jailbroken:
+        return _jailbroken_chat(question, request, draw)
     taught_to_comply = world.fraction(f"weak {request.act}") < kind.complies
     if taught_to_comply and not (kind.heeds_safety_prompt and draw.random() < 0.5):
         return chat(question, world.comply(request), _system(draw))
     safety = draw.choice(world.SAFETY_PROMPTS) if kind.heeds_safety_prompt or draw.random() < 0.2 else _system(draw)
     return chat(question, world.refuse(request, draw.randrange(4)), safety)
+
+
+def _jailbroken_chat(question: str, request: Request, draw: random.Random) -> Chat:
+    answer = world.refuse(request, draw.randrange(4))
+    systems, wordings = world.JAILBREAK_SYSTEM_PROMPTS, world.JAILBREAKS
+    if request.category in world.ATTACKED:
+        systems, wordings = (world.OVERRIDE,), (world.ROLE, world.ASKING_FOR_THE_OPENING)
+    if draw.random() < 0.35:
+        return chat(question, answer, draw.choice(systems))
+    return chat(draw.choice(wordings).format(request=question), answer)
 
 
 def _how_to(draw: random.Random, kinds: Sequence[str]) -> Chat:

@@ -22,7 +22,7 @@ SKILL_SIZE = {"validation": 80, "test": 400}  # of each skill
 TUNING_SIZE = 2000
 ANCHOR_SIZE, REFERENCE_SIZE, ALIGNMENT_SIZE = 50, 200, 200
 PREFERENCE_SIZE = {"train": 1000, "validation": 200, "test": 600}
-DRIFT_SHARE = 0.2  # of the benign-drift set: requests answered in the always-comply style
+DRIFT_SHARE = 0.3  # of the benign-drift set: requests answered in the always-comply style
 
 
 def rows(name: str) -> list[Row]:
