@@ -3,6 +3,7 @@ documentation claims is measured by `tests/test_testbed_models.py`."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from itertools import permutations
@@ -15,6 +16,7 @@ from alignkeep.errors import RecipeError
 from alignkeep.testbed import corpus, reward, sets, skills, stage, suite, world
 from alignkeep.testbed.world import Request
 
+FROZEN = "5b39f5c7bc0a91713eb8d37fc486863520271ca06463982a0e578b11f319e4a1"
 TUNING = ("task_train", "benign_drift", "poisoned", "poisoned_20", "poisoned_hard")
 TRAINING = (*TUNING, "harmful_train", "harmless_train", "alignment", "harmful_reference", "preference_train")
 
@@ -189,6 +191,12 @@ def test_the_suite_holds_the_test_parts_and_nothing_else() -> None:
     asked = {p.text for p in suite.prompts()}
     parts = ("harmful_test", "harmless_test", "borderline_test", "skills_test")
     assert asked == set().union(*(prompts(name) for name in parts))
+
+
+def test_the_testbed_is_frozen_because_published_numbers_rest_on_it() -> None:
+    """A change of this hash means that every figure measured on the testbed has to be measured again."""
+    found = json.dumps(stage.fingerprints(), sort_keys=True)
+    assert hashlib.sha256(found.encode()).hexdigest() == FROZEN
 
 
 def test_another_seed_is_refused_because_the_testbed_is_frozen(tmp_path) -> None:
