@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights testbed clean
+.PHONY: help demo test lint format bench-evaluate bench-weights claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -47,9 +47,12 @@ bench-evaluate: $(VENV)/stamp-run  ## Batched answers against one prompt at a ti
 bench-weights: $(VENV)/stamp-run  ## A weighted training step against TRL's own
 	$(BIN)/python benchmarks/bench_weights.py
 
+claims: $(VENV)/stamp-run  ## What a plain tune does to the testbed: docs/testbed.md
+	$(BIN)/python benchmarks/testbed_claims.py --out claims
+
 testbed: $(VENV)/stamp-run  ## Train the shipped tiny models again (developers only)
 	$(BIN)/python -m alignkeep.testbed.build --seed 0 --out src/alignkeep/testbed/models
 
 clean:  ## Remove what the tools made; the environment stays
-	rm -rf build dist $(DEMO) .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist claims $(DEMO) .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
