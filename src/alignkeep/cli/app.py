@@ -20,7 +20,7 @@ from alignkeep.cli.train import train
 app = typer.Typer(
     name="alignkeep",
     help="Fine-tune a language model and keep it safe: tune, measure what was lost, report it with intervals.",
-    epilog="Exit codes: 0 done, 1 user error, 2 usage, 3 gate failed, 4 the machine failed, 130 interrupted. "
+    epilog="Exit codes: 0 done, 1 user error, 2 usage, 4 the machine failed, 130 interrupted. "
     "After 4 and 130 the same command continues where it stopped.",
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,6 +1,6 @@
 """What an exception means to the person at the terminal: an exit code and one line.
 
-    0 done   1 user error   2 usage   3 gate failed   4 the machine failed, state kept   130 interrupted, likewise
+    0 done   1 user error   2 usage   4 the machine failed, state kept   130 interrupted, likewise
 
 An exception that is none of these is a fault of ours: it keeps its traceback and leaves with 1, as Python does.
 """

@@ -124,8 +124,15 @@ def _end(progress: Progress, *, well: bool) -> None:
 
 
 def _lines(facts: Mapping[str, object]) -> Callable[[Console], None]:
+    """A fact a line; what is empty is not worth one, and a fact of several parts gets a line for each."""
+
     def summary(console: Console) -> None:
         for key, value in facts.items():
-            console.print(f"{key}: {value}", markup=False, highlight=False, soft_wrap=True)
+            if isinstance(value, Mapping):
+                lines = [f"{key}:", *(f"  {name}: {part}" for name, part in value.items())]
+            else:
+                lines = [] if value in ([], (), None) else [f"{key}: {value}"]
+            for line in lines:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return summary

@@ -1,3 +1,8 @@
+"""Measure what a model refuses and what it can do, with intervals, alone or against its base."""
+
 from alignkeep.rooms import open_room
 
-open_room(__name__)
+open_room(
+    __name__,
+    public={"EvaluateConfig": "config", "KeywordJudge": "judge"},
+)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -87,7 +88,8 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
 def _about(subjects: Sequence[Subject]) -> tuple[tuple[str, str], ...]:
     suites = sorted({subject.suite for subject in subjects if subject.suite})
     judges = sorted({str(subject.settings["judge"]) for subject in subjects if subject.settings.get("judge")})
-    tasks = sorted({str(subject.settings["task"]) for subject in subjects if subject.settings.get("task")})
+    # The file's name, not where it lies: pages are passed on, and the record below has the whole path.
+    tasks = sorted({Path(str(s.settings["task"])).name for s in subjects if s.settings.get("task")})
     facts = [("Models", str(len(subjects))), ("Suite", ", ".join(suites)), ("Task", ", ".join(tasks))]
     return tuple((name, value) for name, value in [*facts, ("Judge", ", ".join(judges))] if value)
 
