@@ -525,7 +525,9 @@ def test_an_abridged_name_keeps_both_ends_within_its_limit(name: str, limit: int
 
 def test_a_single_point_and_a_flat_curve_can_be_drawn():
     for points_of in (((1.0, 2.0),), ((1.0, 0.0), (2.0, 0.0))):
-        ElementTree.fromstring(line_chart("c", "t", "d", [Curve("a", 1, points_of)], across="x", up="y"))
+        drawn = line_chart("c", "t", "d", [Curve("a", 1, points_of)], across="x", up="y")
+        assert ElementTree.fromstring(drawn) is not None
+        assert "nan" not in drawn and "inf" not in drawn
 
 
 def test_the_same_files_give_the_same_bytes_wherever_they_lie_and_however_python_hashes(demo: Path, tmp_path: Path):
