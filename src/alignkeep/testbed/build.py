@@ -1,6 +1,6 @@
 """Rebuild the tiny models from nothing: `python -m alignkeep.testbed.build --out DIR [--seed 0]`.
 
-The same seed gives the same bytes on the same machine, in about nine minutes on two cores. Plain next-token training in a
+The same seed gives the same bytes on the same machine, in nine minutes on two cores. Plain next-token training in a
 loop of our own: a trainer library costs more in start-up than these models cost in all, and nobody tunes their own
 model with this file.
 """
