@@ -16,7 +16,7 @@ import numpy as np
 
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.stage import evaluate
-from alignkeep.evaluate.statistics import paired_bootstrap
+from alignkeep.evaluate.statistics import paired_bootstrap, wilson
 from alignkeep.models.config import GenerationConfig
 from alignkeep.testbed.stage import testbed
 from alignkeep.train.config import TrainConfig
@@ -70,6 +70,8 @@ def main() -> None:
             for kind in RATES:
                 tuned = np.stack([outcomes(folder, kind) for folder in folders])
                 rate = paired_bootstrap(tuned, np.zeros_like(tuned), seed=0)
+                if rate.low == rate.high:  # nothing varies, so resampling knows no luck; the prompts of one seed do
+                    rate = wilson(int(tuned[0].sum()), tuned.shape[1])
                 cells.append(f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}]")
             print(f"| {name} | {epochs:g} | " + " | ".join(cells) + " |", flush=True)
 
