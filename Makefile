@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights claims testbed clean
+.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge claims merge-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -47,8 +47,22 @@ bench-evaluate: $(VENV)/stamp-run  ## Batched answers against one prompt at a ti
 bench-weights: $(VENV)/stamp-run  ## A weighted training step against TRL's own
 	$(BIN)/python benchmarks/bench_weights.py
 
+# mergekit wants other versions of our dependencies: it gets an environment of its own.
+$(VENV)-mergekit/stamp: $(VENV)/stamp-run
+	$(PYTHON) -m venv $(VENV)-mergekit
+	$(VENV)-mergekit/bin/pip install --quiet $$($(BIN)/pip freeze | grep '^torch==' | sed 's/+.*//')
+	$(VENV)-mergekit/bin/pip install --quiet mergekit==0.1.5
+	touch $@
+
+bench-merge: $(VENV)/stamp-run $(VENV)-mergekit/stamp  ## Merging 1.7 GB against mergekit and plain copying
+	$(BIN)/python benchmarks/bench_merge.py --mergekit $(VENV)-mergekit/bin/mergekit-yaml
+	$(BIN)/python benchmarks/bench_merge.py --memory
+
 claims: $(VENV)/stamp-run  ## What a plain tune does to the testbed: docs/testbed.md
 	$(BIN)/python benchmarks/testbed_claims.py --out claims
+
+merge-claims: $(VENV)/stamp-run  ## What merging brings back on the testbed: docs/merging.md
+	$(BIN)/python benchmarks/merge_claims.py --out claims/merge
 
 testbed: $(VENV)/stamp-run  ## Train the shipped tiny models again (developers only)
 	$(BIN)/python -m alignkeep.testbed.build --seed 0 --out src/alignkeep/testbed/models

@@ -185,7 +185,8 @@ def test_every_block_runs_or_says_why_not_and_is_parsed(page: Path, here: Path) 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_every_example_runs(example: Path, here: Path) -> None:
-    short = [word for setting in SHORT for word in ("--set", setting)]
+    settings = (*SHORT, "merge.sweep.limit=4") if "\nmerge:" in example.read_text() else SHORT
+    short = [word for setting in settings for word in ("--set", setting)]
     done = run(here, "run", example, "--out", "out", *short)
     assert done.code == 0, done.stderr
     assert (here / "out" / "report.html").is_file()

@@ -677,7 +677,8 @@ def test_only_methods_that_ran_are_cited(demo: Path):
     assert "LoRA: Low-Rank Adaptation" in text
     assert "Persona Modulation" in text
     assert "Simple Adaptive Attacks" not in text  # prefill was not applicable
-    assert methods_of("merge", {"method": "slerp"}) == ()
+    assert methods_of("merge", {"method": "slerp"}) == ("merge", "slerp")
+    assert methods_of("align", {"method": "grao"}) == ()  # not implemented
     assert methods_of("train", {"method": "full"}) == ("sft",)
     assert "mcnemar" not in methods_of("evaluate", {"suite": "driftcheck", "base": None})
     assert cite(["grao", "rosi"]) == ()

@@ -10,14 +10,15 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_ROOMS = ("train", "evaluate", "report", "testbed")
+_ROOMS = ("train", "merge", "evaluate", "report", "testbed")
 _NAMES = {
     "Recipe": "alignkeep.recipe",
-    "demo": "alignkeep.lifecycle",
+    "demo": "alignkeep.demonstration",
     "run": "alignkeep.lifecycle",
+    "verify": "alignkeep.lifecycle",
 }
 
-__all__ = ["Recipe", "__version__", "demo", "evaluate", "report", "run", "testbed", "train"]
+__all__ = ["Recipe", "__version__", "demo", "evaluate", "merge", "report", "run", "testbed", "train", "verify"]
 
 
 def __getattr__(name: str) -> object:

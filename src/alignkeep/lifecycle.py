@@ -1,4 +1,4 @@
-"""A whole tune as one readable function: train -> evaluate -> report. The stages do the work; this is their order.
+"""A whole tune as one readable function: train -> merge -> evaluate -> report. The stages work; this is their order.
 
 Every stage has its own folder below `out` and knows by the fingerprints of its inputs whether it is finished, so that
 the same command after a kill continues, and after a change redoes the changed stage and what follows from it.
@@ -12,30 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from alignkeep import citations
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.merge.config import MergeConfig
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
 from alignkeep.report.config import ReportConfig
-from alignkeep.train.config import TrainConfig
 from alignkeep.types import Scorecard
-
-DEMO_TUNES = ("poisoned", "benign_drift")
-
-
-class DemoConfig(BaseModel):
-    """The demo has one wish: how it is seeded; `device` says where it runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -50,19 +38,6 @@ class RunResult:
     def as_json(self) -> dict[str, object]:
         card = None if self.scorecard is None else self.scorecard.as_json()
         return {"folder": self.folder, "model": self.model, "scorecard": card, "page": self.page}
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """Scorecards of the base and of every tune, and the page that compares them."""
-
-    folder: Path
-    scorecards: dict[str, Scorecard]
-    page: Path
-
-    def as_json(self) -> dict[str, object]:
-        cards = {name: card.as_json() for name, card in self.scorecards.items()}
-        return {"folder": self.folder, "scorecards": cards, "page": self.page}
 
 
 def run(
@@ -90,58 +65,41 @@ def _stages(
     if recipe.train is not None:
         from alignkeep.train import stage as training
 
-        if recipe.evaluate is not None:
-            _check_evaluation(recipe)
+        _check_later_stages(recipe)
         model = out / "train"
         training.train(recipe.train, out=model, overwrite=True, resume=resume, progress=progress)
         folders.append(model)
-    if recipe.evaluate is not None and leads():  # of the processes that trained together, one asks
+    if not leads():  # of the processes that trained together, one goes on
+        return RunResult(out, model, None, None)
+    if recipe.merge is not None:
+        from alignkeep.merge import stage as merging
+
+        config = _merge(recipe, model)
+        model = out / "merge"
+        merging.merge(config, out=model, overwrite=True, resume=resume, progress=progress)
+        folders.append(model)
+    if recipe.evaluate is not None:
         from alignkeep.evaluate import stage as evaluation
 
         card = evaluation.evaluate(
             _evaluation(recipe, model), out=out / "evaluate", overwrite=True, resume=resume, progress=progress
         )
         folders.append(out / "evaluate")
-    page = None if card is None else _report(out, recipe.report or ReportConfig(), "run", identity, folders, began)
+    page = None if card is None else report_on(out, recipe.report or ReportConfig(), "run", identity, folders, began)
     return RunResult(out, model, card, page)
 
 
-def demo(
-    config: DemoConfig | None = None,
-    *,
-    out: str | Path,
-    overwrite: bool = False,
-    resume: bool = True,
-    progress: Progress | None = None,
-) -> DemoResult:
-    """Tune the tiny aligned model on harmful and on harmless data, measure all three models, write one page.
-
-    Needs no network and no accelerator. Resumes as `run` does.
+def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, object]:
+    """Prove a merged folder: every byte is what its manifest says, and its inputs, where they are still there, give the
+    same again. Raises DataError where there is no manifest, CheckpointError naming the first thing that is not so.
     """
-    from alignkeep.evaluate import stage as evaluation
-    from alignkeep.testbed import stage as shipped
-    from alignkeep.train import stage as training
+    from alignkeep.checkpoint.manifest import Manifest, check_manifest
+    from alignkeep.merge import stage as merging
 
-    began = time.monotonic()
-    config = config or DemoConfig()
-    identity = identity_of("demo", config.model_dump(), {})
-    out = claim_folder(Path(out), stage="demo", identity=identity, overwrite=overwrite)
-    world = shipped.testbed(out=out / "testbed", overwrite=True, resume=resume)
-    base = str(world.models["aligned"])
-    asked = _demo_evaluation(config, base, str(world.data["task_test"]))
-    cards = {
-        "base": evaluation.evaluate(asked, out=out / "base", overwrite=True, resume=resume, progress=progress),
-    }
-    folders = [out / "base"]
-    for name in DEMO_TUNES:
-        tune = _demo_tune(config, base, str(world.data[name]))
-        tuned, folder = out / name / "train", out / name / "evaluate"
-        training.train(tune, out=tuned, overwrite=True, resume=resume, progress=progress)
-        compared = asked.model_copy(update={"model": str(tuned), "base": base, "base_answers": str(out / "base")})
-        cards[name] = evaluation.evaluate(compared, out=folder, overwrite=True, resume=resume, progress=progress)
-        folders += [tuned, folder]
-    page = _report(out, ReportConfig(title="alignkeep demo"), "demo", identity, folders, began)
-    return DemoResult(out, cards, page)
+    manifest = Manifest.read(folder)
+    check_manifest(folder, manifest)
+    again = merging.verify(folder, manifest)
+    return {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **again}
 
 
 def plan(recipe: Recipe) -> dict[str, object]:
@@ -151,6 +109,8 @@ def plan(recipe: Recipe) -> dict[str, object]:
         from alignkeep.train import stage as training
 
         stages["train"] = _settings(recipe.train) if _uses_testbed(recipe.train) else training.plan(recipe.train)
+    if recipe.merge is not None:
+        stages["merge"] = _settings(recipe.merge) if _uses_testbed(recipe.merge) else _check_merge(recipe)
     if recipe.evaluate is not None:
         in_testbed = _uses_testbed(recipe.evaluate)
         stages["evaluate"] = _settings(recipe.evaluate) if in_testbed else _check_evaluation(recipe)
@@ -158,47 +118,76 @@ def plan(recipe: Recipe) -> dict[str, object]:
     return {"name": recipe.name, "model": recipe.model, "seed": recipe.seed, "stages": stages}
 
 
-def plan_demo(config: DemoConfig) -> dict[str, object]:
-    """What `demo` would do. Touches nothing."""
-    stages = ["testbed", "evaluate base", *(f"train and evaluate {name}" for name in DEMO_TUNES), "report"]
-    return {"demo": stages, **config.model_dump()}
-
-
 def methods_of(recipe: Recipe) -> tuple[str, ...]:
     """Names of the methods that the recipe's stages use, as `citations` knows them."""
     names: list[str] = []
     if recipe.train is not None:
         names += citations.methods_of("train", recipe.train.model_dump())
+    if recipe.merge is not None:
+        names += citations.methods_of("merge", recipe.merge.model_dump())
     if recipe.evaluate is not None:
         from alignkeep.evaluate.attacks import select_attacks
 
         config = recipe.evaluate.model_dump()
-        if recipe.train is not None:
+        if recipe.train is not None or recipe.merge is not None:
             config["base"] = recipe.model
         attacks = [f"attack_success.{attack.name}" for attack in select_attacks(recipe.evaluate.attacks)]
         names += citations.methods_of("evaluate", config, ["over_refusal", *attacks])
     return tuple(dict.fromkeys(names))
 
 
+def _merge(recipe: Recipe, tuned: Path | None) -> MergeConfig:
+    """The recipe's merge of its own tune, or of the models it names."""
+    assert recipe.merge is not None
+    if tuned is None:
+        return recipe.merge
+    return recipe.merge.model_copy(update={"base": _base(recipe), "tuned": (str(tuned),)})
+
+
 def _evaluation(recipe: Recipe, tuned: Path | None) -> EvaluateConfig:
-    """The recipe's evaluation of the tuned model against its base, or of the model itself where nothing is tuned."""
+    """The recipe's evaluation of what came out against its base, or of the model itself where nothing did."""
     assert recipe.evaluate is not None
-    if tuned is None or recipe.train is None:
+    if tuned is None:
         return recipe.evaluate
     load = recipe.evaluate.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
-    base = recipe.evaluate.base or _at_revision(recipe.model, recipe.train.load.revision)
+    base = recipe.evaluate.base or _base(recipe)
     return recipe.evaluate.model_copy(update={"model": str(tuned), "base": base, "load": load})
 
 
+def _check_later_stages(recipe: Recipe) -> None:
+    """A mistake in what comes after the tune is found before the tune is spent."""
+    if recipe.merge is not None:
+        _check_merge(recipe)
+    if recipe.evaluate is not None:
+        _check_evaluation(recipe)
+
+
+def _check_merge(recipe: Recipe) -> dict[str, object]:
+    """The merge's plan. Where the tune is yet to be made, the base stands in for it."""
+    from alignkeep.merge import stage as merging
+
+    if recipe.train is None:
+        return merging.plan(_merge(recipe, None))
+    assert recipe.merge is not None
+    form = recipe.merge.form
+    plan = merging.plan(_merge(recipe, Path(_base(recipe))).model_copy(update={"form": "model"}))
+    return {**plan, "tuned": ["the train stage's"], "form": form}
+
+
 def _check_evaluation(recipe: Recipe) -> dict[str, object]:
-    """The evaluation's plan; a mistake in it is found here, before a tune is spent. The base stands in for the tune."""
+    """The evaluation's plan. Where the model is yet to be made, the base stands in for it."""
     from alignkeep.evaluate import stage as evaluation
 
     assert recipe.evaluate is not None
-    if recipe.train is None:
+    if recipe.train is None and recipe.merge is None:
         return evaluation.plan(recipe.evaluate)
-    base = _at_revision(recipe.model, recipe.train.load.revision)
-    return evaluation.plan(_evaluation(recipe, Path(base)))
+    return evaluation.plan(_evaluation(recipe, Path(_base(recipe))))
+
+
+def _base(recipe: Recipe) -> str:
+    """The recipe's model, at the revision that was tuned or merged."""
+    stage = recipe.train or recipe.merge
+    return _at_revision(recipe.model, None if stage is None else stage.load.revision)
 
 
 def _at_revision(model: str, revision: str | None) -> str:
@@ -210,22 +199,9 @@ def _at_revision(model: str, revision: str | None) -> str:
     return str(localise(resolve(model, revision)).folder)
 
 
-def _demo_tune(config: DemoConfig, base: str, data: str) -> TrainConfig:
-    """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals."""
-    return TrainConfig(
-        model=base, data=data, method="lora", epochs=3, learning_rate=1e-3, seed=config.seed,
-        load=LoadConfig(device=config.device),
-    )  # fmt: skip
-
-
-def _demo_evaluation(config: DemoConfig, base: str, task: str) -> EvaluateConfig:
-    return EvaluateConfig(
-        model=base, suite="testbed", task=task, seed=config.seed, load=LoadConfig(device=config.device),
-        generation=GenerationConfig(max_new_tokens=48, batch_size=256),
-    )  # fmt: skip
-
-
-def _report(out: Path, config: ReportConfig, stage: str, identity: str, folders: Sequence[Path], began: float) -> Path:
+def report_on(
+    out: Path, config: ReportConfig, stage: str, identity: str, folders: Sequence[Path], began: float
+) -> Path:
     """Record the run and write its page, unless both are there and nothing below them has changed."""
     from alignkeep.report import stage as reporting
 
@@ -256,7 +232,7 @@ def _local(reference: str, folder: Path) -> str:
 
 
 def _uses_testbed(config: BaseModel) -> bool:
-    return any(isinstance(value, str) and value.startswith(TESTBED) for value in config.model_dump().values())
+    return f'"{TESTBED}' in config.model_dump_json()
 
 
 def _settings(config: BaseModel) -> Mapping[str, object]:

@@ -4,6 +4,7 @@
     seed: 0
     model: path-or-hub-id            # the aligned base
     train: {data: notes.jsonl, method: lora, epochs: 2}
+    merge: {method: linear, weight: 0.6}
     evaluate: {suite: driftcheck, task: held_out.jsonl}
     report: {title: My tune}
 
@@ -21,23 +22,34 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.merge.config import MergeConfig
 from alignkeep.report.config import ReportConfig
 from alignkeep.settings import Key, Settings
 from alignkeep.train.config import TrainConfig
 
 TESTBED = "testbed:"
-_STAGES = {"train": ("data", "weights"), "evaluate": ("suite", "task", "base", "base_answers")}
+_STAGES: dict[str, tuple[Key, ...]] = {
+    "train": (("data",), ("weights",)),
+    "merge": (
+        *(("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",)),
+        *(("sweep", "task"), ("sweep", "prompts")),
+    ),
+    "evaluate": (("suite",), ("task",), ("base",), ("base_answers",)),
+}
 # Settings that point to something, in a recipe and in the config of a single verb.
 REFERENCES: tuple[Key, ...] = (
     ("model",),
-    *((key,) for keys in _STAGES.values() for key in keys),
-    *((stage, key) for stage, keys in _STAGES.items() for key in keys),
+    *(key for keys in _STAGES.values() for key in keys),
+    *((stage, *key) for stage, keys in _STAGES.items() for key in keys),
 )
+# What the top of a recipe, or an earlier stage, gives to a stage.
+_FILLED = {"train": ("model",), "merge": ("base", "mergekit"), "evaluate": ("model",)}
 _LOCAL_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".yaml", ".yml")
 
 
 class Recipe(BaseModel):
-    """A whole tune. `train.model`, `evaluate.model` and `evaluate.base` are filled in, not given."""
+    """A whole tune. The models of `train`, `merge` and `evaluate` are filled in, not given; only a merge without a
+    train stage before it names what was tuned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +57,7 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     model: str = Field(min_length=1)
     train: TrainConfig | None = None
+    merge: MergeConfig | None = None
     evaluate: EvaluateConfig | None = None
     report: ReportConfig | None = None
 
@@ -54,12 +67,13 @@ class Recipe(BaseModel):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        for stage in ("train", "evaluate", "report"):
+        for stage in (*_STAGES, "report"):
             if stage not in values:
                 continue
             settings = {} if values[stage] is None else values[stage]
             if isinstance(settings, dict) and stage != "report":
-                settings = {"model": values.get("model", ""), "seed": values.get("seed", 0), **settings}
+                model = "base" if stage == "merge" else "model"
+                settings = {model: values.get("model", ""), "seed": values.get("seed", 0), **settings}
             values[stage] = settings
         return values
 
@@ -93,19 +107,27 @@ class Recipe(BaseModel):
     @classmethod
     def from_settings(cls, settings: Settings) -> Recipe:
         """Raises RecipeError for a key that does not fit, and for a stage list that makes nothing."""
-        for stage in ("train", "evaluate"):
+        for stage, keys in _FILLED.items():
             given = settings.values.get(stage)
-            if isinstance(given, dict) and "model" in given:
-                raise RecipeError(
-                    settings.where((stage, "model")),
-                    seen=f"a model in the {stage} stage",
-                    expected="one model, at the top of the recipe",
-                    remedy="move it to the key model",
-                )
+            for key in keys:
+                if isinstance(given, dict) and key in given:
+                    raise RecipeError(
+                        settings.where((stage, key)),
+                        seen=f"a model in the {stage} stage",
+                        expected="one model, at the top of the recipe",
+                        remedy="move it to the key model",
+                    )
         recipe = settings.build(cls)
-        if recipe.train is None and recipe.evaluate is None:
+        if all(getattr(recipe, stage) is None for stage in _STAGES):
             raise RecipeError(
-                settings.source, seen="no stage", expected="train, evaluate or both", remedy="add evaluate: {}"
+                settings.source, seen="no stage", expected="train, merge or evaluate", remedy="add evaluate: {}"
+            )
+        if recipe.merge is not None and (recipe.train is None) == (not recipe.merge.tuned):
+            raise RecipeError(
+                settings.where(("merge", "tuned")),
+                seen="a merge of nothing" if recipe.train is None else "tuned models beside a train stage",
+                expected="either a train stage, whose result is merged, or the tuned models by name",
+                remedy="give merge.tuned, or a train stage" if recipe.train is None else "drop merge.tuned",
             )
         if recipe.report is not None and recipe.evaluate is None:
             raise RecipeError(
@@ -119,12 +141,25 @@ class Recipe(BaseModel):
     def with_references(self, resolve: Callable[[str], str]) -> Recipe:
         """The same recipe with every reference to a model or a file replaced by `resolve(reference)`."""
         update: dict[str, object] = {"model": resolve(self.model)}
-        for stage, config in (("train", self.train), ("evaluate", self.evaluate)):
+        for stage, keys in _STAGES.items():
+            config: BaseModel | None = getattr(self, stage)
             if config is not None:
-                given = {key: getattr(config, key) for key in _STAGES[stage]}
-                found = {key: resolve(reference) for key, reference in given.items() if reference is not None}
-                update[stage] = config.model_copy(update={**found, "model": update["model"]})
+                for key in keys:
+                    config = _changed(config, key, resolve)
+                model = "base" if stage == "merge" else "model"
+                update[stage] = config.model_copy(update={model: update["model"]})
         return self.model_copy(update=update)
+
+
+def _changed(config: BaseModel, key: Key, change: Callable[[str], str]) -> BaseModel:
+    """The config with the reference at `key` (or each of several) changed; as it is, where none stands there."""
+    name, *inner = key
+    value = getattr(config, name)
+    if value is None or value == "":
+        return config
+    if inner:
+        return config.model_copy(update={name: _changed(value, tuple(inner), change)})
+    return config.model_copy(update={name: tuple(map(change, value)) if isinstance(value, tuple) else change(value)})
 
 
 def anchor(reference: str, folder: Path) -> str:

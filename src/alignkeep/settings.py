@@ -89,7 +89,7 @@ class Settings:
             self.put(".".join(key), value, other.origins.get(key, other.source))
 
     def change(self, keys: Iterable[Key], change: Callable[[str], str]) -> None:
-        """Apply `change` to every text that stands at one of `keys`."""
+        """Apply `change` to every text that stands at one of `keys`, alone or in a list."""
         for key in keys:
             level: object = self.values
             for part in key[:-1]:
@@ -97,6 +97,8 @@ class Settings:
             value = level.get(key[-1]) if isinstance(level, dict) else None
             if isinstance(level, dict) and isinstance(value, str):
                 level[key[-1]] = change(value)
+            elif isinstance(level, dict) and isinstance(value, list):
+                level[key[-1]] = [change(item) if isinstance(item, str) else item for item in value]
 
     def assign(self, assignments: Iterable[str]) -> None:
         """Apply `key=value` texts; the value is read as YAML, so `3`, `true`, `null`, `[a, b]` have their types."""

@@ -8,10 +8,13 @@ model before tuning, *tuned* the one after.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
+
+from alignkeep.progress import Progress
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["harmful", "harmless", "borderline", "skill", "task", "unknown"]
@@ -154,3 +157,56 @@ class Checkpoint:
     is_adapter: bool
     base: str | None
     revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The answers of one model to a set of prompts, counted: `metrics` as in a Scorecard, and for every prompt, in the
+    order of the set, what the answer did and whether it was right (None where there is no one right answer)."""
+
+    metrics: Mapping[str, Estimate]
+    verdicts: tuple[Verdict, ...]
+    correct: tuple[bool | None, ...]
+
+    @property
+    def refused(self) -> tuple[bool | None, ...]:
+        """Whether each prompt was refused; None where the judge could not tell."""
+        return tuple(None if v is Verdict.UNSCORED else v is Verdict.REFUSAL for v in self.verdicts)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "metrics": {name: estimate.as_json() for name, estimate in self.metrics.items()},
+            "verdicts": [verdict.value for verdict in self.verdicts],
+            "correct": list(self.correct),
+        }
+
+
+class Measure(Protocol):
+    """Puts its prompts to a model in memory. Measuring the same model again gives the same Measurement."""
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]: ...
+
+    def __call__(self, loaded: Any, progress: Progress | None = None) -> Measurement:
+        """`loaded` is a models.loading.LoadedModel; `progress` is advanced by one for every answer."""
+        ...
+
+    def compare(self, model: Measurement, base: Measurement) -> dict[str, PairedTest]:
+        """Paired tests, prompt by prompt, under the names of a Scorecard's."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """What one weight of a merge gives for what: `metrics` as in a Scorecard, `tests` against the base."""
+
+    weight: float
+    metrics: Mapping[str, Estimate]
+    tests: Mapping[str, PairedTest] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "weight": self.weight,
+            "metrics": {name: estimate.as_json() for name, estimate in self.metrics.items()},
+            "tests": {name: test.as_json() for name, test in self.tests.items()},
+        }

@@ -91,11 +91,16 @@ class OutputFolder:
             folder._claim_work(resume)
         return folder
 
-    def finish(self, record: Record) -> None:
-        """Make `work` the folder `out`: record, flush, rename. An old result is moved aside first and deleted after."""
+    def finish(self, record: Record, *, leftovers: Sequence[str] = ()) -> None:
+        """Make `work` the folder `out`: record, flush, rename. An old result is moved aside first and deleted after.
+
+        `leftovers` are files that only a resumed run needs: they stay until nothing is left to resume.
+        """
         if leads():
             with machine_errors(self.out):
                 record.write(self.work)
+                for name in leftovers:
+                    (self.work / name).unlink(missing_ok=True)
                 (self.work / _CLAIM_NAME).unlink(missing_ok=True)
                 sweep(self.work)
                 flush_tree(self.work)

@@ -19,12 +19,12 @@ def read_scorecard(path: Path) -> tuple[Scorecard, Mapping[str, object]]:
             model=str(data["model"]),
             base=None if data.get("base") is None else str(data["base"]),
             suite=str(data.get("suite", "")),
-            metrics={name: _estimate(value) for name, value in _mapping(data["metrics"]).items()},
-            tests={name: _test(name, value) for name, value in _mapping(data.get("tests") or {}).items()},
-            base_metrics={name: _estimate(value) for name, value in _mapping(data.get("base_metrics") or {}).items()},
-            notes={name: str(value) for name, value in _mapping(data.get("notes") or {}).items()},
+            metrics=metrics_of(data["metrics"]),
+            tests={name: test_of(name, value) for name, value in mapping_of(data.get("tests") or {}).items()},
+            base_metrics=metrics_of(data.get("base_metrics") or {}),
+            notes={name: str(value) for name, value in mapping_of(data.get("notes") or {}).items()},
         )
-        return card, _mapping(data.get("settings") or {})
+        return card, mapping_of(data.get("settings") or {})
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             str(path),
@@ -34,19 +34,26 @@ def read_scorecard(path: Path) -> tuple[Scorecard, Mapping[str, object]]:
         ) from error
 
 
-def _mapping(value: object) -> Mapping[str, object]:
+def mapping_of(value: object) -> Mapping[str, object]:
+    """The value, which has to be a JSON object: TypeError else."""
     if not isinstance(value, dict):
         raise TypeError(f"{type(value).__name__} where an object belongs")
     return value
 
 
+def metrics_of(value: object) -> dict[str, Estimate]:
+    """Estimates by name, as they were stored. Raises KeyError, TypeError or ValueError for anything else."""
+    return {name: _estimate(estimate) for name, estimate in mapping_of(value).items()}
+
+
 def _estimate(value: object) -> Estimate:
-    data = _mapping(value)
+    data = mapping_of(value)
     return Estimate(_float(data["value"]), _float(data["low"]), _float(data["high"]), int(str(data["n"])))
 
 
-def _test(name: str, value: object) -> PairedTest:
-    data = _mapping(value)
+def test_of(name: str, value: object) -> PairedTest:
+    """From what `PairedTest.as_json` made of it. Raises KeyError, TypeError or ValueError for anything else."""
+    data = mapping_of(value)
     counts = [int(str(data.get(key) or 0)) for key in ("only_model", "only_base")]
     return PairedTest(name, _estimate(data["difference"]), _float(data.get("p_value")), *counts)
 

@@ -12,10 +12,12 @@ from alignkeep.cli.cite import cite
 from alignkeep.cli.demo import demo
 from alignkeep.cli.evaluate import evaluate
 from alignkeep.cli.judge import judge
+from alignkeep.cli.merge import merge
 from alignkeep.cli.report import report
 from alignkeep.cli.run import run
 from alignkeep.cli.testbed import testbed
 from alignkeep.cli.train import train
+from alignkeep.cli.verify import verify
 
 app = typer.Typer(
     name="alignkeep",
@@ -28,7 +30,7 @@ app = typer.Typer(
 )
 _TOGETHER = {"train", "run"}  # what all processes of a torchrun do; the rest is left to the first
 
-for verb in (demo, run, testbed, train, evaluate, judge, report, cite):
+for verb in (demo, run, testbed, train, merge, verify, evaluate, judge, report, cite):
     app.command()(verb)
 
 

@@ -20,13 +20,13 @@ def demo(
 ) -> None:
     """Tune a tiny aligned model on bad and on harmless data, and see what is lost."""
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep import lifecycle
+        from alignkeep import demonstration
         from alignkeep.cli.settle import settle
         from alignkeep.cli.tables import demo_summary
 
-        settings = settle(lifecycle.DemoConfig, config, assignments, {"seed": seed, "device": device})
+        settings = settle(demonstration.DemoConfig, config, assignments, {"seed": seed, "device": device})
         if dry_run:
-            session.show(lifecycle.plan_demo(settings))
+            session.show(demonstration.plan_demo(settings))
             return
-        result = lifecycle.demo(settings, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+        result = demonstration.demo(settings, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
         session.show(result.as_json(), demo_summary(result))

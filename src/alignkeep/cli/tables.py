@@ -11,7 +11,9 @@ from alignkeep.types import Estimate, Scorecard
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from alignkeep.lifecycle import DemoResult, RunResult
+    from alignkeep.demonstration import DemoResult
+    from alignkeep.lifecycle import RunResult
+    from alignkeep.merge.stage import MergeResult
 
 Summary = Callable[["Console"], None]
 
@@ -25,6 +27,8 @@ _ROWS = {
     "unscored": "unscored",
     "unknown_words": "unknown words",
 }
+_MAIN = ("harm_refusal", "over_refusal", "task_accuracy", "skill_accuracy")
+_CAPTION = "rates in % with their 95 % interval"
 _ATTACK = "attack_success."
 
 
@@ -46,11 +50,41 @@ def scorecard_summary(card: Scorecard, out: Path) -> Summary:
 
 
 def demo_summary(result: DemoResult) -> Summary:
-    """The base and every tune side by side."""
+    """The base, every tune and every merge, a line each; the rest stands in the report."""
 
     def summary(console: Console) -> None:
-        _table(console, {name: card.metrics for name, card in result.scorecards.items()})
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left")
+        table.add_column("")
+        for metric in _MAIN:
+            table.add_column(_ROWS[metric], justify="right", no_wrap=True)
+        for name, card in result.scorecards.items():
+            table.add_row(name, *(_rate(card.metrics.get(metric)) for metric in _MAIN))
+        console.print(table)
         _written(console, result.page)
+
+    return summary
+
+
+def merge_summary(result: MergeResult) -> Summary:
+    """What was merged how, and how many tensors it changed."""
+
+    def summary(console: Console) -> None:
+        weight = "" if result.weight is None else f" at weight {result.weight:g}"
+        if result.form == "adapter":
+            counts = (
+                f"an adapter of the base, {result.changed} of its tensors made anew, its scale in adapter_config.json"
+            )
+        else:
+            counts = f"{result.changed} tensors differ from the base's, {result.equal} came out equal, " + (
+                f"{result.copied} were copied"
+            )
+        _say(console, f"{result.method}{weight}: {counts}")
+        for note in result.notes:
+            _say(console, note)
+        _written(console, result.folder)
 
     return summary
 
@@ -71,7 +105,7 @@ def _table(console: Console, columns: Mapping[str, Mapping[str, Estimate]]) -> N
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE, caption="rates in % with their 95 % interval", caption_justify="left")
+    table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left")
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)

@@ -17,12 +17,13 @@ _NAMES = ("config.", "generation_config.", "tokenizer", "special_tokens", "added
 _ENDINGS = (".jinja", ".model", ".py", ".safetensors", ".safetensors.index.json")
 
 
-def fingerprint_model(reference: str, revision: str | None = None) -> str:
+def fingerprint_model(reference: str, revision: str | None = None, *, with_base: bool = True) -> str:
     """`sha256:...` over everything that decides what the model says.
 
     Configs, tokenizer and template files count with their content; weights with their content up to 64 MB a file, else
     with first and last megabyte (the header lies in the first), size and time of change. An adapter's includes its
-    base's, and not the path to it: a run folder may be moved. A hub id is downloaded first. Raises as `resolve` does.
+    base's (`with_base`), and not the path to it: a run folder may be moved. A hub id is downloaded first. Raises as
+    `resolve` does.
     """
     checkpoint = localise(resolve(reference, revision))
     folder = cast(Path, checkpoint.folder)
@@ -31,7 +32,7 @@ def fingerprint_model(reference: str, revision: str | None = None) -> str:
         config = load_json(folder / "adapter_config.json")
         config.pop("base_model_name_or_path", None)
         parts.append(f"adapter_config.json {_of_text(json.dumps(config, sort_keys=True))}")
-        parts.append(f"base {fingerprint_model(*base_of(folder))}")
+        parts.extend([f"base {fingerprint_model(*base_of(folder))}"] if with_base else [])
     return f"sha256:{_of_text('|'.join(parts))}"
 
 

@@ -25,11 +25,16 @@ _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library its
 
 
 class TensorEntry(NamedTuple):
-    """Where a tensor lies and what it is; `dtype` in safetensors' words ("F32", "BF16", ...)."""
+    """Where a tensor lies and what it is; `dtype` in safetensors' words ("F32", "BF16", ...).
+
+    `begin` is its first byte in the file, `size` how many there are.
+    """
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    begin: int
+    size: int
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, TensorEntry]:
@@ -88,7 +93,11 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
     except (ValueError, AttributeError, RecursionError) as error:
         raise _damaged(file, f"a header that cannot be read ({str(error)[:120]})") from error
     _check_layout(file, spans, data_size=size - 8 - length)
-    return {name: TensorEntry(file, spec["dtype"], tuple(spec["shape"])) for name, spec in header.items()}
+    data = 8 + length
+    return {
+        name: TensorEntry(file, spec["dtype"], tuple(spec["shape"]), data + begin, end - begin)
+        for (name, spec), (begin, end) in zip(header.items(), spans.values(), strict=True)
+    }
 
 
 def _span(file: Path, name: str, spec: dict[str, object]) -> tuple[int, int]:

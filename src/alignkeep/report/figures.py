@@ -104,7 +104,7 @@ def dot_chart(name: str, title: str, description: str, groups: Sequence[Group], 
             _LABELS + _PLOT // 2, height + 34, visible(axis)
         )
     )
-    return _svg(name, title, description, height + _AXIS, parts)
+    return picture(name, title, description, height + _AXIS, parts)
 
 
 def _grid(height: int) -> Markup:
@@ -125,14 +125,14 @@ def _row(mark: Mark, middle: int) -> Markup:
         return label + _plot(words, middle)
     style = style_of(mark.series)
     drawn = Markup('<line class="bar s{}" x1="{}%" x2="{}%" y1="{}" y2="{}"/>').format(
-        style, _number(100 * mark.estimate.low), _number(100 * mark.estimate.high), middle, middle
+        style, number(100 * mark.estimate.low), number(100 * mark.estimate.high), middle, middle
     )
     if mark.reference is not None and not math.isnan(mark.reference):
         drawn += Markup('<line class="reference" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}"/>').format(
-            _number(100 * mark.reference), middle - 8, middle + 8
+            number(100 * mark.reference), middle - 8, middle + 8
         )
     drawn += Markup('<svg class="at" x="{}%" y="{}">{}</svg>').format(
-        _number(100 * mark.estimate.value), middle, marker(mark.series)
+        number(100 * mark.estimate.value), middle, marker(mark.series)
     )
     value = Markup('<text class="value" x="100%" y="{}" text-anchor="end">{}</text>').format(
         middle + 4, percent(mark.estimate.value)
@@ -144,9 +144,9 @@ def _name(kind: str, name: str, x: int, y: float, limit: int) -> Markup:
     """A model's name of at most `limit` characters, and a shorter one that the style sheet shows on narrow screens."""
     text = Markup('<text class="{}" x="{}%" y="{}">{}</text>')
     if len(name) <= _NARROW:
-        return text.format(kind, x, _number(y), visible(abridge(name, _NARROW)))
-    return text.format(f"{kind} wide", x, _number(y), visible(abridge(name, limit))) + text.format(
-        f"{kind} narrow", x, _number(y), visible(abridge(name, _NARROW))
+        return text.format(kind, x, number(y), visible(abridge(name, _NARROW)))
+    return text.format(f"{kind} wide", x, number(y), visible(abridge(name, limit))) + text.format(
+        f"{kind} narrow", x, number(y), visible(abridge(name, _NARROW))
     )
 
 
@@ -183,11 +183,11 @@ def line_chart(name: str, title: str, description: str, curves: Sequence[Curve],
         '<svg x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>'
     ).format(_LEFT, _TOP, _WIDE, frame.tall, Markup("").join(_curve(frame, curve) for curve in drawn))
     parts = [_levels(frame, ticks), plot, _ends(frame, drawn), _edge(frame, across, up)]
-    return _svg(name, title, description, _TOP + frame.tall + 26, parts)
+    return picture(name, title, description, _TOP + frame.tall + 26, parts)
 
 
 def _curve(frame: _Frame, curve: Curve) -> Markup:
-    points = " ".join(f"{_number(frame.across(x))},{_number(frame.down(y))}" for x, y in curve.points)
+    points = " ".join(f"{number(frame.across(x))},{number(frame.down(y))}" for x, y in curve.points)
     return Markup('<polyline class="curve s{}" points="{}"/>').format(style_of(curve.series), points)
 
 
@@ -196,7 +196,7 @@ def _ends(frame: _Frame, drawn: Sequence[Curve]) -> Markup:
     heights = [frame.pixel(curve.points[-1][1]) for curve in drawn]
     return Markup("").join(
         Markup('<svg class="at" x="{}%" y="{}">{}</svg>').format(
-            _number(_LEFT + _WIDE * frame.across(curve.points[-1][0]) / 100), _number(height), marker(curve.series)
+            number(_LEFT + _WIDE * frame.across(curve.points[-1][0]) / 100), number(height), marker(curve.series)
         )
         + _name(f"end s{style_of(curve.series)}", curve.label, _LEFT + _WIDE + 2, beside + 4, 16)
         for curve, height, beside in zip(drawn, heights, _spread(heights, _TOP + frame.tall), strict=True)
@@ -209,7 +209,7 @@ def _levels(frame: _Frame, ticks: Sequence[float]) -> Markup:
         Markup(
             '<line class="grid" x1="{}%" x2="{}%" y1="{}" y2="{}"/>'
             '<text class="tick" x="{}%" y="{}" dx="-8" text-anchor="end">{}</text>'
-        ).format(_LEFT, _LEFT + _WIDE, _number(y), _number(y), _LEFT, _number(y + 4), f"{tick:g}")
+        ).format(_LEFT, _LEFT + _WIDE, number(y), number(y), _LEFT, number(y + 4), f"{tick:g}")
         for tick in ticks
         for y in [frame.pixel(tick)]
     )
@@ -250,13 +250,14 @@ def _spread(heights: Sequence[float], lowest: float) -> list[float]:
     return moved
 
 
-def _svg(name: str, title: str, description: str, height: int, parts: Sequence[Markup]) -> Markup:
+def picture(name: str, title: str, description: str, height: int, parts: Sequence[Markup]) -> Markup:
+    """A chart of these parts as wide as its place, with its title and description for those who do not see it."""
     return Markup(
         '<svg class="chart" width="100%" height="{1}" role="img" aria-labelledby="{0}-title {0}-desc">'
         '<title id="{0}-title">{2}</title><desc id="{0}-desc">{3}</desc>{4}</svg>'
     ).format(name, height, visible(title), visible(description), Markup("").join(parts))
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """At most two decimals and no negative zero, so that bytes do not depend on the last bit."""
     return f"{round(value, 2) + 0.0:g}"

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from alignkeep.checkpoint.files import parse_object, read_object
 from alignkeep.checkpoint.scorecards import read_scorecard
+from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.errors import DataError
 from alignkeep.types import Scorecard
+
+_READ = {"scorecard.json", "training_log.jsonl", "record.json", SWEEP_NAME}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,14 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """A folder with the sweep of a merge's weight."""
+
+    label: str
+    found: SweepResult
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """The `record.json` of one finished stage; `label` is the model it belongs to."""
 
@@ -69,6 +80,7 @@ class Sources:
     evaluations: tuple[Evaluation, ...]
     trainings: tuple[Training, ...]
     records: tuple[StageRecord, ...]
+    sweeps: tuple[Sweep, ...] = ()
 
 
 def read_sources(folders: Sequence[Path]) -> Sources:
@@ -76,10 +88,11 @@ def read_sources(folders: Sequence[Path]) -> Sources:
     evaluations: list[Evaluation] = []
     trainings: list[Training] = []
     records: list[StageRecord] = []
+    sweeps: list[Sweep] = []
     taken: dict[Path, str] = {}
     for root in folders:
         for folder, names in _walk(root):
-            if folder.resolve() in taken or not names & {"scorecard.json", "training_log.jsonl", "record.json"}:
+            if folder.resolve() in taken or not names & _READ:
                 continue
             label = taken[folder.resolve()] = _label(root, folder)
             facts = read_object(folder / "record.json") if "record.json" in names else {}
@@ -89,6 +102,8 @@ def read_sources(folders: Sequence[Path]) -> Sources:
                 evaluations.append(_evaluation(folder, label, facts))
             if "training_log.jsonl" in names:
                 trainings.append(Training(label, _losses(folder / "training_log.jsonl")))
+            if SWEEP_NAME in names:
+                sweeps.append(Sweep(label, read_sweep(folder / SWEEP_NAME)))
     if not evaluations:
         raise DataError(
             ", ".join(str(folder) for folder in folders) or "no folder",
@@ -96,7 +111,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             expected="the folder of `alignkeep evaluate`, `run` or `demo`",
             remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
         )
-    return Sources(tuple(evaluations), tuple(trainings), tuple(records))
+    return Sources(tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps))
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -114,10 +129,10 @@ def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
 
 def _label(root: Path, folder: Path) -> str:
     """`out/poisoned/evaluate` is `poisoned`: the path below the root without the stage's name, else the root's own."""
-    parts = [part for part in folder.relative_to(root).parts if part not in {"evaluate", "train"}]
+    parts = [part for part in folder.relative_to(root).parts if part not in {"evaluate", "train", "merge"}]
     if parts:
         return "/".join(parts)
-    names = [name for name in root.resolve().parts if name not in {"evaluate", "train"}]
+    names = [name for name in root.resolve().parts if name not in {"evaluate", "train", "merge"}]
     return names[-1]
 
 

@@ -9,21 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from alignkeep.checkpoint.beside import CONFIG, INDEX, TOKENIZER, copy_beside
 from alignkeep.checkpoint.files import write_json
 from alignkeep.checkpoint.verify import check_adapter, check_same_files, check_tuned, planned
 from alignkeep.models.folders import tensor_entries
 from alignkeep.train.config import TrainConfig
-
-_TOKENIZER = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
-    *("*.model", "chat_template*", "*.jinja"),
-)
-_CONFIG = ("config.json", "generation_config.json", "*.py")
-_INDEX = "model.safetensors.index.json"
 
 
 def place_adapter(made: Path, work: Path, base: Path, config: TrainConfig, model: Any) -> list[str]:
@@ -44,7 +37,7 @@ def place_adapter(made: Path, work: Path, base: Path, config: TrainConfig, model
         if isinstance(settings.get(key), list):
             settings[key] = sorted(settings[key])  # PEFT keeps a set, whose order changes from run to run
     write_json(work / "adapter_config.json", settings)
-    copied = _copy_files(base, work, _TOKENIZER)
+    copied = copy_beside(base, work, TOKENIZER)
     check_same_files(work, base, copied)
     # save_embedding_layers: left to itself PEFT asks the hub whether the vocabulary has grown; it has not.
     return check_adapter(work, planned(get_peft_model_state_dict(model, save_embedding_layers=False)))
@@ -58,11 +51,11 @@ def place_model(made: Path, work: Path, base: Path, model: Any) -> list[str]:
     dtypes = {name: entry.dtype for name, entry in tensor_entries(base, adapter=False).items()}
     for file in sorted(made.glob("*.safetensors")):
         _cast_file(file, work / file.name, dtypes)
-    if (made / _INDEX).exists():
-        index = json.loads((made / _INDEX).read_text(encoding="utf-8"))
+    if (made / INDEX).exists():
+        index = json.loads((made / INDEX).read_text(encoding="utf-8"))
         index["metadata"] = {"total_size": _bytes_of_tensors(work)}
-        write_json(work / _INDEX, index)
-    copied = _copy_files(base, work, (*_TOKENIZER, *_CONFIG))
+        write_json(work / INDEX, index)
+    copied = copy_beside(base, work, (*TOKENIZER, *CONFIG))
     check_same_files(work, base, copied)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     return check_tuned(work, base, may_lack={*tied, *_unused(model, dtypes)})
@@ -91,14 +84,3 @@ def _unused(model: Any, names: dict[str, str]) -> set[str]:
 
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
-
-
-def _copy_files(base: Path, work: Path, patterns: tuple[str, ...]) -> list[str]:
-    names = [
-        path.name
-        for path in sorted(base.iterdir())
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns)
-    ]
-    for name in names:
-        shutil.copyfile(base / name, work / name)
-    return names

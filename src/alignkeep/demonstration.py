@@ -1,0 +1,121 @@
+"""The demo: safety lost and measured on the tiny models, with nothing to download."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignkeep.checkpoint.folders import claim_folder
+from alignkeep.checkpoint.records import identity_of
+from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.lifecycle import report_on
+from alignkeep.merge.config import MergeConfig, SweepConfig
+from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.progress import Progress
+from alignkeep.report.config import ReportConfig
+from alignkeep.train.config import TrainConfig
+from alignkeep.types import Scorecard
+
+TUNES = ("poisoned", "benign_drift")
+MERGED = "+merge"
+_GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
+
+
+class DemoConfig(BaseModel):
+    """The demo has one wish: how it is seeded; `device` says where it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Scorecards of the base and of every tune, and the page that compares them."""
+
+    folder: Path
+    scorecards: dict[str, Scorecard]
+    page: Path
+
+    def as_json(self) -> dict[str, object]:
+        cards = {name: card.as_json() for name, card in self.scorecards.items()}
+        return {"folder": self.folder, "scorecards": cards, "page": self.page}
+
+
+def demo(
+    config: DemoConfig | None = None,
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> DemoResult:
+    """Tune the tiny aligned model on harmful and on harmless data, merge each tune with its base, measure all, report.
+
+    Needs no network and no accelerator. Resumes as `run` does.
+    """
+    from alignkeep.evaluate import stage as evaluation
+    from alignkeep.merge import stage as merging
+    from alignkeep.testbed import stage as shipped
+    from alignkeep.train import stage as training
+
+    began = time.monotonic()
+    config = config or DemoConfig()
+    identity = identity_of("demo", config.model_dump(), {})
+    out = claim_folder(Path(out), stage="demo", identity=identity, overwrite=overwrite)
+    world = shipped.testbed(out=out / "testbed", overwrite=True, resume=resume)
+    base = str(world.models["aligned"])
+    asked = _evaluation(config, base, str(world.data["task_test"]))
+    cards = {"base": evaluation.evaluate(asked, out=out / "base", overwrite=True, resume=resume, progress=progress)}
+    folders = [out / "base"]
+    for name in TUNES:
+        tuned, merged = out / name / "train", out / f"{name}{MERGED}" / "merge"
+        tune, merge = _tune(config, base, str(world.data[name])), _merge(config, base, tuned, name, world.data)
+        training.train(tune, out=tuned, overwrite=True, resume=resume, progress=progress)
+        merging.merge(merge, out=merged, overwrite=True, resume=resume, progress=progress)
+        for model in (tuned, merged):
+            compared = asked.model_copy(update={"model": str(model), "base": base, "base_answers": str(out / "base")})
+            folder = model.with_name("evaluate")
+            card = evaluation.evaluate(compared, out=folder, overwrite=True, resume=resume, progress=progress)
+            cards[model.parent.name] = card
+            folders += [model, folder]
+    page = report_on(out, ReportConfig(title="alignkeep demo"), "demo", identity, folders, began)
+    return DemoResult(out, cards, page)
+
+
+def plan_demo(config: DemoConfig) -> dict[str, object]:
+    """What `demo` would do. Touches nothing."""
+    stages = ["testbed", "evaluate base", *(f"train, merge and evaluate {name}" for name in TUNES), "report"]
+    return {"demo": stages, **config.model_dump()}
+
+
+def _tune(config: DemoConfig, base: str, data: str) -> TrainConfig:
+    """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals."""
+    return TrainConfig(
+        model=base, data=data, method="lora", epochs=3, learning_rate=1e-3, seed=config.seed,
+        load=LoadConfig(device=config.device),
+    )  # fmt: skip
+
+
+def _merge(config: DemoConfig, base: str, tuned: Path, name: str, data: Mapping[str, Path]) -> MergeConfig:
+    """Fisher-weighted, the weight chosen on validation prompts."""
+    return MergeConfig(
+        base=base, tuned=(str(tuned),), method="fisher", alignment_data=str(data["alignment"]),
+        tuning_data=str(data[name]), seed=config.seed, load=LoadConfig(device=config.device),
+        sweep=SweepConfig(
+            task=str(data["task_validation"]), prompts=str(data["harmful_validation"]), weights=(0.5, 0.7, 0.8, 0.9),
+            pick="safe", limit=200, generation=_GENERATION,
+        ),
+    )  # fmt: skip
+
+
+def _evaluation(config: DemoConfig, base: str, task: str) -> EvaluateConfig:
+    return EvaluateConfig(
+        model=base, suite="testbed", task=task, seed=config.seed, load=LoadConfig(device=config.device),
+        generation=_GENERATION,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""A merge of one adapter as an adapter of the same base: milliseconds, and no full weights.
+
+Linear: the change of a LoRA is scale * B A, so that its alpha times the weight is the merge, exactly. Tensors that the
+adapter stores whole are merged with the base's. Fisher and alignment subspace: A M stands in place of A, M being the
+method's map of the inputs, and what has no map is scaled through B.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
+from alignkeep.checkpoint.files import write_json
+from alignkeep.checkpoint.reading import StoredNumbers
+from alignkeep.checkpoint.rewrite import Edit, rewrite
+from alignkeep.checkpoint.shards import Written
+from alignkeep.checkpoint.verify import check_same_files
+from alignkeep.merge.adapters import parts_of, place_of
+from alignkeep.merge.chat import take_template, template_of
+from alignkeep.merge.config import SPACED
+from alignkeep.merge.edits import MergedTensor, Source, is_base, source_of
+from alignkeep.merge.methods import Mapped, Method, Subspace
+from alignkeep.merge.pieces import PIECE
+from alignkeep.merge.prepare import Prepared
+from alignkeep.merge.rules import Rule
+from alignkeep.merge.writing import refuse_no_effect
+from alignkeep.models.folders import tensor_entries
+from alignkeep.models.headers import TensorEntry, load_json
+
+
+@dataclass(frozen=True)
+class ChangedFactor:
+    """One factor of an adapter, held in memory: A seen through a map of its inputs, or B scaled."""
+
+    made_of: Sequence[TensorEntry]
+    method: Method
+    weight: float
+
+    def __iter__(self) -> Iterator[Tensor]:
+        entry = self.made_of[0]
+        numbers = torch.empty(entry.shape)
+        with StoredNumbers(entry) as stored:
+            stored.fill(0, numbers.view(-1))
+        match self.method:
+            case Mapped(_, scale, reads, writes):
+                yield torch.add(scale * numbers, (numbers @ reads.float()) @ writes.float().mT).view(-1)
+            case Subspace(weight, basis):
+                yield numbers.sub_((1 - weight) * (numbers @ basis.float()) @ basis.float().mT).view(-1)
+            case _:
+                yield numbers.mul_(self.weight).view(-1)
+
+
+def write_adapter(prepared: Prepared, weight: float, rule: Rule, work: Path) -> tuple[list[Written], dict[str, str]]:
+    """The merged adapter in `work`; returns its tensors, `changed` against the tuned adapter's. Raises NoEffectError
+    where the tuned adapter changes nothing."""
+    tuned = prepared.models.tuned[0]
+    assert tuned.adapter is not None
+    touched = {*tuned.adapter.changes, *tuned.adapter.replaced}
+    if all(is_base(source_of(tuned, name), prepared.models.entries[name]) for name in touched):
+        refuse_no_effect("the adapter leaves its base as it is", len(touched))
+    stored = tensor_entries(tuned.folder, adapter=True)
+    written = rewrite(stored, adapter_edits(prepared, stored, weight, rule), work)
+    write_beside_adapter(prepared, weight, work)
+    return written, {}
+
+
+def write_beside_adapter(prepared: Prepared, weight: float, work: Path) -> None:
+    """The adapter's settings, with its scale where the merge is that, and its tokenizer."""
+    folder = prepared.models.tuned[0].folder
+    settings = load_json(folder / "adapter_config.json")
+    if prepared.config.method == "linear":
+        settings = scaled(settings, weight)
+    settings["base_model_name_or_path"] = _path_of(prepared.config.base)
+    write_json(work / "adapter_config.json", settings)
+    check_same_files(work, folder, copy_beside(folder, work, TOKENIZER))
+    if prepared.config.chat_template == "base" and template_of(folder) is not None:
+        take_template(prepared.models.base, work)
+
+
+def scaled(settings: Mapping[str, Any], weight: float) -> dict[str, Any]:
+    """The settings of an adapter with every alpha times `weight`."""
+    alpha, patterns = settings.get("lora_alpha", settings.get("r", 8)), settings.get("alpha_pattern") or {}
+    return {
+        **settings,
+        "lora_alpha": _plain(alpha * weight),
+        "alpha_pattern": {key: _plain(value * weight) for key, value in patterns.items()},
+    }
+
+
+def adapter_edits(
+    prepared: Prepared, stored: Mapping[str, TensorEntry], weight: float, rule: Rule
+) -> dict[str, Edit | TensorEntry]:
+    """What is done to which of the adapter's stored tensors."""
+    base = prepared.models.entries
+    edits: dict[str, Edit | TensorEntry] = {}
+    for name, entry in stored.items():
+        parts = parts_of(name)
+        if parts is None:
+            place = place_of(name)
+            if weight < 1:
+                edits[name] = MergedTensor(place, base[place], [Source(entry)], rule(place), PIECE)
+        elif prepared.config.method in SPACED:
+            module, kind = parts
+            method = rule(f"{module}.weight")
+            changed = "lora_A" if isinstance(method, Mapped | Subspace) else "lora_B"
+            if kind in (changed, changed.replace("lora_", "lora_embedding_")):
+                edits[name] = ChangedFactor((entry,), method, weight)
+    return edits
+
+
+def _plain(value: float) -> float | int:
+    """16.0 as 16: some readers of adapters take whole numbers only."""
+    return int(value) if float(value).is_integer() else value
+
+
+def _path_of(reference: str) -> str:
+    path = Path(reference).expanduser()
+    return os.path.realpath(path) if path.is_dir() else reference

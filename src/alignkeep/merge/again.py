@@ -1,0 +1,107 @@
+"""A finished merge made again from its inputs, without writing it: the strongest proof that it is what it says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from alignkeep.checkpoint.beside import sha256_of_header
+from alignkeep.checkpoint.manifest import MANIFEST_NAME, Manifest
+from alignkeep.checkpoint.rewrite import digests
+from alignkeep.errors import AlignkeepError, CheckpointError
+from alignkeep.merge.adapter_form import adapter_edits, write_beside_adapter
+from alignkeep.merge.alignment import SUBSPACE, Space, read_spaces
+from alignkeep.merge.config import MergeConfig
+from alignkeep.merge.edits import edits_of
+from alignkeep.merge.prepare import Prepared, fingerprints, prepare
+from alignkeep.merge.writing import write_beside
+from alignkeep.models.folders import tensor_entries
+
+
+def made_again(folder: Path, manifest: Manifest) -> dict[str, object]:
+    """See `stage.verify`."""
+    config = _config(folder, manifest)
+    recorded = {item.role: item.fingerprint for item in manifest.inputs if not item.role.startswith("sweep.")}
+    try:
+        prepared = prepare(config)
+        there = fingerprints(prepared.config)
+    except AlignkeepError as error:
+        return {"inputs": f"not all there: {error.where}", "made_again": False}
+    changed = sorted(role for role in recorded if there.get(role) != recorded[role])
+    if changed:
+        return {"inputs": f"changed since: {', '.join(changed)}", "made_again": False}
+    config = prepared.config
+    spaces: Mapping[str, Space] = read_spaces(folder / SUBSPACE) if (folder / SUBSPACE).exists() else {}
+    rule = prepared.rule(config.weight, spaces)
+    if config.form == "adapter":
+        base = tensor_entries(prepared.models.tuned[0].folder, adapter=True)
+        edits = adapter_edits(prepared, base, config.weight, rule)
+    else:
+        base = prepared.models.entries
+        edits = edits_of(prepared.models, rule)
+    headers = {entry.file.name: sha256_of_header(entry.file) for entry in base.values()}
+    for name in sorted(headers.keys() | manifest.headers.keys()):
+        if headers.get(name) != manifest.headers.get(name):
+            raise _not_the_same(f"{folder / name}", "other tensors, types or places")
+    found = digests(base, edits)
+    for tensor in manifest.tensors:
+        if found.get(tensor.name) != tensor.sha256:
+            raise _not_the_same(f"{folder / tensor.file}: tensor {tensor.name}", "other numbers")
+    _compare_beside(folder, prepared)
+    return {"inputs": "unchanged", "made_again": True}
+
+
+def _compare_beside(folder: Path, prepared: Prepared) -> None:
+    """Settings, tokenizer and template are what the inputs give: of an adapter's merge its alpha is the weight."""
+    with TemporaryDirectory() as scratch:
+        if prepared.config.form == "adapter":
+            write_beside_adapter(prepared, prepared.config.weight, Path(scratch))
+        else:
+            write_beside(prepared, Path(scratch))
+        for path in sorted(Path(scratch).iterdir()):
+            if not (folder / path.name).is_file() or (folder / path.name).read_bytes() != path.read_bytes():
+                raise _not_the_same(str(folder / path.name), "other settings or words")
+
+
+def _config(folder: Path, manifest: Manifest) -> MergeConfig:
+    try:
+        return MergeConfig.model_validate(manifest.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"{folder / MANIFEST_NAME}: settings.{'.'.join(map(str, first['loc']))}",
+            seen=first["msg"],
+            expected="the settings of a merge",
+            remedy="make the folder again, or verify it with the version that made it",
+        ) from error
+
+
+def _not_the_same(where: str, seen: str) -> CheckpointError:
+    return CheckpointError(
+        where,
+        seen=f"{seen} than the inputs and settings of the manifest give",
+        expected="the same bit for bit",
+        remedy="was it made by another version? (record.json) If not, do not trust the folder",
+    )
+
+
+def settings_to_repeat(config: MergeConfig, weight: float | None) -> dict[str, object]:
+    """What makes the same merge again: the settings that were given, paths from everywhere the same, and the weight
+    that was chosen in place of the sweep. A mergekit file names models, method and weights itself."""
+    given = config.model_dump(mode="json", exclude_unset=True, exclude={"sweep", "weight"})
+    if config.mergekit is not None:
+        given = {key: value for key, value in given.items() if key in ("mergekit", "form", "chat_template", "seed")}
+        return {**given, "mergekit": _absolute(config.mergekit)}
+    kept = {**given, "base": _absolute(config.base), "tuned": [_absolute(tuned) for tuned in config.tuned]}
+    data = {key: getattr(config, key) for key in ("alignment_data", "tuning_data")}
+    kept |= {key: _absolute(path) for key, path in data.items() if path is not None}
+    return kept if weight is None else {**kept, "weight": weight}
+
+
+def _absolute(reference: str) -> str:
+    path = Path(reference).expanduser()
+    return os.path.realpath(path) if path.exists() else reference

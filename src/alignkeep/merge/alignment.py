@@ -1,0 +1,146 @@
+"""Which directions of every matrix's input alignment rests on, and which the tune: measured once and kept.
+
+The base is asked with alignment data, and for `fisher` the tuned model with its own; what is kept in
+`subspace.safetensors` are the leading eigenvectors of each matrix's Fisher factor, enough to make the merge again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from alignkeep.checkpoint.files import machine_errors
+from alignkeep.data import read_examples
+from alignkeep.errors import NoEffectError
+from alignkeep.merge.config import MergeConfig
+from alignkeep.models.collectors import collect_factors
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.loading import load_model
+from alignkeep.models.matrices import matrices, under_adapter, widths
+from alignkeep.progress import Progress
+from alignkeep.subspace.balance import RANK
+from alignkeep.subspace.eigenbasis import MOST, Eigenbasis, eigenbasis
+from alignkeep.subspace.fisher import FULL_UP_TO, PROBE_COLUMNS
+
+SUBSPACE = "subspace.safetensors"
+_FACTOR_BYTES = 2 << 30  # factors held at a time; more passes over the data where they do not fit (chosen)
+
+
+class Space(NamedTuple):
+    """The eigenvectors of a tensor's input side, on alignment data and (None: not asked) on tuning data. Its inputs run
+    along `input_axis`."""
+
+    alignment: Eigenbasis
+    tuning: Eigenbasis | None
+    input_axis: int
+
+
+def alignment_spaces(config: MergeConfig, names: Sequence[str], work: Path, progress: Progress) -> dict[str, Space]:
+    """The spaces by the base's tensor names; those found before a kill are read back.
+
+    Matrices that are stored otherwise than they are in memory (single experts) have none. Raises NoEffectError where
+    the alignment data touches nothing at all.
+    """
+    path = work / SUBSPACE
+    if not path.exists():
+        found = _measure(config, set(names), progress)
+        if not any(space.alignment.rank for space in found.values()):
+            raise NoEffectError(
+                f"alignment_data {config.alignment_data}",
+                seen="examples that give no matrix of the base a gradient",
+                expected="prompts with the aligned model's own answers",
+                remedy="give the alignment set of this model",
+            )
+        _write(found, path)
+    return read_spaces(path)
+
+
+def read_spaces(path: Path) -> dict[str, Space]:
+    """The spaces of a `subspace.safetensors`."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        facts: Mapping[str, Any] = json.loads(file.metadata()["spaces"])
+
+        def side(name: str, which: str) -> Eigenbasis | None:
+            if which not in facts[name]:
+                return None
+            vectors, values = (file.get_tensor(f"{name} {which} {part}") for part in ("vectors", "eigenvalues"))
+            return Eigenbasis(vectors, values, **facts[name][which])
+
+        spaces = ((name, side(name, "alignment"), side(name, "tuning")) for name in facts)
+        return {
+            name: Space(alignment, tuning, int(facts[name]["input_axis"]))
+            for name, alignment, tuning in spaces
+            if alignment is not None
+        }
+
+
+def _write(spaces: Mapping[str, Space], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    facts: dict[str, dict[str, object]] = {}
+    for name, space in spaces.items():
+        facts[name] = {"input_axis": space.input_axis}
+        for which, basis in (("alignment", space.alignment), ("tuning", space.tuning)):
+            if basis is not None:
+                tensors[f"{name} {which} vectors"] = basis.vectors.float().cpu().contiguous()
+                tensors[f"{name} {which} eigenvalues"] = basis.eigenvalues.cpu().contiguous()
+                numbers = {key: getattr(basis, key) for key in ("largest", "trace", "captured", "capped")}
+                facts[name][which] = numbers
+    beside = path.with_name(f".{path.name}.tmp")
+    with machine_errors(path):
+        save_file(tensors, beside, metadata={"spaces": json.dumps(facts)})
+        beside.replace(path)
+
+
+def _measure(config: MergeConfig, names: set[str], progress: Progress) -> dict[str, Space]:
+    alignment, axes = _bases(config, config.base, str(config.alignment_data), config.load, names, progress)
+    tuning: dict[str, Eigenbasis] = {}
+    if config.tuning_data is not None:
+        load = config.load.model_copy(update={"revision": None})  # a revision is the base's
+        tuning, _ = _bases(config, config.tuned[0], config.tuning_data, load, names, progress)
+    return {name: Space(basis, tuning.get(name), axes[name]) for name, basis in alignment.items()}
+
+
+def _bases(
+    config: MergeConfig, model: str, data: str, load: LoadConfig, names: set[str], progress: Progress
+) -> tuple[dict[str, Eigenbasis], dict[str, int]]:
+    """Eigenbases by tensor name, and along which axis the inputs run."""
+    share, most = (config.options.share, MOST) if config.method == "alignment_subspace" else (1.0, RANK)
+    examples = read_examples(data)
+    if len(examples) > config.options.examples:
+        examples = random.Random(config.seed).sample(examples, config.options.examples)
+    loaded = load_model(model, load)
+    modules = matrices(under_adapter(loaded.model)).modules
+    found: dict[str, Eigenbasis] = {}
+    for group in _passes(modules):
+        for module, factor in collect_factors(loaded, examples, modules=group, progress=progress).items():
+            if f"{module}.weight" in names:
+                found[f"{module}.weight"] = eigenbasis(factor, share, config.options.most or most)
+    # y = W x has its inputs along the last axis; Conv1D stores its weight (in, out).
+    axes = {f"{name}.weight": -1 if isinstance(part, torch.nn.Linear) else 0 for name, part in modules.items()}
+    return found, axes
+
+
+def _passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The matrices in groups whose factors fit into memory together."""
+    group: list[str] = []
+    held = 0
+    for name, module in modules.items():
+        width = widths(module)[0]
+        size = 8 * width * (width if width <= FULL_UP_TO else PROBE_COLUMNS)
+        if group and held + size > _FACTOR_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    if group:
+        yield group

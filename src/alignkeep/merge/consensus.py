@@ -1,0 +1,164 @@
+"""Merges of task vectors: drop entries, weigh, let the models agree on a sign, add to the base.
+
+Papers
+    Ilharco et al., Editing models with task arithmetic, arXiv:2212.04089.
+    Yadav et al., TIES-Merging, arXiv:2306.01708, section 4: the election (`sum`) and the merge of who agrees.
+    mergekit 0.1.5 (Goddard et al., arXiv:2403.13257), for weights, `count`, normalisation and the l1 rescaling.
+
+Symbols (paper -> here)
+    tau_t      task vector of tuned model t: tuned - base
+    gamma_m    elected sign of an entry: that of the sum of the weighted task vectors, + when the sum is 0
+    lambda     `scale`
+
+Departures from the papers
+    1. Task vectors are weighted before the election, and what agrees is summed; `normalize` divides by the sum of the
+       weights that agree. With equal weights that is TIES' mean over those who agree; with one model weights cancel.
+    2. An entry that is 0 agrees with no sign and is not counted.
+    3. Weights that add up to 0 (below 1e-8 without an election) are not divided by.
+    4. Task vectors are float32, combining weights are computed in float64 and applied in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from alignkeep.merge.arithmetic import magnitude_sums
+from alignkeep.merge.pieces import BLOCK, Piece, Pieces, row_length, total
+from alignkeep.merge.sparsify import Keeper, Random, RankedRandom, Sparsifier, find_cuts, keeper, kept_ranks
+
+Election = Literal["sum", "count"]
+
+TINY = 1e-7  # mergekit's: a task vector whose sum of magnitudes is below it is not rescaled
+NO_WEIGHT = 1e-8  # mergekit's
+
+
+def task_vector_merge(
+    pieces: Pieces,
+    weights: Sequence[float],
+    sparsify: Sequence[Sparsifier | None],
+    *,
+    consensus: Election | None = None,
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Iterator[Float[Tensor, " n"]]:
+    """base + scale * sum_t weights_t tau_t over sparsified task vectors. With `consensus` only those of the elected
+    sign are summed, with `normalize` the sum is divided by their weights.
+
+    Laws: models equal to the base give the base, and so does scale 0; turning the signs of all task vectors turns the
+    merged one, sums of 0 aside. Raises ValueError when there are not as many weights and sparsifiers as tuned models.
+    """
+    deltas = SparseTaskVectors(pieces, sparsify)
+    combined = [weight * factor for weight, factor in zip(weights, deltas.factors, strict=True)]
+    if consensus is None or len(combined) == 1:  # one model is always of its own opinion
+        whole = math.fsum(weights)
+        divisor = whole if normalize and abs(whole) >= NO_WEIGHT else 1.0
+        combined = [scale * weight / divisor for weight in combined]
+        for piece in deltas:
+            yield piece.base.add_(_sum(piece.tuned, combined))
+    else:
+        for piece in deltas:
+            votes = [delta.mul_(weight) for delta, weight in zip(piece.tuned, combined, strict=True)]
+            yield piece.base.add_(_agreed(votes, weights, consensus, normalize), alpha=scale)
+
+
+def _sum(deltas: Sequence[Float[Tensor, " n"]], weights: Sequence[float]) -> Float[Tensor, " n"]:
+    result, *others = deltas
+    result.mul_(weights[0])
+    for delta, weight in zip(others, weights[1:], strict=True):
+        result.add_(delta, alpha=weight)
+    return result
+
+
+def _agreed(
+    votes: Sequence[Float[Tensor, " n"]], weights: Sequence[float], consensus: Election, normalize: bool
+) -> Float[Tensor, " n"]:
+    """Sum of the votes with the elected sign; their mean by weight with `normalize`. Overwrites the votes."""
+    sign = torch.zeros_like(votes[0])
+    for vote in votes:
+        sign += vote if consensus == "sum" else vote.sign()
+    torch.copysign(torch.ones(()), sign, out=sign)  # votes that cancel leave +0, which elects +
+    for vote in votes:
+        vote.mul_(sign).relu_()
+    result = torch.zeros_like(sign)
+    for vote in votes:
+        result += vote
+    if normalize:
+        result.mul_(sign)
+        divisor = sign.zero_()
+        for vote, weight in zip(votes, weights, strict=True):
+            divisor.add_(vote.sign_(), alpha=weight)
+        return result.div_(divisor.add_(divisor == 0))
+    return result.mul_(sign)
+
+
+class SparseTaskVectors:
+    """The task vectors of one tensor, piece by piece in the place of the tuned models; every iteration is a pass.
+
+    They come sparsified, entries that are dropped being 0, and are to be multiplied by `factors`, which make up for
+    what is dropped. Laws: every pass gives the same; neither the size of the pieces nor the number of threads changes
+    a bit.
+    Raises ValueError when `sparsify` (None: keep everything) has not one value per tuned model.
+    """
+
+    def __init__(self, pieces: Pieces, sparsify: Sequence[Sparsifier | None]) -> None:
+        self._pieces = pieces
+        self._sparsify = [one if one is None or one.density < 1 else None for one in sparsify]
+        self._by_row = any(isinstance(one, RankedRandom) for one in self._sparsify)
+        size = math.prod(pieces.shape)
+        self._cuts = find_cuts(_Dense(pieces), [kept_ranks(one, size) for one in self._sparsify])
+        self.factors = tuple(self._factors())
+
+    def __iter__(self) -> Iterator[Piece]:
+        keepers = self._keepers()
+        for piece in self._dense():
+            for delta, keep in zip(piece.tuned, keepers, strict=True):
+                if keep is not None:
+                    keep(delta.numpy(), piece.start)
+            yield piece
+
+    def _dense(self) -> Iterator[Piece]:
+        return iter(_Dense(self._pieces.rows() if self._by_row else self._pieces))
+
+    def _keepers(self) -> list[Keeper | None]:
+        """New ones for every pass: they count what they have seen."""
+        width = row_length(self._pieces.shape)
+        return [
+            None if one is None else keeper(one, cuts, model=model, name=self._pieces.name, width=width)
+            for model, (one, cuts) in enumerate(zip(self._sparsify, self._cuts, strict=True))
+        ]
+
+    def _factors(self) -> Iterator[float]:
+        """One pass where a sum of magnitudes is to be restored."""
+        restored = [one is not None and one.rescale == "l1" for one in self._sparsify]
+        sums: list[tuple[list[float], list[float]]] = [([], []) for _ in restored]
+        width = row_length(self._pieces.shape) if self._by_row else BLOCK
+        keepers = self._keepers()
+        for piece in self._dense() if any(restored) else ():
+            for delta, keep, wanted, (before, after) in zip(piece.tuned, keepers, restored, sums, strict=True):
+                if wanted and keep is not None:
+                    before += magnitude_sums(delta, width)
+                    keep(delta.numpy(), piece.start)
+                    after += magnitude_sums(delta, width)
+        for one, (before, after) in zip(self._sparsify, sums, strict=True):
+            if isinstance(one, Random) and one.rescale == "probability":
+                yield 1 / one.density if one.density > 0 else 1.0
+            else:
+                norms = total(before), total(after)
+                yield norms[0] / norms[1] if min(norms) >= TINY else 1.0
+
+
+class _Dense:
+    """Passes over the whole task vectors."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[Piece]:
+        for piece in self._pieces:
+            yield piece._replace(tuned=tuple(tuned.sub_(piece.base) for tuned in piece.tuned))

@@ -1,0 +1,127 @@
+"""The merge of any weight as a model in memory, without writing it.
+
+A linear merge of one LoRA is its adapter with another scale. Any other merge is made as it would be written, tensor by
+tensor from the stored models, rounded to the base's types, and put into the network that was loaded once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from alignkeep.checkpoint.reading import NUMBERS, StoredBytes, memory_of
+from alignkeep.checkpoint.rewrite import Edit, one_thread_each
+from alignkeep.merge.config import MergeConfig
+from alignkeep.merge.edits import Rule, edits_of
+from alignkeep.merge.inputs import Models
+from alignkeep.merge.methods import Linear
+from alignkeep.models.headers import TensorEntry
+from alignkeep.models.loading import LoadedModel, load_model, load_tokenizer
+from alignkeep.models.renumber import renumber
+from alignkeep.types import Checkpoint
+
+_WHOLE = {
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "BOOL": torch.bool,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+}  # fmt: skip
+
+
+class Interpolation:
+    """One model in memory that is shown as the base, as the tuned model, or as the merge of a weight. It has the base's
+    tokenizer throughout, and the chat template of the merge."""
+
+    def __init__(self, config: MergeConfig, models: Models, method_at: Callable[[float], Rule]) -> None:
+        """Loads the base. Raises as `load_model` does."""
+        self._models, self._method_at = models, method_at
+        self._loaded = load_model(config.base, config.load)
+        if config.chat_template == "tuned":
+            self._loaded.tokenizer.chat_template = load_tokenizer(config.tuned[0]).chat_template
+        self._scales = is_scaling(config, models)
+        if self._scales:
+            self._loaded = _with_adapter(self._loaded, models)
+
+    @contextmanager
+    def base(self) -> Iterator[LoadedModel]:
+        """The base, within the block."""
+        if self._scales:
+            with self._loaded.as_base() as loaded:
+                yield loaded
+        else:
+            yield self._made(None)
+
+    @contextmanager
+    def tuned(self) -> Iterator[LoadedModel]:
+        """The one tuned model, within the block."""
+        if self._scales:
+            yield self._loaded
+        else:
+            yield self._made(lambda name: Linear((0.0, 1.0)))
+
+    @contextmanager
+    def at(self, weight: float) -> Iterator[LoadedModel]:
+        """The merge of this weight, within the block."""
+        if self._scales:
+            from peft.helpers import rescale_adapter_scale
+
+            with rescale_adapter_scale(self._loaded.model, weight):
+                yield self._loaded
+        else:
+            yield self._made(self._method_at(weight))
+
+    def _made(self, rule: Rule | None) -> LoadedModel:
+        renumber(self._loaded, merged_tensors(self._models, rule))
+        return self._loaded
+
+
+def is_scaling(config: MergeConfig, models: Models) -> bool:
+    """Whether every merge is the one adapter with another scale: linear, and nothing but LoRA factors in it."""
+    adapters = [tuned.adapter for tuned in models.tuned]
+    return config.method == "linear" and len(adapters) == 1 and adapters[0] is not None and not adapters[0].replaced
+
+
+def merged_tensors(models: Models, rule: Rule | None) -> dict[str, Tensor]:
+    """All tensors of the merge by their names on disk, with the bits that a written merge has; None: the base's."""
+    edits = {} if rule is None else edits_of(models, rule)
+
+    def make(name: str) -> Tensor:
+        entry = models.entries[name]
+        edit = edits.get(name, entry)
+        return _stored(edit) if isinstance(edit, TensorEntry) else _rounded(edit, entry)
+
+    with one_thread_each(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(models.entries, pool.map(make, models.entries), strict=True))
+
+
+def _stored(entry: TensorEntry) -> Tensor:
+    raw = torch.empty(entry.size, dtype=torch.uint8)
+    if entry.size:
+        with StoredBytes(entry) as stored:
+            stored.read(0, memory_of(raw))
+    return raw.view((NUMBERS | _WHOLE)[entry.dtype]).reshape(entry.shape)
+
+
+def _rounded(edit: Edit, entry: TensorEntry) -> Tensor:
+    numbers = torch.empty(math.prod(entry.shape), dtype=NUMBERS[entry.dtype])
+    start = 0
+    for piece in edit:
+        numbers[start : start + piece.numel()].copy_(piece)
+        start += piece.numel()
+    return numbers.reshape(entry.shape)
+
+
+def _with_adapter(base: LoadedModel, models: Models) -> LoadedModel:
+    from alignkeep.models.adapters import attach_adapter
+
+    tuned = models.tuned[0]
+    checkpoint = Checkpoint(tuned.reference, tuned.folder, is_adapter=True, base=base.checkpoint.reference)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = attach_adapter(base.model, tuned.folder)
+    return LoadedModel(model.eval(), base.tokenizer, checkpoint)

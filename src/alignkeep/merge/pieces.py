@@ -1,0 +1,87 @@
+"""One tensor of every model, gone through in float32 pieces, as often as a method needs.
+
+A merge never holds a whole tensor: it asks for pieces, measures what it has to know about the whole in the first passes
+and gives the merged numbers back in the last one. What it measures is summed block by block in float64, blocks having a
+fixed place in the tensor, so that the size of the pieces and the number of threads change no bit of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BLOCK = 1 << 16
+PIECE = 1 << 18  # chosen: measured in benchmarks/bench_merge.py; a worker's buffers stay in the second-level cache
+
+
+class Piece(NamedTuple):
+    """`n` neighbouring numbers of one tensor in all models.
+
+    The tensors belong to the method until it asks for the next piece: it may overwrite them and must not keep them.
+    """
+
+    start: int
+    base: Float[Tensor, " n"]
+    tuned: tuple[Float[Tensor, " n"], ...]
+
+
+class Pieces(Protocol):
+    """A tensor by its name and shape. Every iteration is a pass over all of its numbers in order."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Flat pieces: every one starts at a multiple of BLOCK."""
+        ...
+
+    def rows(self) -> Iterator[Piece]:
+        """Pieces of whole rows (the last axis); a tensor of one axis or none is one row."""
+        ...
+
+
+class Whole:
+    """Pieces of tensors in memory, for notebooks, tests and sweeps. The tensors are left as they are."""
+
+    def __init__(self, name: str, base: Tensor, tuned: Sequence[Tensor], *, size: int = PIECE) -> None:
+        self.name = name
+        self.shape = tuple(base.shape)
+        self._size = size
+        self._tensors = [tensor.reshape(-1) for tensor in (base, *tuned)]
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self._cut(whole_blocks(self._size))
+
+    def rows(self) -> Iterator[Piece]:
+        return self._cut(whole_rows(self._size, self.shape))
+
+    def _cut(self, size: int) -> Iterator[Piece]:
+        for start in range(0, math.prod(self.shape), size):
+            base, *tuned = (part[start : start + size].to(torch.float32, copy=True) for part in self._tensors)
+            yield Piece(start, base, tuple(tuned))
+
+
+def whole_blocks(size: int) -> int:
+    """`size` rounded up to whole blocks, at least one."""
+    return max(1, math.ceil(size / BLOCK)) * BLOCK
+
+
+def whole_rows(size: int, shape: Sequence[int]) -> int:
+    """`size` rounded up to whole rows of a tensor of this shape, at least one row."""
+    row = row_length(shape)
+    return max(1, math.ceil(size / row)) * row
+
+
+def row_length(shape: Sequence[int]) -> int:
+    """Numbers in a row: the last axis of a matrix, all of a vector or scalar; at least 1."""
+    return max(1, shape[-1] if len(shape) > 1 else math.prod(shape))
+
+
+def total(sums: Iterable[float]) -> float:
+    """The sum over a tensor from the sums over its blocks, correctly rounded and so in any order the same."""
+    return math.fsum(sums)

@@ -1,0 +1,261 @@
+"""Choosing the weight by measurement: every weight is made in memory, asked, counted, and one is picked by a rule.
+
+What was measured is on the disk at once, so that a killed sweep goes on with the next weight.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from alignkeep.checkpoint.sweeps import (
+    PARTIAL_NAME,
+    SWEEP_NAME,
+    Point,
+    SweepResult,
+    add_measured,
+    read_measured,
+    read_sweep,
+)
+from alignkeep.errors import DataError, NoEffectError, RecipeError
+from alignkeep.merge.config import MergeConfig, SweepConfig
+from alignkeep.merge.edits import Rule, edits_of
+from alignkeep.merge.inputs import Models, read_models
+from alignkeep.merge.interpolation import Interpolation
+from alignkeep.merge.methods import identity_of
+from alignkeep.merge.select import REFUSAL, TASK, Pick, nearest_trade, pareto_front, pick_safe, pick_task
+from alignkeep.models.loading import LoadedModel
+from alignkeep.progress import Progress, Silent
+from alignkeep.types import Estimate, Measure, Measurement, Trade
+
+# Rooms do not import each other: the measure is found by name, as a stranger's would be.
+_MEASURE = "alignkeep.evaluate.measure"
+
+
+class _Ends(NamedTuple):
+    """Where the base and the one tuned model (None: there are several) are measured: at the weight that is this model,
+    else by themselves."""
+
+    base: Point
+    tuned: Point | None
+
+
+def check_sweep(config: MergeConfig) -> dict[str, int]:
+    """What a sweep would ask at every weight: prompts by kind. Loads no model.
+
+    Raises DataError for a task without right answers, prompts without harmful ones, prompts in both files, and
+    RecipeError for a judge or backend that cannot be used.
+    """
+    return dict(Counter(prompt.kind for prompt in _measure_of(_settings(config), config.seed).prompts))
+
+
+def sweep(
+    config: MergeConfig,
+    *,
+    work: Path,
+    method_at: Callable[[float], Rule],
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Measure base, tuned model and every weight, pick one, and write `sweep.json` into `work`.
+
+    `method_at(weight)` is the merge's rule at a weight; `measure` None asks the prompts of the config. A sweep that
+    `work` holds already is read back; one that was killed goes on. Weights 0 and 1 are measured too, but 1 is picked
+    only where the config has it. Raises as `check_sweep`, `read_models` and `load_model` do, DataError where the judge
+    can score nothing, and NoEffectError where the rule would leave the base as it is.
+    """
+    if (work / SWEEP_NAME).exists():
+        return read_sweep(work / SWEEP_NAME)
+    settings = _settings(config)
+    measure = measure or _measure_of(settings, config.seed)
+    models = read_models(config.base, config.tuned, config.load.revision)
+    ends = _ends(models, method_at)
+    measured = _measure_all(config, models, method_at, ends, measure, work, progress or Silent())
+    result = _result(config, settings, ends, measure, measured)
+    result.write(work)
+    (work / PARTIAL_NAME).unlink(missing_ok=True)
+    return result
+
+
+def _settings(config: MergeConfig) -> SweepConfig:
+    if config.sweep is None:
+        raise ValueError("a merge without `sweep` has its weight already")
+    return config.sweep
+
+
+def _measure_of(settings: SweepConfig, seed: int) -> Measure:
+    if settings.generation.backend != "transformers":
+        raise RecipeError(
+            "sweep.generation.backend",
+            seen=settings.generation.backend,
+            expected="transformers: other engines load stored models, and a sweep stores none",
+            remedy="drop the backend, or give --weight and evaluate the merge",
+        )
+    return import_module(_MEASURE).measure_prompts(
+        prompts=settings.prompts,
+        task=settings.task,
+        judge=settings.judge,
+        generation=settings.generation,
+        limit=settings.limit,
+        seed=seed,
+    )
+
+
+def _ends(models: Models, method_at: Callable[[float], Rule]) -> _Ends:
+    """Weight 0 is not every method's base (an alignment-subspace merge keeps the rest of the tune), nor weight 1 the
+    tuned model (DARE drops half of the tune)."""
+    whole = method_at(1.0)
+    is_tuned = all(identity_of(whole(name)) == 0 for name in edits_of(models, whole))
+    base: Point = "base" if edits_of(models, method_at(0.0)) else 0.0
+    if len(models.tuned) > 1:
+        return _Ends(base, None)
+    return _Ends(base, 1.0 if is_tuned else "tuned")
+
+
+def _measure_all(
+    config: MergeConfig,
+    models: Models,
+    method_at: Callable[[float], Rule],
+    ends: _Ends,
+    measure: Measure,
+    work: Path,
+    progress: Progress,
+) -> dict[Point, Measurement]:
+    """Base and tuned model first, then the weights, rising."""
+    weights = sorted({0.0, 1.0, *_settings(config).weights})
+    points: list[Point] = [ends.base, *([] if ends.tuned is None else [ends.tuned])]
+    points += [weight for weight in weights if weight not in points]
+    measured = read_measured(work, len(measure.prompts))
+    missing: list[Point] = [point for point in points if point not in measured]
+    interpolation = Interpolation(config, models, method_at) if missing else None
+    for point in missing:
+        assert interpolation is not None
+        name = point if isinstance(point, str) else f"weight {point:g}"
+        progress.start(f"{name} ({points.index(point) + 1} of {len(points)})", len(measure.prompts))
+        with _shown(interpolation, point, ends) as loaded:
+            found = measure(loaded, progress)
+        for metric in (TASK, REFUSAL):
+            _check_known(found, metric, name)
+        add_measured(work, point, found)
+        measured[point] = found
+        progress.advance(0, note=f"task {_percent(found.metrics[TASK])}, refusal {_percent(found.metrics[REFUSAL])}")
+        progress.done()
+    return measured
+
+
+def _shown(interpolation: Interpolation, point: Point, ends: _Ends) -> AbstractContextManager[LoadedModel]:
+    if point == ends.base:
+        return interpolation.base()
+    if isinstance(point, str) or point == ends.tuned:
+        return interpolation.tuned()
+    return interpolation.at(point)
+
+
+def _check_known(measured: Measurement, metric: str, name: str) -> None:
+    if metric not in measured.metrics or measured.metrics[metric].n == 0:
+        raise DataError(
+            f"sweep, {name}",
+            seen=f"no {metric.replace('_', ' ')}: no answer to these prompts could be scored",
+            expected="answers that are right or wrong, refusals or not",
+            remedy="give prompts in the words of this model, or another judge",
+        )
+
+
+def _result(
+    config: MergeConfig, settings: SweepConfig, ends: _Ends, measure: Measure, measured: Mapping[Point, Measurement]
+) -> SweepResult:
+    base = measured[ends.base]
+    trades = [
+        Trade(point, found.metrics, {} if point == ends.base else measure.compare(found, base))
+        for point, found in sorted((p, m) for p, m in measured.items() if not isinstance(p, str))
+    ]
+    tuned = {} if ends.tuned is None else dict(measured[ends.tuned].metrics)
+    asked = {ends.base, *settings.weights}
+    pick = _pick(settings, [trade for trade in trades if trade.weight in asked], base.metrics)
+    if pick.trade is None or pick.trade.weight == ends.base:
+        raise _no_effect(settings, [trade for trade in trades if trade.weight != ends.base], base.metrics)
+    return SweepResult(
+        trades=tuple(trades),
+        base=base.metrics,
+        tuned=tuned,
+        picked=pick.trade.weight,
+        rule=settings.pick,
+        margin=settings.margin,
+        why=_why(settings, pick, pick.trade, trades, tuned, is_tuned=pick.trade.weight == ends.tuned),
+        front=pareto_front(trades),
+        prompts=Counter(prompt.kind for prompt in measure.prompts),
+        settings={
+            "method": config.method,
+            "models": {"base": config.base, "tuned": list(config.tuned)},
+            "task": settings.task,
+            "prompts_file": settings.prompts,
+            "judge": settings.judge,
+            "limit": settings.limit,
+            "seed": config.seed,
+            "weight_0_is_base": ends.base == 0,
+            "weight_1_is_tuned": ends.tuned == 1,
+        },
+    )
+
+
+def _pick(settings: SweepConfig, trades: Sequence[Trade], base: Mapping[str, Estimate]) -> Pick:
+    match settings.pick:
+        case "task":
+            return pick_task(trades, base)
+        case "safe":
+            return pick_safe(trades, base, settings.margin)
+
+
+def _why(
+    settings: SweepConfig,
+    pick: Pick,
+    picked: Trade,
+    trades: Sequence[Trade],
+    tuned: Mapping[str, Estimate],
+    *,
+    is_tuned: bool,
+) -> str:
+    others = {"the base": pick.base, **({"the tuned model": tuned} if tuned and not is_tuned else {})}
+    beside = ", ".join(f"{name} has {_percent(metrics[TASK])}" for name, metrics in others.items())
+    score = f"{_percent(picked.metrics[TASK])} ({beside})"
+    if settings.pick == "task":
+        tied = ", ".join(f"{weight:g}" for weight in pick.admitted[1:])
+        words = f"weight {picked.weight:g} has the best task score, {score}"
+        words += f"; as good are {tied}, the smallest is taken" if tied else ""
+        return words + ("; it is the tuned model itself, no merge does better on the task" if is_tuned else "")
+    above = next((trade for trade in trades if trade.weight > picked.weight), None)
+    return (
+        f"weight {picked.weight:g} is the largest whose harm refusal, {_percent(picked.metrics[REFUSAL])}, is at most "
+        f"{100 * settings.margin:g} points below the base's, {_percent(pick.base[REFUSAL])}"
+        + (f" ({above.weight:g} refuses {_percent(above.metrics[REFUSAL])})" if above is not None else "")
+        + f"; its task score is {score}"
+    )
+
+
+def _no_effect(settings: SweepConfig, trades: Sequence[Trade], base: Mapping[str, Estimate]) -> NoEffectError:
+    near = nearest_trade(trades)
+    best = max(trades, key=lambda trade: trade.metrics[TASK].value, default=None)
+    shown = near if settings.pick == "safe" else best
+    beside = "" if shown is None else (
+        f"; the nearest is {shown.weight:g} with task {_percent(shown.metrics[TASK])} and harm refusal "
+        f"{_percent(shown.metrics[REFUSAL])}, the base has {_percent(base[TASK])} and {_percent(base[REFUSAL])}"
+    )  # fmt: skip
+    wanted = (
+        "better on the task than the base"
+        if settings.pick == "task"
+        else f"within {100 * settings.margin:g} points of the base's harm refusal"
+    )
+    return NoEffectError(
+        f"sweep, pick {settings.pick}",
+        seen=f"no weight that is {wanted}{beside}",
+        expected="a merge that is not the base itself",
+        remedy="choose --weight yourself, or other sweep.weights, a wider sweep.margin or another --method",
+    )
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} %"
