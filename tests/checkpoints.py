@@ -52,6 +52,21 @@ def read_checkpoint(folder: Path) -> Tensors:
     }
 
 
+def write_adapter(folder: Path, base: Path, factors: Mapping[str, tuple[Tensor, Tensor]], *, alpha: float = 4) -> Path:
+    """A LoRA adapter of the base, of (A, B) by module, as PEFT stores it."""
+    folder.mkdir()
+    rank = next(iter(factors.values()))[0].shape[0]
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    stored = {
+        f"base_model.model.{module}.lora_{kind}.weight": tensor
+        for module, pair in factors.items()
+        for kind, tensor in zip("AB", pair, strict=True)
+    }
+    save_file(stored, folder / "adapter_model.safetensors")
+    return folder
+
+
 def changed_copy(source: Path, folder: Path, change: Callable[[Tensors], object]) -> Path:
     """A copy of a folder with one weight file, whose tensors `change` has worked on in place."""
     shutil.copytree(source, folder)

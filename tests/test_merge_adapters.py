@@ -164,7 +164,7 @@ def test_a_merge_as_an_adapter_says_what_the_scaled_adapter_says(
 
 
 @pytest.mark.parametrize("method", ["fisher", "alignment_subspace"])
-@pytest.mark.parametrize("way", ["plain", "conv1d", "a matrix to save"])
+@pytest.mark.parametrize("way", ["plain", "embedding", "conv1d", "a matrix to save"])
 def test_methods_of_the_input_side_make_the_same_model_either_way(
     method: str, way: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -225,7 +225,6 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "DoRA": (of_settings(use_dora=True), "adapter_config.json: use_dora: seen True; expected a plain"),
     "another form": (of_settings(peft_type="VERA"), "adapter_config.json: peft_type: seen 'VERA'"),
-    "biases of LoRA": (of_settings(lora_bias=True), "lora_bias: seen True"),
     "single tokens": (of_settings(trainable_token_indices=[1]), r"trainable_token_indices: seen \[1\]"),
     "no module": (
         of_factors(lambda t: t.update({k.replace("layers.0", "layers.9"): v + 0 for k, v in t.items()})),

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from alignkeep.checkpoint.rewrite import rewrite
 from alignkeep.checkpoint.shards import JOURNAL
@@ -24,7 +23,7 @@ from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import read_models
 from alignkeep.merge.methods import Linear, Magnitude, Method, TaskVectors
 from alignkeep.merge.stage import merge
-from checkpoints import noise, results, write_checkpoint
+from checkpoints import noise, results, write_adapter, write_checkpoint
 from command import start, wait_until
 
 SHARDS = 6
@@ -142,13 +141,7 @@ def test_memory_does_not_grow_with_the_matrices_of_an_adapter(tmp_path: Path) ->
         base = write_checkpoint(
             tmp_path / f"base{count}", {f"m{n}.weight": noise(64, 16384, dtype=torch.bfloat16) for n in range(count)}
         )
-        adapter = tmp_path / f"adapter{count}"
-        adapter.mkdir()
-        settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": str(base)}
-        (adapter / "adapter_config.json").write_text(json.dumps(settings))
-        factors = {"lora_A": torch.ones(1, 16384), "lora_B": torch.ones(64, 1)}
-        stored = {f"base_model.model.m{n}.{kind}.weight": factors[kind] for n in range(count) for kind in factors}
-        save_file({name: tensor.clone() for name, tensor in stored.items()}, adapter / "adapter_model.safetensors")
-        pairs.append((base, adapter))
+        factors = {f"m{n}": (torch.ones(1, 16384), torch.ones(64, 1)) for n in range(count)}
+        pairs.append((base, write_adapter(tmp_path / f"adapter{count}", base, factors)))
     few, many = measured(pairs, Linear((0.4, 0.6)), tmp_path)
     assert many - few < 24e6

@@ -9,24 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import merge, plan
+from alignkeep.models.fingerprint import fingerprint_model
 from checkpoints import (
+    Tensors,
     World,
     changed_copy,
+    edit_json,
     hashes,
     noise,
     read_checkpoint,
     refused,
     results,
     same_bits,
+    write_adapter,
     write_checkpoint,
 )
 
-NORM = "model.norm.weight"
+NORM, Q = "model.norm.weight", "model.layers.0.self_attn.q_proj"
 INTERPOLATIONS = ["linear", "slerp", "nuslerp"]
 TASK_VECTORS = "task_arithmetic ties dare dare_ties della della_linear breadcrumbs breadcrumbs_ties".split()
 
@@ -56,6 +59,10 @@ def test_a_merge_is_a_model_with_the_bases_shards_config_and_words(world: World,
         if not name.endswith(".safetensors"):
             assert (done.folder / name).read_bytes() == (world.sharded / name).read_bytes()
     assert list(tmp_path.iterdir()) == [done.folder]
+    card = (done.folder / "README.md").read_text()
+    assert "0.6 being the weight of the tuned model" in card
+    for reference in (str(world.sharded), str(world.tuned)):
+        assert f"| {reference} | {fingerprint_model(reference)} |" in card
     loaded = AutoModelForCausalLM.from_pretrained(done.folder)
     expected = torch.lerp(*(read_checkpoint(folder)[NORM].float() for folder in (world.base, world.tuned)), 0.6)
     assert torch.equal(loaded.model.norm.weight, expected.bfloat16())
@@ -135,6 +142,40 @@ def test_a_changed_mergekit_file_is_another_merge(world: World, tmp_path: Path) 
     assert (out / "mergekit_config.yml").read_text() != file.read_text()
 
 
+def test_of_the_files_beside_the_weights_those_of_the_model_are_taken_along(world: World, tmp_path: Path) -> None:
+    base = shutil.copytree(world.base, tmp_path / "base")
+    for name in ("merges.txt", "vocab.json", "tokenizer.model", "modeling_own.py", "training_args.bin", "notes.txt"):
+        (base / name).write_text("x")
+    done = merge(world.config(base=base), out=tmp_path / "out")
+    there = {path.name for path in done.folder.iterdir()}
+    assert {"merges.txt", "vocab.json", "tokenizer.model", "modeling_own.py", "generation_config.json"} <= there
+    assert not there & {"training_args.bin", "notes.txt"}
+
+
+def test_heads_that_are_tied_and_stored_buffers_need_no_partner(world: World, tmp_path: Path) -> None:
+    """The base stores its tied head once more and an old buffer, the tuned model neither; and the other way round."""
+    head, words, buffer = "lm_head.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"
+
+    def lean(tensors: Tensors) -> None:
+        del tensors[head]
+
+    def full(tensors: Tensors) -> None:
+        tensors.update({head: tensors[words].clone(), buffer: torch.ones(4)})
+
+    made = {(name, how.__name__): changed_copy(folder, tmp_path / f"{name} {how.__name__}", how)
+            for name, folder in (("base", world.base), ("tuned", world.tuned)) for how in (lean, full)}  # fmt: skip
+    for folder in made.values():
+        edit_json(folder / "config.json", tie_word_embeddings=True)
+    stored = merge(world.config(made["tuned", "lean"], base=made["base", "full"]), out=tmp_path / "stored")
+    found = read_checkpoint(stored.folder)
+    assert torch.equal(found[head], found[words])
+    assert torch.equal(found[buffer], torch.ones(4))
+    assert stored.notes == (f"{made['tuned', 'lean']}: 1 tensors that are no weights stay the base's ({buffer}, ...)",)
+    shared = merge(world.config(made["tuned", "full"], base=made["base", "lean"]), out=tmp_path / "shared")
+    del found[head], found[buffer]
+    assert same_bits(read_checkpoint(shared.folder), found)
+
+
 def test_an_index_beside_a_single_file_is_not_taken_along(world: World, tmp_path: Path) -> None:
     base = shutil.copytree(world.base, tmp_path / "base")
     shutil.copy(world.sharded / "model.safetensors.index.json", base)
@@ -144,13 +185,8 @@ def test_an_index_beside_a_single_file_is_not_taken_along(world: World, tmp_path
 
 def test_the_change_of_an_adapter_is_added_where_it_belongs_in_a_matrix_of_many_pieces(tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base", {"m.weight": noise(700, 1000)})
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    settings = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "base_model_name_or_path": str(base)}
-    (adapter / "adapter_config.json").write_text(json.dumps(settings))
     down, up = noise(3, 1000, seed=1), noise(700, 3, seed=2)
-    factors = {"base_model.model.m.lora_A.weight": down, "base_model.model.m.lora_B.weight": up}
-    save_file(factors, adapter / "adapter_model.safetensors")
+    adapter = write_adapter(tmp_path / "adapter", base, {"m": (down, up)}, alpha=6)
     done = merge(MergeConfig(base=str(base), tuned=(str(adapter),), weight=0.3), out=tmp_path / "out")
     exact = noise(700, 1000).double() + 0.3 * 2 * up.double() @ down.double()
     assert torch.allclose(read_checkpoint(done.folder)["m.weight"].double(), exact, rtol=0, atol=1e-5)
@@ -182,6 +218,19 @@ def test_templates_that_differ_need_a_choice(world: World, tmp_path: Path) -> No
     (tuned / "chat_template.jinja").write_text("another")
     with refused(CheckpointError, "chat template: seen another template than the base's", tmp_path):
         merge(world.config(tuned), out=tmp_path / "out")
+    adapter = write_adapter(tmp_path / "adapter", world.base, {Q: (noise(2, 32), noise(32, 2))})
+    (adapter / "chat_template.jinja").write_text("a third")
+    for chosen, folder in (("base", world.base), ("tuned", adapter)):
+        done = merge(world.config(adapter, form="adapter", chat_template=chosen), out=tmp_path / f"adapter, {chosen}")
+        assert (done.folder / "chat_template.jinja").read_text() == (folder / "chat_template.jinja").read_text()
     for chosen, folder in (("base", world.base), ("tuned", tuned)):
         done = merge(world.config(tuned, chat_template=chosen), out=tmp_path / f"with {chosen}")
         assert (done.folder / "chat_template.jinja").read_text() == (folder / "chat_template.jinja").read_text()
+
+
+def test_several_templates_by_name_cannot_be_taken_over(world: World, tmp_path: Path) -> None:
+    tuned = shutil.copytree(world.tuned, tmp_path / "tuned")
+    (tuned / "chat_template.jinja").unlink()
+    edit_json(tuned / "tokenizer_config.json", chat_template=[{"name": "default", "template": "{{ messages }}"}])
+    with refused(CheckpointError, "tuned: chat template: seen several, by name", tmp_path):
+        merge(world.config(tuned, chat_template="tuned"), out=tmp_path / "out")

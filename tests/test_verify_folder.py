@@ -18,7 +18,7 @@ from alignkeep.errors import CheckpointError, DataError
 from alignkeep.lifecycle import verify
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import merge
-from checkpoints import World, bits, edit_json, hashes, noise, read_checkpoint
+from checkpoints import World, bits, edit_json, hashes, noise, read_checkpoint, write_adapter
 
 SHARD = "model-00002-of-00003.safetensors"
 NORM = "model.norm.weight"
@@ -218,13 +218,8 @@ def test_a_manifest_of_other_tensors_is_caught(
 
 def test_the_weight_of_a_merge_as_an_adapter_is_proven_too(world: World, tmp_path: Path) -> None:
     """Its tensors are the tuned adapter's; the merge is the alpha in adapter_config.json."""
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": str(world.base)}
-    (adapter / "adapter_config.json").write_text(json.dumps(settings))
-    module = "base_model.model.model.layers.0.self_attn.q_proj"
-    factors = {f"{module}.lora_A.weight": noise(2, 32), f"{module}.lora_B.weight": noise(32, 2)}
-    save_file(factors, adapter / "adapter_model.safetensors")
+    factors = {"model.layers.0.self_attn.q_proj": (noise(2, 32), noise(32, 2))}
+    adapter = write_adapter(tmp_path / "adapter", world.base, factors)
     done = merge(world.config(adapter, form="adapter", weight=0.5), out=tmp_path / "out")
     assert json.loads((done.folder / "adapter_config.json").read_text())["lora_alpha"] == 2
     assert verify(done.folder)["made_again"]

@@ -68,7 +68,9 @@ def read_adapter(folder: Path, base: Mapping[str, TensorEntry]) -> Adapter:
     changes: dict[str, LowRank] = {}
     for module, names in factors.items():
         for place, change in _changes_of(folder, module, names, stored, settings, base).items():
-            changes[place] = changes[place].plus(change) if place in changes else change
+            if place in changes:
+                raise _no_place(folder, next(iter(names.values())), f"a second change to {place}")
+            changes[place] = change
     return Adapter(folder, changes, replaced, settings)
 
 

@@ -30,11 +30,6 @@ class LowRank:
         """Whether it changes nothing: a LoRA begins with `left` = 0."""
         return self.scale == 0 or not bool(self.left.any()) or not bool(self.right.any())
 
-    def plus(self, other: LowRank) -> LowRank:
-        """The sum of two changes, of rank r1 + r2."""
-        left = torch.cat([self.left * self.scale, other.left * other.scale], dim=1)
-        return LowRank(left, torch.cat([self.right, other.right], dim=0), 1.0)
-
     def dense(self) -> Float[Tensor, "rows columns"]:
         """The whole change, block by block as `add_to` forms it."""
         return torch.cat([self._block(first) for first in range(0, self.shape[0], ROWS)])
