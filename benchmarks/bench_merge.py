@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -136,8 +137,7 @@ def theirs(mergekit: str, base: Path, tuned: Path, method: str, out: Path, work:
 
 def compare(chosen: argparse.Namespace, base: Path, tuned: Path, work: Path) -> None:
     copied = [
-        timed(["sh", "-c", f"cp -r {base} {work / 'copy'} && sync"])[0]
-        for _ in range(cleared(work / "copy", chosen.rounds))
+        timed(["sh", "-c", f"cp -r {base} {work / 'copy'} && sync"])[0] for _ in cleared(work / "copy", chosen.rounds)
     ]
     print(f"cp -r and sync: {statistics.median(copied):.2f} s", flush=True)
     print("| method | alignkeep s | mergekit s | ratio | alignkeep MB | mergekit MB |")
@@ -158,7 +158,7 @@ def compare(chosen: argparse.Namespace, base: Path, tuned: Path, work: Path) -> 
         print(f"| {method} | " + " | ".join(cells) + " |", flush=True)
 
 
-def cleared(folder: Path, rounds: int):
+def cleared(folder: Path, rounds: int) -> Iterator[int]:
     """Counts to `rounds`, removing `folder` before each and after the last."""
     for number in range(rounds):
         shutil.rmtree(folder, ignore_errors=True)

@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "conv1d, square": ("gpt2", {"target_modules": ["attn.c_proj"]}),
     "all biases": ("gpt2", {"target_modules": ["c_attn"], "bias": "all"}),
     "biases of the adapted": ("gpt2", {"target_modules": ["c_attn", "c_fc"], "bias": "lora_only"}),
-    "tied embedding": ("gpt2", {"target_modules": ["wte"]}),
+    "tied embedding": ("moe", {"target_modules": ["embed_tokens"]}),
     "experts": ("moe", {"target_modules": ["q_proj"], "target_parameters": EXPERTS}),
     "experts, one parameter": ("moe", {"target_modules": ["o_proj"], "target_parameters": EXPERTS[1:]}),
     "experts, other scales": (

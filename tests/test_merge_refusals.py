@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from alignkeep.errors import AlignkeepError, CheckpointError, NoEffectError, RecipeError, ShapeError
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import merge, plan
-from checkpoints import World, changed_copy, edit_json, hashes, refused
+from checkpoints import World, changed_copy, edit_json, hashes, refused, write_adapter
 
 NORM = "model.norm.weight"
 
@@ -176,6 +177,17 @@ def test_settings_that_do_not_fit_are_refused(
 def test_options_outside_their_range_are_no_config(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         MergeConfig(base="a", tuned=("b",), method="ties", options=options)
+
+
+def test_two_changes_of_an_adapter_to_one_tensor_are_refused(tmp_path: Path) -> None:
+    """Of nested experts' parameters each has a shape of its own; here both are the one that comes last in a block."""
+    with as_file(files("alignkeep.testbed") / "models" / "moe") as packaged:
+        base = shutil.copytree(packaged, tmp_path / "moe")
+    block, factors = "model.layers.0.mlp.experts", (torch.ones(4, 144), torch.ones(128, 4))
+    both = {block: factors, f"{block}.base_layer": tuple(factor.clone() for factor in factors)}
+    adapter = write_adapter(tmp_path / "adapter", base, both)
+    with refused(CheckpointError, r"tensor \S+lora_\S+: seen a second change to \S+down_proj.weight", tmp_path):
+        merge(MergeConfig(base=str(base), tuned=(str(adapter),)), out=tmp_path / "out")
 
 
 def test_several_models_are_too_many_for_an_arc_and_model_stock_has_no_weight(world: World, tmp_path: Path) -> None:

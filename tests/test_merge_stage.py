@@ -146,6 +146,7 @@ def test_of_the_files_beside_the_weights_those_of_the_model_are_taken_along(worl
     base = shutil.copytree(world.base, tmp_path / "base")
     for name in ("merges.txt", "vocab.json", "tokenizer.model", "modeling_own.py", "training_args.bin", "notes.txt"):
         (base / name).write_text("x")
+    (base / "tokenizer").mkdir()
     done = merge(world.config(base=base), out=tmp_path / "out")
     there = {path.name for path in done.folder.iterdir()}
     assert {"merges.txt", "vocab.json", "tokenizer.model", "modeling_own.py", "generation_config.json"} <= there

@@ -180,11 +180,11 @@ class Made:
 
 
 def test_an_edit_that_changes_nothing_is_told_from_one_that_does(models: Models, tmp_path: Path) -> None:
-    edits: dict[str, Edit | TensorEntry] = {name: Made(every_kind(0)[name]) for name in ("cube", "fp16")}
+    edits: dict[str, Edit | TensorEntry] = {name: Made(every_kind(0)[name]) for name in ("cube", "fp16", "empty")}
     edits |= {"wide": models.entries["wide"], "vector": models.tuned[0].entries["vector"]}
     edits["fp32"] = Made(every_kind(0)["fp32"].index_fill(0, torch.tensor([0]), 7.0))  # ends as the base's does
     told = {one.name: one.change for one in rewrite(models.entries, edits, tmp_path)}
-    assert [told[name] for name in ("cube", "fp16", "wide")] == ["equal"] * 3
+    assert [told[name] for name in ("cube", "fp16", "empty", "wide")] == ["equal"] * 4
     assert [told[name] for name in ("fp32", "vector")] == ["changed"] * 2
     assert told["int64"] == "copied"
 
