@@ -26,6 +26,9 @@ Departures
 Shapes: d width of the input side, k at most the ranks of both bases together.
 """
 
+# torch.linalg brings no types:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
