@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alignkeep.checkpoint.sweeps import SweepResult
@@ -135,6 +135,8 @@ def boxes(chart: ElementTree.Element, width: float, letter: float) -> list[tuple
 
 
 @settings(max_examples=40, deadline=None)
+@example([(0, 0)] * 3, 1)
+@example([(400, 200)] * 21, 7)
 @given(
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 200)), min_size=3, max_size=21),
     st.integers(0, 20),

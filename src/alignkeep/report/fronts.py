@@ -30,6 +30,7 @@ _BESIDE = (
     (0, -15, "middle"),
     (0, 25, "middle"),
 )
+_FURTHER = tuple((dx, dy + (16 if dy > 0 else -16), anchor) for dx, dy, anchor in _BESIDE)  # of marks that coincide
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _words(label: _Label) -> Markup:
 
 
 def _labels(frame: _Frame, spots: Sequence[_Spot]) -> list[_Label]:
-    """The ends and the picked weight first, then the rest; neighbours too close for two labels share one."""
+    """The picked weight first, then the ends and the rest; neighbours too close for two labels share one."""
     places = [(frame.x(spot.task.value), frame.y(spot.refusal.value)) for spot in spots]
     needed = [spot.picked or spot.series != _BETWEEN for spot in spots]
     wanted = [
@@ -216,6 +217,7 @@ def _labels(frame: _Frame, spots: Sequence[_Spot]) -> list[_Label]:
         for spot, place, need in zip(spots, places, needed, strict=True)
         if need
     ]
+    wanted.sort(key=lambda label: not label.picked)
     rest = [(spot.name, place) for spot, place, need in zip(spots, places, needed, strict=True) if not need]
     placed: list[_Label] = []
     for label in [*wanted, *(_joined(group) for group in _groups(rest))]:
@@ -245,7 +247,7 @@ def _joined(group: Sequence[tuple[str, tuple[float, float]]]) -> _Label:
 
 
 def _tries(label: _Label) -> Iterator[_Label]:
-    return (label._replace(move=move) for move in _BESIDE)
+    return (label._replace(move=move) for move in (*_BESIDE, *(_FURTHER if label.needed else ())))
 
 
 def _touches(label: _Label, placed: Sequence[_Label], marks: Sequence[tuple[float, float]]) -> bool:
