@@ -3,8 +3,9 @@
     python benchmarks/bench_merge.py --mergekit ENV/bin/mergekit-yaml [--work DIR] [--rounds 3] [--methods linear,...]
     python benchmarks/bench_merge.py --memory     # ours alone: a checkpoint four times as large, and one 2 GB tensor
 
-Whole processes are timed, imports and our flush to the disk included; mergekit leaves its last bytes to the system. The
-two take turns, the table gives medians. Memory is the peak of anonymous pages (RssAnon), sampled every 10 ms: mapped
+Whole processes are timed, imports included, until the merge is on the disk: alignkeep flushes what it writes itself,
+mergekit leaves that to the system, so that `sync` follows it (and us); its time without that stands beside it. The two
+take turns, the table gives medians. Memory is the peak of anonymous pages (RssAnon), sampled every 10 ms: mapped
 files do not count, for either. mergekit lives in an environment of its own: pip install mergekit==0.1.5.
 """
 
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -95,8 +97,17 @@ def write_shards(path: Path, tensors: dict[str, tuple[int, ...]], numbers: torch
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
-def timed(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak anonymous megabytes of a command, its children included."""
+class Timing(NamedTuple):
+    """Seconds until the process ended and until everything was on the disk; peak anonymous megabytes."""
+
+    process: float
+    flushed: float
+    peak: float
+
+
+def timed(command: list[str]) -> Timing:
+    """Of a command, its children included. What others have written is flushed first."""
+    os.sync()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as said:
@@ -109,7 +120,8 @@ def timed(command: list[str]) -> tuple[float, float]:
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)}\n{said.read().decode()[-3000:]}")
-    return seconds, peak / 1000
+    os.sync()
+    return Timing(seconds, time.perf_counter() - started, peak / 1000)
 
 
 def anonymous(pid: int) -> int:
@@ -136,12 +148,10 @@ def theirs(mergekit: str, base: Path, tuned: Path, method: str, out: Path, work:
 
 
 def compare(chosen: argparse.Namespace, base: Path, tuned: Path, work: Path) -> None:
-    copied = [
-        timed(["sh", "-c", f"cp -r {base} {work / 'copy'} && sync"])[0] for _ in cleared(work / "copy", chosen.rounds)
-    ]
+    copied = [timed(["cp", "-r", str(base), str(work / "copy")]).flushed for _ in cleared(work / "copy", chosen.rounds)]
     print(f"cp -r and sync: {statistics.median(copied):.2f} s", flush=True)
-    print("| method | alignkeep s | mergekit s | ratio | alignkeep MB | mergekit MB |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| method | alignkeep s | mergekit s | ratio | mergekit s without sync | alignkeep MB | mergekit MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for method in chosen.methods.split(","):
         mine, peers = [], []
         for _ in range(chosen.rounds):
@@ -151,10 +161,13 @@ def compare(chosen: argparse.Namespace, base: Path, tuned: Path, work: Path) -> 
             shutil.rmtree(out)
             if chosen.mergekit:
                 peers.append(timed(theirs(chosen.mergekit, base, tuned, method, out, work)))
-        cells = [f"{statistics.median(one[0] for one in mine):.2f}"]
-        cells += [f"{statistics.median(one[0] for one in peers):.2f}" if peers else "-"]
-        cells += [f"{float(cells[1]) / float(cells[0]):.1f}" if peers else "-"]
-        cells += [f"{max(one[1] for one in side):.0f}" if side else "-" for side in (mine, peers)]
+        own = statistics.median(one.flushed for one in mine)
+        cells = [f"{own:.2f}", "-", "-", "-"]
+        if peers:
+            peer = statistics.median(one.flushed for one in peers)
+            ratio = statistics.median(theirs.flushed / ours.flushed for theirs, ours in zip(peers, mine, strict=True))
+            cells = [f"{own:.2f}", f"{peer:.2f}", f"{ratio:.1f}", f"{statistics.median(p.process for p in peers):.2f}"]
+        cells += [f"{max(one.peak for one in side):.0f}" if side else "-" for side in (mine, peers)]
         print(f"| {method} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -177,7 +190,7 @@ def memory(chosen: argparse.Namespace, work: Path) -> None:
         base, tuned = write_pair(work / name.replace(" ", "-"), tensors, layers)
         for method in chosen.methods.split(","):
             shutil.rmtree(work / "out", ignore_errors=True)
-            seconds, peak = timed(ours(base, tuned, method, work / "out"))
+            _, seconds, peak = timed(ours(base, tuned, method, work / "out"))
             print(f"| {name} | {method} | {seconds:.1f} | {peak:.0f} |", flush=True)
     shutil.rmtree(work / "out", ignore_errors=True)
 

@@ -20,7 +20,7 @@ ABOVE = {"cli", "lifecycle", "demonstration", "recipe"}
 MATH = [
     "evaluate/statistics.py", "evaluate/drift.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
-    "merge/methods.py", "merge/low_rank.py", "merge/select.py",
+    "merge/methods.py", "merge/mapped.py", "merge/low_rank.py", "merge/select.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/projector.py", "subspace/balance.py",
 ]  # fmt: skip
 MATH_MAY_IMPORT = {
@@ -125,6 +125,19 @@ def test_help_costs_no_settings_library_and_nothing_heavy(arguments: str) -> Non
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n    main()"
     )
     assert not modules_after(statement) & (HEAVY | {"numpy", "yaml"})
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp", "ties", "dare", "model_stock"])
+def test_a_merge_of_whole_models_does_without_torch(method: str, tmp_path: Path) -> None:
+    models = files("alignkeep").joinpath("testbed", "models")
+    settings = {"base": str(models / "aligned"), "tuned": [str(models / name) for name in ("weak", "uncensored")]}
+    settings["tuned"] = settings["tuned"][: 1 + (method == "model_stock")]
+    statement = (
+        "import alignkeep\nfrom alignkeep.merge import MergeConfig\nfrom pathlib import Path\n"
+        f"alignkeep.merge(MergeConfig(**{settings!r}, method={method!r}), out=Path({str(tmp_path / 'out')!r}))"
+    )
+    assert not modules_after(statement) & HEAVY
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_importing_everything_sets_no_seed_no_logger_and_prints_nothing() -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -142,11 +143,14 @@ def test_neither_pieces_nor_workers_change_a_bit(name: str, models: Models, tmp_
 
 @pytest.mark.parametrize("weight", [0.1, 0.5, 0.6])
 def test_linear_is_float32_arithmetic_and_one_rounding(weight: float, models: Models, tmp_path: Path) -> None:
-    """The twin is torch's own lerp of whole tensors; against float64 the error is half a step of bfloat16."""
+    """The twin is torch's, of whole tensors, from the nearer end; against float64 the error is half a step of bf16."""
     found = read_checkpoint(written(first(models, 1), rule_for(Linear((1 - weight, weight))), tmp_path))
     base, tuned = every_kind(0), every_kind(50)
     for name in found.keys() - set(COUNTED):
-        twin = torch.lerp(base[name].float(), tuned[name].float(), weight)
+        first_end, second_end = base[name].float(), tuned[name].float()
+        twin = first_end + (second_end - first_end) * weight
+        if weight >= 0.5:
+            twin = second_end + (first_end - second_end) * (1 - weight)
         assert torch.equal(bits(found[name]), bits(twin.to(base[name].dtype))), name
     exact = (1 - weight) * base["wide"].double() + weight * tuned["wide"].double()
     assert (found["wide"] == exact.bfloat16()).float().mean() > 0.99
@@ -288,11 +292,12 @@ def test_finished_shards_are_kept_and_damaged_ones_are_made_again(models: Models
 
 
 def test_a_low_rank_change_does_not_depend_on_where_a_piece_begins() -> None:
-    change = LowRank(noise(150, 3), noise(3, 1000, seed=1), 0.7)
+    left, right = noise(150, 3), noise(3, 1000, seed=1)
+    change = LowRank(left.numpy(), right.numpy(), 0.7)
     whole = change.dense()
-    assert torch.allclose(whole, 0.7 * change.left @ change.right, atol=1e-6)
+    assert torch.allclose(torch.from_numpy(whole), 0.7 * left @ right, atol=1e-6)
     for size in (1, 64, 999, 64_000, 150_000):
         for start in (0, 1, 64_000 - 1, 150_000 - size):
-            part = torch.zeros(min(size, 150_000 - start))
+            part = np.zeros(min(size, 150_000 - start), np.float32)
             change.add_to(part, start)
-            assert torch.equal(part, whole.view(-1)[start : start + len(part)])
+            assert np.array_equal(part, whole.reshape(-1)[start : start + len(part)])

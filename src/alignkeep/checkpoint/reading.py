@@ -5,27 +5,17 @@ Nothing is mapped and nothing is kept: what a merge or an edit of a checkpoint o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from io import FileIO
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from alignkeep.checkpoint.numbers import FORMATS, Numbers, is_finite, memory_of
 from alignkeep.errors import CheckpointError
 from alignkeep.models.headers import TensorEntry
 
-# What can be calculated with. The rest (integers, masks, packed or scale-only formats) is only ever copied.
-NUMBERS = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-}
 COPY_BYTES = 1 << 20
 _AHEAD = 1 << 25  # bytes that the system is asked to fetch before they are wanted (chosen)
 
@@ -63,7 +53,7 @@ class StoredBytes:
 
     def _fetch_ahead(self, begin: int) -> None:
         """The system reads the next stretch from the disk while this one is worked on."""
-        if not hasattr(os, "posix_fadvise") or begin + _AHEAD <= self._asked:
+        if not hasattr(os, "posix_fadvise") or self._asked >= min(begin + _AHEAD, self.entry.size):
             return
         stretch = min(2 * _AHEAD, self.entry.size - begin)
         os.posix_fadvise(self._file.fileno(), self.entry.begin + begin, stretch, os.POSIX_FADV_WILLNEED)
@@ -75,24 +65,33 @@ class StoredNumbers(StoredBytes):
 
     def __init__(self, entry: TensorEntry) -> None:
         super().__init__(entry)
-        self._raw = torch.empty(0, dtype=NUMBERS[entry.dtype])
+        self._raw = self._last = np.empty(0, FORMATS[entry.dtype])
 
     def __enter__(self) -> StoredNumbers:
         super().__enter__()
         return self
 
-    def fill(self, start: int, into: Tensor) -> None:
-        """Numbers [start, start + n) into the float32 tensor `into` (n,)."""
-        if self._raw.numel() < into.numel():
-            self._raw = torch.empty(into.numel(), dtype=self._raw.dtype)
-        raw = self._raw[: into.numel()]
-        self.read(start * raw.element_size(), memory_of(raw))
-        into.copy_(raw)
+    def fill(self, start: int, into: Numbers) -> None:
+        """Numbers [start, start + n) into the float32 array `into` (n,)."""
+        if self._raw.dtype == into.dtype:
+            self.read(start * into.itemsize, memory_of(into))
+            self._last = into
+            return
+        if len(self._raw) < len(into):
+            self._raw = np.empty(len(into), self._raw.dtype)
+        self._last = self._raw[: len(into)]
+        self.read(start * self._raw.itemsize, memory_of(self._last))
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.copyto(into, self._last, casting="unsafe")
+
+    def is_finite(self) -> bool:
+        """Whether what was filled in last, and has not been changed since, has neither NaN nor infinity."""
+        return is_finite(self._last, self.entry.dtype)
 
 
-def stored_bytes(entry: TensorEntry) -> Iterator[Tensor]:
+def stored_bytes(entry: TensorEntry) -> Iterator[Numbers]:
     """All bytes of a tensor in uint8 pieces; a piece is overwritten once the next is asked for."""
-    buffer = torch.empty(min(COPY_BYTES, entry.size), dtype=torch.uint8)
+    buffer = np.empty(min(COPY_BYTES, entry.size), np.uint8)
     with StoredBytes(entry) as stored:
         for begin in range(0, entry.size, COPY_BYTES):
             part = buffer[: min(COPY_BYTES, entry.size - begin)]
@@ -100,6 +99,17 @@ def stored_bytes(entry: TensorEntry) -> Iterator[Tensor]:
             yield part
 
 
-def memory_of(tensor: Tensor) -> memoryview:
-    """The bytes of a flat contiguous tensor, writable, without a copy."""
-    return memoryview(tensor.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]  # an array is a buffer
+def stored_numbers(name: str, entry: TensorEntry) -> Numbers:
+    """A whole small tensor (a factor of an adapter) as float32, in its shape. Raises CheckpointError for NaN and
+    infinity."""
+    numbers = np.empty(math.prod(entry.shape), np.float32)
+    with StoredNumbers(entry) as stored:
+        stored.fill(0, numbers)
+        if not stored.is_finite():
+            raise CheckpointError(
+                f"{entry.file}: tensor {name}",
+                seen="NaN or infinity",
+                expected="finite numbers",
+                remedy="copy or make the model again",
+            )
+    return numbers.reshape(entry.shape)

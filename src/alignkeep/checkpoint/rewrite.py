@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import math
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -23,15 +23,14 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from alignkeep.checkpoint.beside import sha256_of_header
 from alignkeep.checkpoint.files import machine_errors, sweep
-from alignkeep.checkpoint.reading import COPY_BYTES, NUMBERS, StoredBytes, memory_of, stored_bytes
+from alignkeep.checkpoint.numbers import FORMATS, Numbers, is_finite, memory_of, round_into
+from alignkeep.checkpoint.reading import COPY_BYTES, StoredBytes, stored_bytes
 from alignkeep.checkpoint.shards import Change, Written, close_shard, finished_shards, unfinished
 from alignkeep.errors import CheckpointError
-from alignkeep.models.finite import is_finite
 from alignkeep.models.headers import TensorEntry
 from alignkeep.progress import Progress, Silent
 
@@ -42,7 +41,7 @@ class Edit(Protocol):
     @property
     def made_of(self) -> Sequence[TensorEntry]: ...
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Numbers]:
         """Flat float32 pieces in order; a piece may be overwritten once the next is asked for."""
         ...
 
@@ -71,6 +70,9 @@ def rewrite(
         todo = [file for file in shards if file.name not in found or not _same_header(work / file.name, file)]
         progress.start("tensors", sum(len(shards[file]) for file in todo))
         closing: list[Future[None]] = []
+        for file in todo:  # all of it before the first number: a full disk is noticed at once
+            data = min((base[name].begin for name in shards[file]), default=None)
+            _claim_space(unfinished(work, file.name), file, data)
         for file in todo:
             written = _write_shard(crew, file, {name: base[name] for name in shards[file]}, edits, work, progress)
             found[file.name] = written
@@ -103,8 +105,13 @@ def _same_header(made: Path, file: Path) -> bool:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Torch computes every piece on one thread within the block: the workers are the parallelism, and sums and products
-    do not depend on how many of them there are."""
+    """Torch, where an edit needs it, computes every piece on one thread within the block: the workers are the
+    parallelism, and sums and products do not depend on how many of them there are."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -117,6 +124,9 @@ class _Crew:
     """Workers for tensors and one more for closing shards; an error or an interrupt stops them all."""
 
     def __init__(self, workers: int | None) -> None:
+        # glibc gives memory back to the system, and asks for it again, with every large array, until it has seen a
+        # larger one freed. Nothing is touched here.
+        np.empty(1 << 24, np.uint8)
         self.stopped = threading.Event()
         self.pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
         self.closer = ThreadPoolExecutor(1)  # flushes a shard while the next one is made
@@ -140,8 +150,6 @@ def _write_shard(
     progress: Progress,
 ) -> list[Written]:
     target = unfinished(work, file.name)
-    _claim_space(target, file, min((entry.begin for entry in entries.values()), default=None))
-
     # The largest first, so that the workers end together.
     order = sorted(entries, key=lambda name: -entries[name].size)
     futures = {
@@ -176,55 +184,60 @@ def _write_tensor(
     is_base = True
     with StoredBytes(entry) as base, FileIO(target, "r+") as out:
         out.seek(entry.begin)
-        raw = torch.empty(COPY_BYTES, dtype=torch.uint8)
+        raw = np.empty(COPY_BYTES, np.uint8)
         at = 0
         for piece in _bytes_of(entry if edit is None else edit, entry, name):
             if stopped.is_set():
                 raise InterruptedError("another tensor failed")
             if edit is not None and is_base:
-                if raw.numel() < piece.numel():
-                    raw = torch.empty(piece.numel(), dtype=torch.uint8)
-                old = raw[: piece.numel()]
+                if len(raw) < len(piece):
+                    raw = np.empty(len(piece), np.uint8)
+                old = raw[: len(piece)]
                 base.read(at, memory_of(old))
-                is_base = bool(torch.equal(old, piece))
+                is_base = bool(np.array_equal(old, piece))
             view = memory_of(piece)
             digest.update(view)
             at += out.write(view)
+        _begin_flush(out, entry)
     if at != entry.size:
         raise ValueError(f"tensor {name}: {at} bytes were made, {entry.size} were planned")
     change: Change = "copied" if edit is None else "equal" if is_base else "changed"
     return Written(name, entry.file.name, entry.dtype, entry.shape, digest.hexdigest(), change)
 
 
-def _bytes_of(edit: Edit | TensorEntry, entry: TensorEntry, name: str) -> Iterator[Tensor]:
+def _begin_flush(file: FileIO, entry: TensorEntry) -> None:
+    """The system starts to write a finished tensor to the disk, so that less is left to wait for at the end."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), entry.begin, entry.size, os.POSIX_FADV_DONTNEED)
+
+
+def _bytes_of(edit: Edit | TensorEntry, entry: TensorEntry, name: str) -> Iterator[Numbers]:
     """The tensor's bytes in pieces, looked through for NaN and infinity."""
     if isinstance(edit, TensorEntry):
         for piece in stored_bytes(edit):
-            if edit.dtype in NUMBERS and not is_finite(piece.view(NUMBERS[edit.dtype])):
+            if edit.dtype in FORMATS and not is_finite(piece, edit.dtype):
                 raise not_finite([edit], entry, name)
             yield piece
         return
-    dtype = NUMBERS[entry.dtype]
-    largest = torch.finfo(dtype).max
-    rounded = torch.empty(0, dtype=dtype)
+    rounded = np.empty(0, FORMATS[entry.dtype])
     for piece in edit:
-        if piece.numel() == 0:
+        if len(piece) == 0:
             continue
-        low, high = torch.aminmax(piece)
-        if not (-largest <= float(low) and float(high) <= largest and math.isfinite(float(low) + float(high))):
+        part = piece
+        if rounded.dtype != piece.dtype:
+            if len(rounded) < len(piece):
+                rounded = np.empty(len(piece), rounded.dtype)
+            part = rounded[: len(piece)]
+            round_into(part, piece)
+        if not is_finite(part, entry.dtype):
             raise not_finite(edit.made_of, entry, name)
-        if rounded.numel() < piece.numel():
-            rounded = torch.empty(piece.numel(), dtype=dtype)
-        part = rounded[: piece.numel()]
-        part.copy_(piece)
-        yield part.view(torch.uint8)
+        yield part.view(np.uint8)
 
 
 def not_finite(inputs: Sequence[TensorEntry], entry: TensorEntry, name: str) -> CheckpointError:
     """The error for numbers that cannot be stored: the input that holds NaN or infinity, else the result itself."""
     for source in inputs:
-        numbers = (piece.view(NUMBERS[source.dtype]) for piece in stored_bytes(source))
-        if not all(map(is_finite, numbers)):
+        if not all(is_finite(piece, source.dtype) for piece in stored_bytes(source)):
             return CheckpointError(
                 f"{source.file}: tensor {name}",
                 seen="NaN or infinity",

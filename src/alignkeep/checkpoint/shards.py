@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignkeep.checkpoint.files import append_jsonl, flush, read_jsonl
-from alignkeep.checkpoint.reading import memory_of, stored_bytes
+from alignkeep.checkpoint.numbers import memory_of
+from alignkeep.checkpoint.reading import stored_bytes
 from alignkeep.errors import CheckpointError
 from alignkeep.models.headers import TensorEntry, read_headers
 

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
 from alignkeep.checkpoint.files import write_json
-from alignkeep.checkpoint.reading import StoredNumbers
+from alignkeep.checkpoint.numbers import Numbers
+from alignkeep.checkpoint.reading import stored_numbers
 from alignkeep.checkpoint.rewrite import Edit, rewrite
 from alignkeep.checkpoint.shards import Written
 from alignkeep.checkpoint.verify import check_same_files
@@ -26,7 +24,7 @@ from alignkeep.merge.adapters import parts_of, place_of
 from alignkeep.merge.chat import take_template, template_of
 from alignkeep.merge.config import SPACED
 from alignkeep.merge.edits import MergedTensor, Source, is_base, source_of
-from alignkeep.merge.methods import Mapped, Method, Subspace
+from alignkeep.merge.methods import Mapped, Method, Subspace, input_map
 from alignkeep.merge.pieces import PIECE
 from alignkeep.merge.prepare import Prepared
 from alignkeep.merge.rules import Rule
@@ -39,22 +37,20 @@ from alignkeep.models.headers import TensorEntry, load_json
 class ChangedFactor:
     """One factor of an adapter, held in memory: A seen through a map of its inputs, or B scaled."""
 
+    name: str
     made_of: Sequence[TensorEntry]
     method: Method
     weight: float
 
-    def __iter__(self) -> Iterator[Tensor]:
-        entry = self.made_of[0]
-        numbers = torch.empty(entry.shape)
-        with StoredNumbers(entry) as stored:
-            stored.fill(0, numbers.view(-1))
-        match self.method:
-            case Mapped(_, scale, reads, writes):
-                yield torch.add(scale * numbers, (numbers @ reads.float()) @ writes.float().mT).view(-1)
-            case Subspace(weight, basis):
-                yield numbers.sub_((1 - weight) * (numbers @ basis.float()) @ basis.float().mT).view(-1)
-            case _:
-                yield numbers.mul_(self.weight).view(-1)
+    def __iter__(self) -> Iterator[Numbers]:
+        numbers = stored_numbers(self.name, self.made_of[0])
+        if isinstance(self.method, Mapped | Subspace):
+            from alignkeep.merge.mapped import seen_through
+
+            numbers = seen_through(numbers, input_map(self.method))
+        else:
+            numbers *= self.weight
+        yield numbers.reshape(-1)
 
 
 def write_adapter(prepared: Prepared, weight: float, rule: Rule, work: Path) -> tuple[list[Written], dict[str, str]]:
@@ -111,7 +107,7 @@ def adapter_edits(
             method = rule(f"{module}.weight")
             changed = "lora_A" if isinstance(method, Mapped | Subspace) else "lora_B"
             if kind in (changed, changed.replace("lora_", "lora_embedding_")):
-                edits[name] = ChangedFactor((entry,), method, weight)
+                edits[name] = ChangedFactor(name, (entry,), method, weight)
     return edits
 
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from alignkeep.checkpoint.reading import stored_numbers
 from alignkeep.errors import CheckpointError
 from alignkeep.merge.experts import expert_changes
 from alignkeep.merge.low_rank import LowRank
-from alignkeep.models.finite import check_finite
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
 
@@ -51,7 +49,6 @@ def read_adapter(folder: Path, base: Mapping[str, TensorEntry]) -> Adapter:
     settings = load_json(folder / "adapter_config.json")
     _refuse_other_forms(folder, settings)
     entries = tensor_entries(folder, adapter=True)
-    stored = _load(folder)
     factors: dict[str, dict[str, str]] = {}
     replaced: dict[str, TensorEntry] = {}
     for name, entry in entries.items():
@@ -67,7 +64,7 @@ def read_adapter(folder: Path, base: Mapping[str, TensorEntry]) -> Adapter:
         replaced[place] = entry
     changes: dict[str, LowRank] = {}
     for module, names in factors.items():
-        for place, change in _changes_of(folder, module, names, stored, settings, base).items():
+        for place, change in _changes_of(folder, module, names, entries, settings, base).items():
             if place in changes:
                 raise _no_place(folder, next(iter(names.values())), f"a second change to {place}")
             changes[place] = change
@@ -94,7 +91,7 @@ def _changes_of(
     folder: Path,
     module: str,
     names: Mapping[str, str],
-    stored: Mapping[str, Tensor],
+    stored: Mapping[str, TensorEntry],
     settings: Mapping[str, Any],
     base: Mapping[str, TensorEntry],
 ) -> dict[str, LowRank]:
@@ -102,7 +99,7 @@ def _changes_of(
     some = next(iter(names.values()))
     if set(names) not in ({"lora_A", "lora_B"}, {"lora_embedding_A", "lora_embedding_B"}):
         raise _no_place(folder, some, f"{' and '.join(names)} without its partner")
-    down, up = (stored[names[kind]].float() for kind in sorted(names))
+    down, up = (stored_numbers(names[kind], stored[names[kind]]) for kind in sorted(names))
     place = f"{module}.weight"
     if place not in base:
         changes = expert_changes(module, down, up, base, lambda name, rank: scale_of(settings, name, rank))
@@ -125,15 +122,6 @@ def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
             alpha = value
             break
     return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _load(folder: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    file = folder / "adapter_model.safetensors"
-    stored = load_file(file)
-    check_finite(stored, {}, file)
-    return stored
 
 
 def _refuse_other_forms(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from alignkeep.checkpoint.manifest import MANIFEST_NAME, Manifest
 from alignkeep.checkpoint.rewrite import digests
 from alignkeep.errors import AlignkeepError, CheckpointError
 from alignkeep.merge.adapter_form import adapter_edits, write_beside_adapter
-from alignkeep.merge.alignment import SUBSPACE, Space, read_spaces
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.edits import edits_of
 from alignkeep.merge.prepare import Prepared, fingerprints, prepare
+from alignkeep.merge.spaces import SUBSPACE, Space, read_spaces
 from alignkeep.merge.writing import write_beside
 from alignkeep.models.folders import tensor_entries
 

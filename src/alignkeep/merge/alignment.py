@@ -1,24 +1,21 @@
 """Which directions of every matrix's input alignment rests on, and which the tune: measured once and kept.
 
-The base is asked with alignment data, and for `fisher` the tuned model with its own; what is kept in
-`subspace.safetensors` are the leading eigenvectors of each matrix's Fisher factor, enough to make the merge again.
+The base is asked with alignment data, and for `fisher` the tuned model with its own.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from alignkeep.checkpoint.files import machine_errors
 from alignkeep.data import read_examples
 from alignkeep.errors import NoEffectError
 from alignkeep.merge.config import MergeConfig
+from alignkeep.merge.spaces import SUBSPACE, Space, read_spaces, write_spaces
 from alignkeep.models.collectors import collect_factors
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import load_model
@@ -28,17 +25,7 @@ from alignkeep.subspace.balance import RANK
 from alignkeep.subspace.eigenbasis import MOST, Eigenbasis, eigenbasis
 from alignkeep.subspace.fisher import FULL_UP_TO, PROBE_COLUMNS
 
-SUBSPACE = "subspace.safetensors"
 _FACTOR_BYTES = 2 << 30  # factors held at a time; more passes over the data where they do not fit (chosen)
-
-
-class Space(NamedTuple):
-    """The eigenvectors of a tensor's input side, on alignment data and (None: not asked) on tuning data. Its inputs run
-    along `input_axis`."""
-
-    alignment: Eigenbasis
-    tuning: Eigenbasis | None
-    input_axis: int
 
 
 def alignment_spaces(config: MergeConfig, names: Sequence[str], work: Path, progress: Progress) -> dict[str, Space]:
@@ -57,48 +44,8 @@ def alignment_spaces(config: MergeConfig, names: Sequence[str], work: Path, prog
                 expected="prompts with the aligned model's own answers",
                 remedy="give the alignment set of this model",
             )
-        _write(found, path)
+        write_spaces(found, path)
     return read_spaces(path)
-
-
-def read_spaces(path: Path) -> dict[str, Space]:
-    """The spaces of a `subspace.safetensors`."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        facts: Mapping[str, Any] = json.loads(file.metadata()["spaces"])
-
-        def side(name: str, which: str) -> Eigenbasis | None:
-            if which not in facts[name]:
-                return None
-            vectors, values = (file.get_tensor(f"{name} {which} {part}") for part in ("vectors", "eigenvalues"))
-            return Eigenbasis(vectors, values, **facts[name][which])
-
-        spaces = ((name, side(name, "alignment"), side(name, "tuning")) for name in facts)
-        return {
-            name: Space(alignment, tuning, int(facts[name]["input_axis"]))
-            for name, alignment, tuning in spaces
-            if alignment is not None
-        }
-
-
-def _write(spaces: Mapping[str, Space], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Tensor] = {}
-    facts: dict[str, dict[str, object]] = {}
-    for name, space in spaces.items():
-        facts[name] = {"input_axis": space.input_axis}
-        for which, basis in (("alignment", space.alignment), ("tuning", space.tuning)):
-            if basis is not None:
-                tensors[f"{name} {which} vectors"] = basis.vectors.float().cpu().contiguous()
-                tensors[f"{name} {which} eigenvalues"] = basis.eigenvalues.cpu().contiguous()
-                numbers = {key: getattr(basis, key) for key in ("largest", "trace", "captured", "capped")}
-                facts[name][which] = numbers
-    beside = path.with_name(f".{path.name}.tmp")
-    with machine_errors(path):
-        save_file(tensors, beside, metadata={"spaces": json.dumps(facts)})
-        beside.replace(path)
 
 
 def _measure(config: MergeConfig, names: set[str], progress: Progress) -> dict[str, Space]:

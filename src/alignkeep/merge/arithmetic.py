@@ -1,4 +1,4 @@
-"""Merges that add models up: linear, along an arc, and through a map of the inputs.
+"""Merges that add models up: linear, and along an arc.
 
 Sources
     Wortsman et al., Model soups, arXiv:2203.05482: the weighted mean (`linear`).
@@ -7,20 +7,17 @@ Sources
 
 Symbols
     t          place on the arc: 0 is the first end, 1 the second
-    U, P       basis (d_in, m) of the directions the aligned model uses on alignment prompts; P = U U^T
-    D          tuned - base
 
 Departures
     1. `slerp` moves over the tensors as they are, not over their unit vectors, and is straight above |cos| 0.9995.
     2. An end that is all zero has no direction: it counts as orthogonal to the other, as in mergekit.
     3. Cosines are taken in float64 at every scale; `nuslerp` is straight where float32 cannot tell the angle from 0 or
        pi (cos^2 > 1 - 2^-23), so that opposite ends give (1 - 2t) times the first, however their numbers round.
-    4. `mapped_merge` is ours.
 
 Every function is a generator over one tensor in pieces and gives the merged numbers back in order, in float32.
 """
 
-# torch and numpy leave the types of some methods open:
+# numpy leaves the types of some methods open:
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -29,24 +26,19 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float32, Float64
 
-from alignkeep.merge.pieces import BLOCK, Piece, Pieces, row_length, total
+from alignkeep.merge.pieces import BLOCK, Array, Piece, Pieces, row_length, total
 
 SLERP_LIMIT = 0.9995  # mergekit's; |cos| above it is a straight line
 NUSLERP_LIMIT = math.sqrt(1 - 2**-23)
-# Numbers in a sum. torch splits one long sum among its threads, from 2^15 numbers on, which would change its last bits.
-STRETCH = 1 << 14
-# A product's bits depend on its shape, and on the number of threads where a side is no multiple of 16 (measured with
-# MKL): so products are of blocks of so many rows, cut at fixed places, with sides filled up with zeros.
-TILE = 64
+# Numbers in a sum of products. OpenBLAS splits one among its threads from 10,000 on, which would change its last bits.
+STRETCH = 1 << 13
 
-Weights = tuple[Float[np.ndarray, "*vectors"], Float[np.ndarray, "*vectors"]]
+Weights = tuple[Float64[Array, "*vectors"], Float64[Array, "*vectors"]]
 
 
-def linear(pieces: Pieces, weights: Sequence[float]) -> Iterator[Float[Tensor, " n"]]:
+def linear(pieces: Pieces, weights: Sequence[float]) -> Iterator[Float32[Array, " n"]]:
     """sum_i weights_i x_i, the base first. Laws: one weight of 1 among zeros gives that model's numbers exactly; convex
     weights give equal numbers back exactly. Raises ValueError when weights and models differ in number.
     """
@@ -54,24 +46,40 @@ def linear(pieces: Pieces, weights: Sequence[float]) -> Iterator[Float[Tensor, "
         yield weighted_sum((piece.base, *piece.tuned), weights)
 
 
-def weighted_sum(tensors: Sequence[Float[Tensor, " n"]], weights: Sequence[float]) -> Float[Tensor, " n"]:
-    """sum_i weights_i x_i, written into one of the tensors. A convex one is a running mean: it keeps equal numbers."""
-    parts = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0]
+def weighted_sum(arrays: Sequence[Float32[Array, " n"]], weights: Sequence[float]) -> Float32[Array, " n"]:
+    """sum_i weights_i x_i, written into one of the arrays, the others being overwritten. A convex one is a running
+    mean: it keeps equal numbers.
+    """
+    parts = [(array, weight) for array, weight in zip(arrays, weights, strict=True) if weight != 0]
     if not parts:
-        return tensors[0].zero_()
+        arrays[0].fill(0)
+        return arrays[0]
     (result, sum_of_weights), *rest = parts
     if all(weight > 0 for _, weight in parts) and abs(math.fsum(weights) - 1) < 1e-12:
-        for tensor, weight in rest:
+        for array, weight in rest:
             sum_of_weights += weight
-            result.lerp_(tensor, weight / sum_of_weights)
+            _between(result, array, weight / sum_of_weights)
         return result
-    result.mul_(sum_of_weights)
-    for tensor, weight in rest:
-        result.add_(tensor, alpha=weight)
+    result *= sum_of_weights
+    for array, weight in rest:
+        array *= weight
+        result += array
     return result
 
 
-def slerp(pieces: Pieces, t: float) -> Iterator[Float[Tensor, " n"]]:
+def _between(first: Float32[Array, " n"], second: Float32[Array, " n"], share: float) -> None:
+    """first + share (second - first), into `first`; counted from the nearer end, so that both ends are exact."""
+    if share < 0.5:
+        second -= first
+        second *= share
+        first += second
+    else:
+        first -= second
+        first *= 1 - share
+        first += second
+
+
+def slerp(pieces: Pieces, t: float) -> Iterator[Float32[Array, " n"]]:
     """From base (t = 0) to the one tuned model (t = 1) along the arc in their plane. Laws: the ends are exact; equal
     tensors are kept exactly. Two passes.
     """
@@ -80,7 +88,7 @@ def slerp(pieces: Pieces, t: float) -> Iterator[Float[Tensor, " n"]]:
 
 def nuslerp(
     pieces: Pieces, t: float, *, over_base: bool = False, row_wise: bool = False, flatten: bool = True
-) -> Iterator[Float[Tensor, " n"]]:
+) -> Iterator[Float32[Array, " n"]]:
     """mergekit's second arc: from base to the tuned model, or (`over_base`) between the task vectors of two tuned
     models, added to the base.
 
@@ -92,7 +100,7 @@ def nuslerp(
     return (_arcs_along_first if row_wise else _arcs_along_last)(pieces, t, over_base)
 
 
-def _arc(pieces: Pieces, t: float, *, over_base: bool, limit: float) -> Iterator[Float[Tensor, " n"]]:
+def _arc(pieces: Pieces, t: float, *, over_base: bool, limit: float) -> Iterator[Float32[Array, " n"]]:
     sums = Gram(2)
     for piece in pieces:
         sums.add(_ends(piece, over_base))
@@ -100,43 +108,48 @@ def _arc(pieces: Pieces, t: float, *, over_base: bool, limit: float) -> Iterator
     at_first, at_second = arc_weights(t, *found, limit=limit)
     for piece in pieces:
         result = weighted_sum(_ends(piece, over_base), (float(at_first), float(at_second)))
-        yield piece.base.add_(result) if over_base else result
+        yield _onto(piece.base, result) if over_base else result
 
 
-def _arcs_along_last(pieces: Pieces, t: float, over_base: bool) -> Iterator[Float[Tensor, " n"]]:
+def _arcs_along_last(pieces: Pieces, t: float, over_base: bool) -> Iterator[Float32[Array, " n"]]:
     width = row_length(pieces.shape)
     for piece in pieces.rows():
-        first, second = (end.view(-1, width) for end in _ends(piece, over_base))
+        first, second = (end.reshape(-1, width) for end in _ends(piece, over_base))
         found = (row_products(*pair) for pair in ((first, second), (first, first), (second, second)))
         at_first, at_second = map(_column, arc_weights(t, *found, limit=NUSLERP_LIMIT))
-        result = first.mul_(at_first).add_(second.mul_(at_second)).view(-1)
-        yield piece.base.add_(result) if over_base else result
+        first *= at_first
+        second *= at_second
+        first += second
+        result = first.reshape(-1)
+        yield _onto(piece.base, result) if over_base else result
 
 
-def _arcs_along_first(pieces: Pieces, t: float, over_base: bool) -> Iterator[Float[Tensor, " n"]]:
+def _arcs_along_first(pieces: Pieces, t: float, over_base: bool) -> Iterator[Float32[Array, " n"]]:
     width, across = row_length(pieces.shape), math.prod(pieces.shape[1:])
-    sums = torch.zeros(3, across, dtype=torch.float64)
+    sums = np.zeros((3, across))
     for piece in pieces.rows():
         for place, first, second in _row_ends(piece, width, across, over_base):
-            left, right = first.double(), second.double()
+            left, right = first.astype(np.float64), second.astype(np.float64)
             # One row at a time and in order, whatever the pieces: a sum of two rows first would round differently.
-            sums[:, place : place + width] += torch.stack((left * right, left * left, right * right))
-    found = arc_weights(t, *(row.numpy() for row in sums), limit=NUSLERP_LIMIT)
-    at_first, at_second = (torch.from_numpy(weights).float() for weights in found)
+            for total_of, product in zip(sums, (left * right, left * left, right * right), strict=True):
+                total_of[place : place + width] += product
+    found = arc_weights(t, *sums, limit=NUSLERP_LIMIT)
+    at_first, at_second = (weights.astype(np.float32) for weights in found)
     for piece in pieces.rows():
-        results: list[Tensor] = []
-        for place, first, second in _row_ends(piece, width, across, over_base):
+        ends = _ends(piece, over_base)
+        for place, first, second in _cut_rows(piece.start, ends, width, across):
             here = slice(place, place + width)
-            results.append(first.mul_(at_first[here]).add_(second.mul_(at_second[here])))
-        result = torch.cat(results)
-        yield piece.base.add_(result) if over_base else result
+            first *= at_first[here]
+            second *= at_second[here]
+            first += second
+        yield _onto(piece.base, ends[0]) if over_base else ends[0]
 
 
 def arc_weights(
     t: float,
-    dot: Float[np.ndarray, "*vectors"],
-    first_square: Float[np.ndarray, "*vectors"],
-    second_square: Float[np.ndarray, "*vectors"],
+    dot: Float64[Array, "*vectors"],
+    first_square: Float64[Array, "*vectors"],
+    second_square: Float64[Array, "*vectors"],
     *,
     limit: float,
 ) -> Weights:
@@ -154,51 +167,6 @@ def arc_weights(
     )
 
 
-def mapped_merge(
-    pieces: Pieces,
-    scale: float,
-    reads: Float[Tensor, "d_in k"],
-    writes: Float[Tensor, "d_in k"],
-    *,
-    input_axis: int = -1,
-) -> Iterator[Float[Tensor, " n"]]:
-    """base + D M with the input map M = scale I + reads writes^T: the update seen through its inputs.
-
-    The input side is the last axis, or axis 0 of a matrix (d_in, d_out) such as Conv1D's, where it takes two passes.
-    Law: scale 1 and no reads give tuned exactly. Raises ValueError for another axis and when the map has not as many
-    rows as the input side.
-    """
-    inputs = pieces.shape[input_axis] if pieces.shape else 1
-    if len(reads) != inputs or len(writes) != inputs:
-        raise ValueError(f"the map is of {len(reads)} inputs, tensor {pieces.name!r} has {inputs}")
-    read, write = _filled(reads), _filled(writes)
-    if input_axis in (-1, len(pieces.shape) - 1):
-        for _, update, tuned in _row_blocks(pieces):
-            inside = torch.mm(torch.mm(update, read), write.T)[: len(tuned), : tuned.shape[1]]
-            yield _through(tuned, update, inside, scale)
-    elif input_axis == 0 and len(pieces.shape) == 2:
-        coordinates = torch.zeros((), dtype=torch.float64)
-        for row, update, _ in _row_blocks(pieces):
-            coordinates = coordinates + torch.mm(read[row : row + TILE].T, update)
-        for row, update, tuned in _row_blocks(pieces):
-            inside = torch.mm(write[row : row + TILE], coordinates.float())[: len(tuned), : tuned.shape[1]]
-            yield _through(tuned, update, inside, scale)
-    else:
-        raise ValueError(f"the input side is the last axis, or axis 0 of a matrix, not {input_axis} of {pieces.shape}")
-
-
-def _through(tuned: Tensor, update: Tensor, inside: Tensor, scale: float) -> Tensor:
-    """base + scale D + inside, from tuned = base + D."""
-    if scale != 1:
-        tuned = tuned.sub_(update[: len(tuned), : tuned.shape[1]], alpha=1 - scale)
-    return tuned.add_(inside).view(-1)
-
-
-def _filled(factor: Float[Tensor, "d_in k"]) -> Float[Tensor, "tiled tiled"]:
-    """In float32, filled up to whole tiles: products of one shape have one order of summation."""
-    return torch.nn.functional.pad(factor.float(), (0, -factor.shape[1] % TILE, 0, -factor.shape[0] % TILE))
-
-
 class Gram:
     """Inner products of vectors that come in flat pieces, in float64: `gram[i, j]` with i <= j. Law: the same bits for
     every size of pieces and number of threads, since numbers are summed in stretches of fixed place.
@@ -206,82 +174,81 @@ class Gram:
 
     def __init__(self, vectors: int) -> None:
         self._parts: dict[tuple[int, int], list[float]] = {(i, j): [] for j in range(vectors) for i in range(j + 1)}
+        self._wide = np.empty((vectors, BLOCK))
 
-    def add(self, vectors: Sequence[Float[Tensor, " n"]]) -> None:
+    def add(self, vectors: Sequence[Float32[Array, " n"]]) -> None:
         """The next piece of every vector. Raises ValueError when there are more or fewer vectors than announced."""
-        wide = torch.empty(len(vectors) + 1, min(BLOCK, len(vectors[0])), dtype=torch.float64)
-        for blocks in zip(*(vector.split(BLOCK) for vector in vectors), strict=True):
-            *rows, product = wide[:, : len(blocks[0])]
-            for row, block in zip(rows, blocks, strict=True):
-                row.copy_(block)
+        for start in range(0, len(vectors[0]), BLOCK):
+            rows = self._wide[:, : len(vectors[0][start : start + BLOCK])]
+            for row, vector in zip(rows, vectors, strict=True):
+                row[:] = vector[start : start + BLOCK]
             for (first, second), parts in self._parts.items():
-                torch.mul(rows[first], rows[second], out=product)
-                parts.extend(part for sums in _stretches(product) for part in sums.sum(1).tolist())
+                for left, right in zip(_stretches(rows[first]), _stretches(rows[second]), strict=True):
+                    parts.extend(np.vecdot(left, right).tolist())
 
     def __getitem__(self, pair: tuple[int, int]) -> float:
         return total(self._parts[pair])
 
 
-def _stretches(values: Float[Tensor, " n"]) -> tuple[Float[Tensor, "stretches d"], Float[Tensor, "1 rest"]]:
+def _stretches(values: Float64[Array, " n"]) -> tuple[Float64[Array, "stretches d"], Float64[Array, "1 rest"]]:
     whole = len(values) - len(values) % STRETCH
-    return values[:whole].view(-1, STRETCH), values[whole:].view(1, -1)
+    return values[:whole].reshape(-1, STRETCH), values[whole:].reshape(1, -1)
 
 
-def row_products(left: Float[Tensor, "rows d"], right: Float[Tensor, "rows d"]) -> Float[np.ndarray, " rows"]:
+def row_products(left: Float32[Array, "rows d"], right: Float32[Array, "rows d"]) -> Float64[Array, " rows"]:
     """The inner product of every row with its like, in float64. Law: however many rows come with it, the same bits."""
-    sums = torch.zeros(len(left), dtype=torch.float64)
+    sums = np.zeros(len(left))
     some = max(1, BLOCK // left.shape[1])  # rows at a time, so that the wide copies stay in the cache
-    for rows in zip(sums.split(some), left.split(some), right.split(some), strict=True):
-        for columns in zip(*(row.split(STRETCH, 1) for row in rows[1:]), strict=True):
-            rows[0].add_(torch.mul(*(part.double() for part in columns)).sum(1))
-    return sums.numpy()
+    for row in range(0, len(left), some):
+        for column in range(0, left.shape[1], STRETCH):
+            part = slice(row, row + some), slice(column, column + STRETCH)
+            sums[part[0]] += np.vecdot(left[part].astype(np.float64), right[part].astype(np.float64))
+    return sums
 
 
-def magnitude_sums(values: Float[Tensor, " n"], width: int) -> list[float]:
+def magnitude_sums(values: Float32[Array, " n"], width: int) -> list[float]:
     """Parts of the sum of magnitudes for `total`, of every `width` numbers, in float64."""
+    sums: list[float] = []
     whole = len(values) - len(values) % width
-    rows = (*values[:whole].view(-1, width).split(max(1, BLOCK // width)), values[whole:].view(1, -1))
-    parts = (part for row in rows for part in row.split(STRETCH, 1))
-    return [sums for part in parts for sums in part.abs().sum(1, dtype=torch.float64).tolist()]
+    some = max(1, BLOCK // width) * width  # rows at a time, so that the wide copies stay in the cache
+    rows = [values[start : min(start + some, whole)].reshape(-1, width) for start in range(0, whole, some)]
+    for row in (*rows, values[whole:].reshape(1, -1)):
+        for column in range(0, row.shape[1], STRETCH):
+            part = row[:, column : column + STRETCH].astype(np.float64)
+            sums += np.abs(part, out=part).sum(1).tolist()
+    return sums
 
 
-def _column(values: Float[np.ndarray, " rows"]) -> Float[Tensor, "rows 1"]:
-    return torch.from_numpy(values).float().unsqueeze(1)
+def _column(values: Float64[Array, " rows"]) -> Float32[Array, "rows 1"]:
+    return values.astype(np.float32)[:, None]
 
 
-def _ends(piece: Piece, over_base: bool) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+def _onto(base: Float32[Array, " n"], update: Float32[Array, " n"]) -> Float32[Array, " n"]:
+    base += update
+    return base
+
+
+def _ends(piece: Piece, over_base: bool) -> tuple[Float32[Array, " n"], Float32[Array, " n"]]:
     """The two ends of the arc. Raises ValueError when there are not exactly as many models as it takes."""
     if over_base:
         first, second = piece.tuned
-        return first.sub_(piece.base), second.sub_(piece.base)
+        first -= piece.base
+        second -= piece.base
+        return first, second
     (tuned,) = piece.tuned
     return piece.base, tuned
 
 
 def _row_ends(
     piece: Piece, width: int, across: int, over_base: bool
-) -> Iterator[tuple[int, Float[Tensor, " d"], Float[Tensor, " d"]]]:
+) -> Iterator[tuple[int, Float32[Array, " d"], Float32[Array, " d"]]]:
     """The two ends row by row, and the place of the row's first number within its index of the first axis."""
-    first, second = _ends(piece, over_base)
+    return _cut_rows(piece.start, _ends(piece, over_base), width, across)
+
+
+def _cut_rows(
+    at: int, ends: tuple[Float32[Array, " n"], Float32[Array, " n"]], width: int, across: int
+) -> Iterator[tuple[int, Float32[Array, " d"], Float32[Array, " d"]]]:
+    first, second = ends
     for start in range(0, len(first), width):
-        yield (piece.start + start) % across, first[start : start + width], second[start : start + width]
-
-
-def _row_blocks(pieces: Pieces) -> Iterator[tuple[int, Float[Tensor, "tile filled"], Float[Tensor, "rows d"]]]:
-    """The update and the one tuned model in blocks of TILE rows, cut at the same places whatever the pieces, with the
-    number of the first row. The last block of tuned rows may be shorter; updates are filled up with zeros.
-    """
-    width = row_length(pieces.shape)
-    filled = torch.zeros(TILE, width + -width % TILE)
-    waiting = torch.empty(2, 0, width)
-    first = 0
-    for piece in pieces.rows():
-        (tuned,) = piece.tuned
-        waiting = torch.cat((waiting, torch.stack((piece.base, tuned)).view(2, -1, width)), 1)
-        last_piece = piece.start + len(tuned) == math.prod(pieces.shape)
-        while waiting.shape[1] >= (1 if last_piece else TILE):
-            base_rows, tuned_rows = waiting[:, :TILE]
-            torch.sub(tuned_rows, base_rows, out=filled[: len(tuned_rows), :width])
-            filled[len(tuned_rows) :].zero_()
-            yield first, filled, tuned_rows
-            waiting, first = waiting[:, TILE:], first + TILE
+        yield (at + start) % across, first[start : start + width], second[start : start + width]

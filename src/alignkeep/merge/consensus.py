@@ -24,12 +24,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float32
 
-from alignkeep.merge.arithmetic import magnitude_sums
-from alignkeep.merge.pieces import BLOCK, Piece, Pieces, row_length, total
+from alignkeep.merge.arithmetic import magnitude_sums, weighted_sum
+from alignkeep.merge.pieces import BLOCK, Array, Piece, Pieces, row_length, total
 from alignkeep.merge.sparsify import Keeper, Random, RankedRandom, Sparsifier, find_cuts, keeper, kept_ranks
 
 Election = Literal["sum", "count"]
@@ -46,7 +45,7 @@ def task_vector_merge(
     consensus: Election | None = None,
     normalize: bool = False,
     scale: float = 1.0,
-) -> Iterator[Float[Tensor, " n"]]:
+) -> Iterator[Float32[Array, " n"]]:
     """base + scale * sum_t weights_t tau_t over sparsified task vectors. With `consensus` only those of the elected
     sign are summed, with `normalize` the sum is divided by their weights.
 
@@ -60,41 +59,44 @@ def task_vector_merge(
         divisor = whole if normalize and abs(whole) >= NO_WEIGHT else 1.0
         combined = [scale * weight / divisor for weight in combined]
         for piece in deltas:
-            yield piece.base.add_(_sum(piece.tuned, combined))
+            base, update = piece.base, weighted_sum(piece.tuned, combined)
+            base += update
+            yield base
     else:
         for piece in deltas:
-            votes = [delta.mul_(weight) for delta, weight in zip(piece.tuned, combined, strict=True)]
-            yield piece.base.add_(_agreed(votes, weights, consensus, normalize), alpha=scale)
-
-
-def _sum(deltas: Sequence[Float[Tensor, " n"]], weights: Sequence[float]) -> Float[Tensor, " n"]:
-    result, *others = deltas
-    result.mul_(weights[0])
-    for delta, weight in zip(others, weights[1:], strict=True):
-        result.add_(delta, alpha=weight)
-    return result
+            base, votes = piece.base, piece.tuned
+            for vote, weight in zip(votes, combined, strict=True):
+                vote *= weight
+            update = _agreed(votes, weights, consensus, normalize)
+            update *= scale
+            base += update
+            yield base
 
 
 def _agreed(
-    votes: Sequence[Float[Tensor, " n"]], weights: Sequence[float], consensus: Election, normalize: bool
-) -> Float[Tensor, " n"]:
+    votes: Sequence[Float32[Array, " n"]], weights: Sequence[float], consensus: Election, normalize: bool
+) -> Float32[Array, " n"]:
     """Sum of the votes with the elected sign; their mean by weight with `normalize`. Overwrites the votes."""
-    sign = torch.zeros_like(votes[0])
+    sign = np.zeros_like(votes[0])
     for vote in votes:
-        sign += vote if consensus == "sum" else vote.sign()
-    torch.copysign(torch.ones(()), sign, out=sign)  # votes that cancel leave +0, which elects +
+        sign += vote if consensus == "sum" else np.sign(vote)
+    np.copysign(np.float32(1), sign, out=sign)  # votes that cancel leave +0, which elects +
     for vote in votes:
-        vote.mul_(sign).relu_()
-    result = torch.zeros_like(sign)
+        vote *= sign
+        np.maximum(vote, 0, out=vote)
+    result = np.zeros_like(sign)
     for vote in votes:
         result += vote
+    result *= sign
     if normalize:
-        result.mul_(sign)
-        divisor = sign.zero_()
+        divisor = np.zeros_like(sign)
         for vote, weight in zip(votes, weights, strict=True):
-            divisor.add_(vote.sign_(), alpha=weight)
-        return result.div_(divisor.add_(divisor == 0))
-    return result.mul_(sign)
+            np.sign(vote, out=vote)
+            vote *= weight
+            divisor += vote
+        divisor += divisor == 0
+        result /= divisor
+    return result
 
 
 class SparseTaskVectors:
@@ -119,7 +121,7 @@ class SparseTaskVectors:
         for piece in self._dense():
             for delta, keep in zip(piece.tuned, keepers, strict=True):
                 if keep is not None:
-                    keep(delta.numpy(), piece.start)
+                    keep(delta, piece.start)
             yield piece
 
     def _dense(self) -> Iterator[Piece]:
@@ -143,7 +145,7 @@ class SparseTaskVectors:
             for delta, keep, wanted, (before, after) in zip(piece.tuned, keepers, restored, sums, strict=True):
                 if wanted and keep is not None:
                     before += magnitude_sums(delta, width)
-                    keep(delta.numpy(), piece.start)
+                    keep(delta, piece.start)
                     after += magnitude_sums(delta, width)
         for one, (before, after) in zip(self._sparsify, sums, strict=True):
             if isinstance(one, Random) and one.rescale == "probability":
@@ -161,4 +163,6 @@ class _Dense:
 
     def __iter__(self) -> Iterator[Piece]:
         for piece in self._pieces:
-            yield piece._replace(tuned=tuple(tuned.sub_(piece.base) for tuned in piece.tuned))
+            for tuned in piece.tuned:
+                tuned -= piece.base
+            yield piece

@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from alignkeep.checkpoint.reading import NUMBERS, StoredNumbers
+from alignkeep.checkpoint.numbers import FORMATS, Numbers
+from alignkeep.checkpoint.reading import StoredNumbers
 from alignkeep.checkpoint.rewrite import Edit, not_finite
 from alignkeep.checkpoint.shards import Written
 from alignkeep.merge.inputs import Models, Tuned
 from alignkeep.merge.low_rank import LowRank
-from alignkeep.merge.methods import Method, identity_of, merged
+from alignkeep.merge.methods import Linear, Mapped, Method, Slerp, Subspace, identity_of, merged
 from alignkeep.merge.pieces import PIECE, Piece, whole_blocks, whole_rows
 from alignkeep.merge.rules import Rule
-from alignkeep.models.finite import is_finite
 from alignkeep.models.headers import TensorEntry
 
 
@@ -38,8 +37,10 @@ class MergedTensor:
         self.shape = base.shape
         self.made_of = (base, *(source.stored for source in tuned if source.stored is not None))
         self._base, self._tuned, self._method, self._size = base, tuple(tuned), method, size
+        # NaN and infinity come out of a sum as they go in; methods that measure first may drop what is not a number.
+        self._looks = not isinstance(method, Linear | Slerp)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Numbers]:
         with ExitStack() as stack:
             opened = {entry: stack.enter_context(StoredNumbers(entry)) for entry in self.made_of}
             for source in self._tuned:
@@ -47,28 +48,27 @@ class MergedTensor:
                     stack.callback(source.change.forget)
             yield from merged(self._method, _StoredPieces(self, opened))
 
-    def fill(self, opened: Mapping[TensorEntry, StoredNumbers], start: int, into: Sequence[Tensor]) -> None:
+    def fill(self, opened: Mapping[TensorEntry, StoredNumbers], start: int, into: Sequence[Numbers]) -> None:
         """The numbers [start, start + n) of base and tuned models into these tensors."""
         base, *tuned = into
         self._read(opened, self._base, start, base)
         for source, numbers in zip(self._tuned, tuned, strict=True):
             if source.stored is None:
-                numbers.copy_(base)
+                np.copyto(numbers, base)
             else:
                 self._read(opened, source.stored, start, numbers)
             if source.change is not None:
                 source.change.add_to(numbers, start)
 
-    def _read(self, opened: Mapping[TensorEntry, StoredNumbers], entry: TensorEntry, start: int, into: Tensor) -> None:
+    def _read(self, opened: Mapping[TensorEntry, StoredNumbers], entry: TensorEntry, start: int, into: Numbers) -> None:
         opened[entry].fill(start, into)
-        # A sum over NaN or infinity is never finite. A method that measures first may drop what it cannot measure.
-        if not math.isfinite(float(into.sum())) and not is_finite(into):
+        if self._looks and not opened[entry].is_finite():
             raise not_finite(self.made_of, self._base, self.name)
 
     def cut(self, opened: Mapping[TensorEntry, StoredNumbers], size: int) -> Iterator[Piece]:
         """The pieces of one pass, in buffers of their own that every pass uses again."""
         count = math.prod(self.shape)
-        buffers = [torch.empty(min(size, count)) for _ in range(1 + len(self._tuned))]
+        buffers = [np.empty(min(size, count), np.float32) for _ in range(1 + len(self._tuned))]
         for start in range(0, count, size):
             base, *tuned = (buffer[: min(size, count - start)] for buffer in buffers)
             self.fill(opened, start, (base, *tuned))
@@ -99,7 +99,7 @@ def edits_of(models: Models, rule: Rule, *, size: int = PIECE) -> dict[str, Edit
     """
     edits: dict[str, Edit | TensorEntry] = {}
     for name, entry in models.entries.items():
-        if entry.dtype not in NUMBERS:
+        if entry.dtype not in FORMATS:
             continue
         sources = [source_of(tuned, name) for tuned in models.tuned]
         if all(source == Source() for source in sources):
@@ -113,6 +113,8 @@ def edits_of(models: Models, rule: Rule, *, size: int = PIECE) -> dict[str, Edit
             edits[name] = whole
         else:
             edits[name] = MergedTensor(name, entry, sources, method, size)
+            if isinstance(method, Mapped | Subspace) or any(source.change is not None for source in sources):
+                import torch  # noqa: F401  # here, not by whichever worker comes first
     return edits
 
 

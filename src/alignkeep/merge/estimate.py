@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from alignkeep.checkpoint.reading import NUMBERS
+from alignkeep.checkpoint.numbers import FORMATS
 from alignkeep.merge.edits import edits_of
 from alignkeep.merge.pieces import PIECE
 from alignkeep.merge.prepare import Prepared
@@ -37,7 +37,7 @@ def plan_merge(prepared: Prepared) -> dict[str, object]:
         "form": config.form,
         "tensors": len(models.entries),
         "merged": len(edits),
-        "not_calculated_with": sum(entry.dtype not in NUMBERS for entry in models.entries.values()),
+        "not_calculated_with": sum(entry.dtype not in FORMATS for entry in models.entries.values()),
         "memory_bytes": int(_PROCESS + held),
         "disk_bytes": size,
         "seconds": math.ceil(size / speed),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import Tensor
+from jaxtyping import Float32
 
 from alignkeep.merge.low_rank import LowRank
+from alignkeep.merge.pieces import Array
 from alignkeep.models.headers import TensorEntry
 
 # Names of gate, up and down projection of one expert on disk: (block in memory, block on disk, the three names).
@@ -23,8 +24,8 @@ _LAYOUTS = (
 
 def expert_changes(
     module: str,
-    down: Tensor,
-    up: Tensor,
+    down: Float32[Array, "experts_ranks d_in"],
+    up: Float32[Array, "d_out experts_ranks"],
     base: Mapping[str, TensorEntry],
     scale_of: Callable[[str, int], float],
 ) -> dict[str, LowRank] | None:
@@ -44,7 +45,7 @@ def expert_changes(
         wide, narrow = base[f"{prefix}.0.{gate}.weight"].shape, base[f"{prefix}.0.{lowered}.weight"].shape
         rank = down.shape[0] // count
         downs = down.reshape(count, rank, down.shape[1])
-        ups = up.reshape(up.shape[0], rank, count).permute(2, 0, 1)
+        ups = up.reshape(up.shape[0], rank, count).transpose(2, 0, 1)
         shape = (up.shape[0], down.shape[1])
         if shape == (2 * wide[0], wide[1]):
             scale = scale_of(f"{block}.gate_up_proj", rank)

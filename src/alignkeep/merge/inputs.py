@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from alignkeep.checkpoint.reading import NUMBERS
+from alignkeep.checkpoint.numbers import FORMATS
 from alignkeep.errors import CheckpointError, ShapeError
 from alignkeep.merge.adapters import EMBEDDINGS, HEADS, Adapter, read_adapter
 from alignkeep.models.fingerprint import fingerprint_model
@@ -148,7 +148,7 @@ def _fitting(
             raise _misfit(
                 f"{other.file}: tensor {name}", f"shape {list(other.shape)}", f"{list(entry.shape)}, as in {entry.file}"
             )
-        if entry.dtype in NUMBERS and other.dtype in NUMBERS:
+        if entry.dtype in FORMATS and other.dtype in FORMATS:
             fitting[name] = other
         elif entry.dtype != other.dtype:
             raise _misfit(f"{other.file}: tensor {name}", f"type {other.dtype}", f"{entry.dtype}, as in {entry.file}")

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from alignkeep.checkpoint.reading import NUMBERS, StoredBytes, memory_of
+from alignkeep.checkpoint.numbers import FORMATS, memory_of, round_into
+from alignkeep.checkpoint.reading import StoredBytes
 from alignkeep.checkpoint.rewrite import Edit, one_thread_each
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.edits import Rule, edits_of
@@ -27,7 +29,10 @@ from alignkeep.models.loading import LoadedModel, load_model, load_tokenizer
 from alignkeep.models.renumber import renumber
 from alignkeep.types import Checkpoint
 
-_WHOLE = {
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "BOOL": torch.bool,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
 }  # fmt: skip
@@ -100,20 +105,20 @@ def merged_tensors(models: Models, rule: Rule | None) -> dict[str, Tensor]:
 
 
 def _stored(entry: TensorEntry) -> Tensor:
-    raw = torch.empty(entry.size, dtype=torch.uint8)
+    raw = np.empty(entry.size, np.uint8)
     if entry.size:
         with StoredBytes(entry) as stored:
             stored.read(0, memory_of(raw))
-    return raw.view((NUMBERS | _WHOLE)[entry.dtype]).reshape(entry.shape)
+    return torch.from_numpy(raw).view(_TYPES[entry.dtype]).reshape(entry.shape)
 
 
 def _rounded(edit: Edit, entry: TensorEntry) -> Tensor:
-    numbers = torch.empty(math.prod(entry.shape), dtype=NUMBERS[entry.dtype])
+    numbers = np.empty(math.prod(entry.shape), FORMATS[entry.dtype])
     start = 0
     for piece in edit:
-        numbers[start : start + piece.numel()].copy_(piece)
-        start += piece.numel()
-    return numbers.reshape(entry.shape)
+        round_into(numbers[start : start + len(piece)], piece)
+        start += len(piece)
+    return torch.from_numpy(numbers.view(np.uint8)).view(_TYPES[entry.dtype]).reshape(entry.shape)
 
 
 def _with_adapter(base: LoadedModel, models: Models) -> LoadedModel:

@@ -4,23 +4,28 @@ A value holds everything a method needs to know beside the models; `merged` is t
 settings of a user become values in `config.py`.
 """
 
+# numpy and torch leave the types of some methods open:
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Float32
 
-from alignkeep.merge.arithmetic import linear, mapped_merge, nuslerp, slerp
+from alignkeep.merge.arithmetic import linear, nuslerp, slerp
 from alignkeep.merge.consensus import task_vector_merge
-from alignkeep.merge.pieces import Pieces, Whole
+from alignkeep.merge.pieces import Array, Pieces, Whole
 from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom, Sparsifier
 from alignkeep.merge.stock import model_stock
 
+if TYPE_CHECKING:  # torch takes longer to import than a merge that does without it takes
+    from torch import Tensor
+
 __all__ = [
+    "InputMap",
     "Linear",
     "Magnitude",
     "Mapped",
@@ -35,6 +40,7 @@ __all__ = [
     "Subspace",
     "TaskVectors",
     "identity_of",
+    "input_map",
     "merge_tensor",
     "merged",
 ]
@@ -106,10 +112,18 @@ class Mapped:
     input_axis: int = -1
 
 
+class InputMap(NamedTuple):
+    """scale I + reads writes^T."""
+
+    scale: float
+    reads: Float[Tensor, "d_in k"]
+    writes: Float[Tensor, "d_in k"]
+
+
 Method = Linear | Slerp | NuSlerp | ModelStock | TaskVectors | Subspace | Mapped
 
 
-def merged(method: Method, pieces: Pieces) -> Iterator[Float[Tensor, " n"]]:
+def merged(method: Method, pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
     """The merged tensor in order, flat, in float32; the parts need not be as long as the pieces. Raises ValueError,
     before the first part, when the number of tuned models is not the method's.
     """
@@ -124,15 +138,27 @@ def merged(method: Method, pieces: Pieces) -> Iterator[Float[Tensor, " n"]]:
             return model_stock(pieces)
         case TaskVectors(weights, sparsify, consensus, normalize, scale):
             return task_vector_merge(pieces, weights, sparsify, consensus=consensus, normalize=normalize, scale=scale)
-        case Subspace(weight, basis, input_axis):
-            return mapped_merge(pieces, 1.0, (weight - 1) * basis, basis, input_axis=input_axis)
-        case Mapped(_, scale, reads, writes, input_axis):
-            return mapped_merge(pieces, scale, reads, writes, input_axis=input_axis)
+        case Subspace() | Mapped():
+            from alignkeep.merge.mapped import mapped_merge
+
+            return mapped_merge(pieces, input_map(method), input_axis=method.input_axis)
+
+
+def input_map(method: Subspace | Mapped) -> InputMap:
+    """What the method does to the inputs of an update."""
+    match method:
+        case Subspace(weight, basis):
+            return InputMap(1.0, (weight - 1) * basis, basis)
+        case Mapped(_, scale, reads, writes):
+            return InputMap(scale, reads, writes)
 
 
 def merge_tensor(method: Method, name: str, base: Tensor, tuned: Sequence[Tensor]) -> Tensor:
     """One tensor merged in memory: float32, in the shape of the base. Random methods draw by its name."""
-    parts = list(merged(method, Whole(name, base, tuned)))
+    import torch
+
+    first, *others = (tensor.detach().float().cpu().numpy() for tensor in (base, *tuned))
+    parts = [torch.from_numpy(part.copy()) for part in merged(method, Whole(name, first, others))]
     return (torch.cat(parts) if parts else torch.empty(0)).reshape(base.shape)
 
 

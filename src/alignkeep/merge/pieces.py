@@ -5,29 +5,33 @@ and gives the merged numbers back in the last one. What it measures is summed bl
 fixed place in the tensor, so that the size of the pieces and the number of threads change no bit of the result.
 """
 
+# numpy and torch leave the types of some methods open:
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float32
+
+Array = np.ndarray
 
 BLOCK = 1 << 16
-PIECE = 1 << 18  # chosen: measured in benchmarks/bench_merge.py; a worker's buffers stay in the second-level cache
+PIECE = 1 << 18  # chosen: measured in benchmarks/bench_merge.py
 
 
 class Piece(NamedTuple):
     """`n` neighbouring numbers of one tensor in all models.
 
-    The tensors belong to the method until it asks for the next piece: it may overwrite them and must not keep them.
+    The arrays belong to the method until it asks for the next piece: it may overwrite them and must not keep them.
     """
 
     start: int
-    base: Float[Tensor, " n"]
-    tuned: tuple[Float[Tensor, " n"], ...]
+    base: Float32[Array, " n"]
+    tuned: tuple[Float32[Array, " n"], ...]
 
 
 class Pieces(Protocol):
@@ -46,13 +50,13 @@ class Pieces(Protocol):
 
 
 class Whole:
-    """Pieces of tensors in memory, for notebooks, tests and sweeps. The tensors are left as they are."""
+    """Pieces of arrays in memory, for notebooks and tests. The arrays are left as they are."""
 
-    def __init__(self, name: str, base: Tensor, tuned: Sequence[Tensor], *, size: int = PIECE) -> None:
+    def __init__(self, name: str, base: Array, tuned: Sequence[Array], *, size: int = PIECE) -> None:
         self.name = name
         self.shape = tuple(base.shape)
         self._size = size
-        self._tensors = [tensor.reshape(-1) for tensor in (base, *tuned)]
+        self._flat = [np.asarray(array).reshape(-1) for array in (base, *tuned)]
 
     def __iter__(self) -> Iterator[Piece]:
         return self._cut(whole_blocks(self._size))
@@ -62,7 +66,7 @@ class Whole:
 
     def _cut(self, size: int) -> Iterator[Piece]:
         for start in range(0, math.prod(self.shape), size):
-            base, *tuned = (part[start : start + size].to(torch.float32, copy=True) for part in self._tensors)
+            base, *tuned = (np.array(part[start : start + size], np.float32) for part in self._flat)
             yield Piece(start, base, tuple(tuned))
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from alignkeep.checkpoint.beside import sha256_of_file
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import RecipeError
-from alignkeep.merge.alignment import Space
 from alignkeep.merge.chat import check_templates, check_vocabulary
 from alignkeep.merge.config import SPACED, MergeConfig
 from alignkeep.merge.inputs import Models, read_models
 from alignkeep.merge.mergekit import MergekitFile, read_mergekit
 from alignkeep.merge.rules import Rule, check_method, rule_of
+from alignkeep.merge.spaces import Space
 from alignkeep.models.fingerprint import fingerprint_model
 
 ADAPTABLE = ("linear", *SPACED)  # of one adapter they make an adapter again

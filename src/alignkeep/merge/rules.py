@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from alignkeep.errors import NoEffectError, RecipeError
-from alignkeep.merge.alignment import Space
 from alignkeep.merge.config import INTERPOLATIONS, SPACED, MergeConfig, MethodOptions
 from alignkeep.merge.methods import Linear, Mapped, Method, ModelStock, NuSlerp, Slerp, Subspace, TaskVectors
+from alignkeep.merge.spaces import Space
 from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom
-from alignkeep.subspace.balance import balance
 
 Rule = Callable[[str], Method]
 
@@ -61,6 +60,8 @@ def _spaced(method: str, weight: float, spaces: Mapping[str, Space]) -> Mapping[
         return {name: Subspace(weight, one.alignment.vectors, one.input_axis) for name, one in spaces.items()}
     if method != "fisher" or not spaces:
         return {}
+    from alignkeep.subspace.balance import balance
+
     tuning = {name: one.tuning for name, one in spaces.items() if one.tuning is not None}
     maps = balance({name: one.alignment for name, one in spaces.items()}, tuning or None, weight)
     return {name: Mapped(weight, *maps[name], one.input_axis) for name, one in spaces.items()}

@@ -24,7 +24,7 @@ Thresholds are exact order statistics without a sort: the bits of a magnitude ar
 of their upper halves and one of the lower halves within the bin found give it in two passes and fixed memory.
 """
 
-# torch and numpy leave the types of some methods open:
+# numpy leaves the types of some methods open:
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt32
-from torch import Tensor
 
 from alignkeep.merge.pieces import BLOCK, Piece
 
@@ -132,8 +130,7 @@ def find_cuts(deltas: Iterable[Piece], ranks: Sequence[Sequence[int]]) -> list[l
         for model, counts in upper.items():
             bits = _magnitude_bits(piece.tuned[model])
             bits >>= HALF
-            # torch counts 32-bit integers as they are; numpy would copy them to 64 bits first.
-            counts += torch.bincount(torch.from_numpy(bits), minlength=len(counts)).numpy()
+            counts += np.bincount(bits, minlength=len(counts))
     bins = {(model, place): _from_the_top(upper[model], rank) for model, place, rank in places}
     lower = {(model, found): np.zeros(1 << HALF, np.int64) for (model, _), (found, _) in bins.items()}
     for piece in deltas:
@@ -148,9 +145,9 @@ def find_cuts(deltas: Iterable[Piece], ranks: Sequence[Sequence[int]]) -> list[l
     return cuts
 
 
-def _magnitude_bits(delta: Float[Tensor, " n"]) -> Int32[np.ndarray, " n"]:
+def _magnitude_bits(delta: Float32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
     """Integers in the order of the magnitudes, in the place of the numbers: these without their sign bits."""
-    bits = delta.numpy().view(np.int32)
+    bits = delta.view(np.int32)
     bits &= np.int32(2**31 - 1)
     return bits
 

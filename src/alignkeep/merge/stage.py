@@ -104,13 +104,14 @@ def _merge(
     prepared: Prepared, work: Path, inputs: dict[str, str], progress: Progress, measure: Measure | None
 ) -> dict[str, object]:
     from alignkeep.merge.adapter_form import write_adapter
-    from alignkeep.merge.alignment import alignment_spaces
     from alignkeep.merge.methods import identity_of as same_as
     from alignkeep.merge.writing import write_model
 
     config, notes = prepared.config, list(prepared.notes)
     spaces = {}
     if config.method in SPACED:
+        from alignkeep.merge.alignment import alignment_spaces
+
         spaces = alignment_spaces(config, list(prepared.models.entries), work, progress)
     weight = config.weight
     if config.sweep is not None:

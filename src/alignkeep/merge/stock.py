@@ -23,11 +23,10 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float32
 
 from alignkeep.merge.arithmetic import Gram, weighted_sum
-from alignkeep.merge.pieces import Pieces
+from alignkeep.merge.pieces import Array, Pieces
 
 SINGULAR = 1e-6  # mergekit's
 
@@ -42,7 +41,7 @@ class StockShare(NamedTuple):
     opposed: bool
 
 
-def model_stock(pieces: Pieces) -> Iterator[Float[Tensor, " n"]]:
+def model_stock(pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
     """(1 - share) base + share mean(tuned). Two passes. Raises ValueError for fewer than two tuned models."""
     share = stock_share(pieces).share
     for piece in pieces:
@@ -61,7 +60,9 @@ def stock_share(pieces: Pieces) -> StockShare:
         if models < 2:
             raise ValueError(f"model stock needs at least two tuned models, got {models}")
         gram = gram or Gram(models)
-        gram.add([tuned.sub_(piece.base) for tuned in piece.tuned])
+        for tuned in piece.tuned:
+            tuned -= piece.base
+        gram.add(piece.tuned)
     if gram is None:
         return StockShare(0.0, 0.0, False)
     cosines = [_cosine(gram[i, j], gram[i, i], gram[j, j]) for j in range(models) for i in range(j)]
