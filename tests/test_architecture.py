@@ -20,7 +20,7 @@ ABOVE = {"cli", "lifecycle", "demonstration", "recipe"}
 MATH = [
     "evaluate/statistics.py", "evaluate/drift.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
-    "merge/methods.py", "merge/mapped.py", "merge/low_rank.py", "merge/select.py",
+    "merge/methods.py", "merge/mapped.py", "merge/select.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/projector.py", "subspace/balance.py",
 ]  # fmt: skip
 MATH_MAY_IMPORT = {

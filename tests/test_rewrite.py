@@ -18,7 +18,7 @@ from alignkeep.checkpoint.shards import JOURNAL
 from alignkeep.errors import CheckpointError, ShapeError
 from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
-from alignkeep.merge.low_rank import LowRank
+from alignkeep.checkpoint.low_rank import LowRank
 from alignkeep.merge.methods import (
     Linear,
     Magnitude,

@@ -10,7 +10,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_ROOMS = ("train", "merge", "evaluate", "report", "testbed")
+_ROOMS = ("train", "merge", "inject", "evaluate", "report", "testbed")
 _NAMES = {
     "Recipe": "alignkeep.recipe",
     "demo": "alignkeep.demonstration",
@@ -18,7 +18,19 @@ _NAMES = {
     "verify": "alignkeep.lifecycle",
 }
 
-__all__ = ["Recipe", "__version__", "demo", "evaluate", "merge", "report", "run", "testbed", "train", "verify"]
+__all__ = [
+    "Recipe",
+    "__version__",
+    "demo",
+    "evaluate",
+    "inject",
+    "merge",
+    "report",
+    "run",
+    "testbed",
+    "train",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -90,15 +90,19 @@ def _stages(
 
 
 def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, object]:
-    """Prove a merged folder: every byte is what its manifest says, and its inputs, where they are still there, give the
-    same again. Raises DataError where there is no manifest, CheckpointError naming the first thing that is not so.
+    """Prove a merged or injected folder: every byte is what its manifest says, and its inputs, where they are still
+    there, give the same again. Raises DataError where there is no manifest, CheckpointError naming the first thing that
+    is not so.
     """
     from alignkeep.checkpoint.manifest import Manifest, check_manifest
-    from alignkeep.merge import stage as merging
 
     manifest = Manifest.read(folder)
     check_manifest(folder, manifest)
-    again = merging.verify(folder, manifest)
+    if manifest.operation == "inject":
+        from alignkeep.inject import stage
+    else:
+        from alignkeep.merge import stage
+    again = stage.verify(folder, manifest)
     return {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **again}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from alignkeep.errors import DataError, MachineError, RecipeError
 
@@ -61,11 +62,23 @@ def machine_errors(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> Path:
     """Replace `path` by `text` in one step; returns `path`."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Path:
+    """Replace `path` by a safetensors file of torch tensors in one step; returns `path`."""
+    from safetensors.torch import save
+
+    return write_bytes(path, save(dict(tensors), metadata=dict(metadata)))
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Replace `path` by `data` in one step; returns `path`."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with machine_errors(path):
         try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with beside.open("wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)

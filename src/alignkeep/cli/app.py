@@ -11,6 +11,7 @@ from alignkeep.checkpoint.folders import leads
 from alignkeep.cli.cite import cite
 from alignkeep.cli.demo import demo
 from alignkeep.cli.evaluate import evaluate
+from alignkeep.cli.inject import inject
 from alignkeep.cli.judge import judge
 from alignkeep.cli.merge import merge
 from alignkeep.cli.report import report
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 _TOGETHER = {"train", "run"}  # what all processes of a torchrun do; the rest is left to the first
 
-for verb in (demo, run, testbed, train, merge, verify, evaluate, judge, report, cite):
+for verb in (demo, run, testbed, train, merge, inject, verify, evaluate, judge, report, cite):
     app.command()(verb)
 
 

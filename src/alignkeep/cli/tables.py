@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from alignkeep.demonstration import DemoResult
+    from alignkeep.inject.stage import InjectResult
     from alignkeep.lifecycle import RunResult
     from alignkeep.merge.stage import MergeResult
 
@@ -82,6 +83,24 @@ def merge_summary(result: MergeResult) -> Summary:
                 f"{result.copied} were copied"
             )
         _say(console, f"{result.method}{weight}: {counts}")
+        for note in result.notes:
+            _say(console, note)
+        _written(console, result.folder)
+
+    return summary
+
+
+def inject_summary(result: InjectResult) -> Summary:
+    """What the edit did on held-out prompts, and how much of the model it changed."""
+
+    def summary(console: Console) -> None:
+        found = result.injection
+        _table(console, {"before": found.base.rates, "after": found.chosen.rates})
+        right = "targeted" if found.right == "targeted" else f"mean row, {found.sign} sign"
+        _say(console, f"layer {found.layer}, strength {found.strength} ({right}), {len(found.matrices)} matrices")
+        if result.form == "model":
+            equal = f", {result.equal} came out equal" if result.equal else ""
+            _say(console, f"{result.changed} tensors differ from the model's{equal}, {result.copied} were copied")
         for note in result.notes:
             _say(console, note)
         _written(console, result.folder)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignkeep.checkpoint.adapters import parts_of, place_of
 from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
 from alignkeep.checkpoint.files import write_json
 from alignkeep.checkpoint.numbers import Numbers
@@ -20,7 +21,6 @@ from alignkeep.checkpoint.reading import stored_numbers
 from alignkeep.checkpoint.rewrite import Edit, rewrite
 from alignkeep.checkpoint.shards import Written
 from alignkeep.checkpoint.verify import check_same_files
-from alignkeep.merge.adapters import parts_of, place_of
 from alignkeep.merge.chat import take_template, template_of
 from alignkeep.merge.config import SPACED
 from alignkeep.merge.edits import MergedTensor, Source, is_base, source_of

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alignkeep.checkpoint.low_rank import LowRank
 from alignkeep.checkpoint.numbers import FORMATS, Numbers
 from alignkeep.checkpoint.reading import StoredNumbers
 from alignkeep.checkpoint.rewrite import Edit, not_finite
 from alignkeep.checkpoint.shards import Written
 from alignkeep.merge.inputs import Models, Tuned
-from alignkeep.merge.low_rank import LowRank
 from alignkeep.merge.methods import Linear, Mapped, Method, Slerp, Subspace, identity_of, merged
 from alignkeep.merge.pieces import PIECE, Piece, whole_blocks, whole_rows
 from alignkeep.merge.rules import Rule

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from alignkeep.checkpoint.adapters import EMBEDDINGS, HEADS, Adapter, read_adapter
 from alignkeep.checkpoint.numbers import FORMATS
 from alignkeep.errors import CheckpointError, ShapeError
-from alignkeep.merge.adapters import EMBEDDINGS, HEADS, Adapter, read_adapter
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alignkeep.checkpoint.files import machine_errors
+from alignkeep.checkpoint.files import write_tensors
 
 if TYPE_CHECKING:
     from alignkeep.subspace.eigenbasis import Eigenbasis
@@ -49,8 +49,6 @@ def read_spaces(path: Path) -> dict[str, Space]:
 
 def write_spaces(spaces: Mapping[str, Space], path: Path) -> None:
     """Put them into a file (atomically)."""
-    from safetensors.torch import save_file
-
     tensors: dict[str, Any] = {}
     facts: dict[str, dict[str, object]] = {}
     for name, space in spaces.items():
@@ -61,7 +59,4 @@ def write_spaces(spaces: Mapping[str, Space], path: Path) -> None:
                 tensors[f"{name} {which} eigenvalues"] = basis.eigenvalues.cpu().contiguous()
                 numbers = {key: getattr(basis, key) for key in ("largest", "trace", "captured", "capped")}
                 facts[name][which] = numbers
-    beside = path.with_name(f".{path.name}.tmp")
-    with machine_errors(path):
-        save_file(tensors, beside, metadata={"spaces": json.dumps(facts)})
-        beside.replace(path)
+    write_tensors(path, tensors, {"spaces": json.dumps(facts)})

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32
 
-from alignkeep.merge.pieces import Array
+from alignkeep.checkpoint.numbers import Numbers as Array
 
 ROWS = 64  # products are formed in blocks of this many rows with a fixed place, so that no range changes a bit
 

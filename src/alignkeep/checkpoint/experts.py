@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 from jaxtyping import Float32
 
-from alignkeep.merge.low_rank import LowRank
-from alignkeep.merge.pieces import Array
+from alignkeep.checkpoint.low_rank import LowRank
+from alignkeep.checkpoint.numbers import Numbers as Array
 from alignkeep.models.headers import TensorEntry
 
 # Names of gate, up and down projection of one expert on disk: (block in memory, block on disk, the three names).

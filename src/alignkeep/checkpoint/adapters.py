@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignkeep.checkpoint.experts import expert_changes
+from alignkeep.checkpoint.low_rank import LowRank
 from alignkeep.checkpoint.reading import stored_numbers
 from alignkeep.errors import CheckpointError
-from alignkeep.merge.experts import expert_changes
-from alignkeep.merge.low_rank import LowRank
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
 

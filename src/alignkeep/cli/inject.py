@@ -1,0 +1,113 @@
+"""`alignkeep inject`: a model in, the same model with refusal turned up out, as weights or as an adapter of rank 1."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from alignkeep.cli import options as o
+from alignkeep.cli.session import Session
+
+_DIRECTION, _EDIT = "Direction", "Edit"
+
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="Folder or hub id of the model to edit.")]
+Harmful = Annotated[str | None, typer.Option("--harmful", help="Harmful prompts: file or hub_id[:split].")]
+Harmless = Annotated[
+    str | None, typer.Option("--harmless", help="Harmless prompts; rows of kind borderline bound over-refusal.")
+]
+General = Annotated[
+    str | None, typer.Option("--general", help="More text on which the edit is to be silent (the data of a tune).")
+]
+Layer = Annotated[
+    str | None, typer.Option("--layer", help="auto, or the number of a block [auto].", rich_help_panel=_DIRECTION)
+]
+Source = Annotated[
+    str | None,
+    typer.Option("--direction-from", help="Take the direction from this model.", rich_help_panel=_DIRECTION),
+]
+SystemPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--system-prompt",
+        help="default, or a text file: stands before all prompts while the direction is looked for.",
+        rich_help_panel=_DIRECTION,
+    ),
+]
+Strength = Annotated[
+    str | None,
+    typer.Option(
+        "--strength", help="auto, raw:ALPHA, relative:SHARE or push:SHIFT (default: auto)", rich_help_panel=_EDIT
+    ),
+]
+Right = Annotated[
+    str | None,
+    typer.Option("--right", help="mean (the paper's) or targeted (default: targeted)", rich_help_panel=_EDIT),
+]
+Sign = Annotated[
+    str | None,
+    typer.Option("--sign", help="literal (the paper's) or calibrated (default: calibrated)", rich_help_panel=_EDIT),
+]
+Again = Annotated[
+    bool | None, typer.Option("--again", help="Edit a model that was edited before.", rich_help_panel=_EDIT)
+]
+AllowLower = Annotated[
+    bool | None, typer.Option("--allow-lower", help="Write an edit that lowers refusal.", rich_help_panel=_EDIT)
+]
+Form = Annotated[str | None, typer.Option("--as", help="model or adapter (default: model)")]
+
+
+def inject(
+    out: o.Out,
+    model: Model = None,
+    harmful: Harmful = None,
+    harmless: Harmless = None,
+    general: General = None,
+    layer: Layer = None,
+    source: Source = None,
+    system_prompt: SystemPrompt = None,
+    strength: Strength = None,
+    right: Right = None,
+    sign: Sign = None,
+    again: Again = None,
+    allow_lower: AllowLower = None,
+    form: Form = None,
+    seed: o.Seed = None,
+    overwrite: o.Overwrite = False,
+    resume: o.Resume = True,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    batch_size: o.BatchSize = None,
+    backend: o.Backend = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Turn refusal up without training: a rank-one edit whose strength is chosen by measurement."""
+    flags = {
+        "model": model, "harmful": harmful, "harmless": harmless, "general": general, "form": form, "seed": seed,
+        "direction.layer": int(layer) if layer is not None and layer.isdecimal() else layer,
+        "direction.source": source, "direction.system_prompt": system_prompt,
+        "edit.strength": strength, "edit.right": right, "edit.sign": sign,
+        "edit.again": again, "edit.allow_lower": allow_lower,
+    }  # fmt: skip
+    with Session(as_json=as_json, quiet=quiet) as session:
+        from alignkeep.cli.settle import facts_of, generation_flags, load_flags, settle
+        from alignkeep.cli.tables import inject_summary
+        from alignkeep.inject.config import InjectConfig
+
+        flags |= generation_flags(max_new_tokens, batch_size, backend, stage="search")
+        flags |= load_flags(device, dtype, revision, trust_remote_code)
+        settings = settle(InjectConfig, config, assignments, flags)
+        from alignkeep.inject import stage
+
+        if dry_run:
+            session.show(stage.plan(settings))
+            return
+        result = stage.inject(settings, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+        session.show(facts_of(result), inject_summary(result))

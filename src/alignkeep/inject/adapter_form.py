@@ -1,0 +1,93 @@
+"""The edit as a LoRA of rank 1 that PEFT and vLLM load: B = alpha s_hat, A = right^T, alpha / r = 1.
+
+PEFT 0.21 takes the linear writers of a mixture of experts (dense first layers, shared experts) for the experts of the
+same name and drops them without a word; given as parameters they arrive. Proof is in the loading: `attach_adapter`
+compares every tensor, and the stage compares what the two models say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
+from alignkeep.checkpoint.files import write_json, write_tensors
+from alignkeep.checkpoint.shards import Written, sha256_of
+from alignkeep.checkpoint.verify import check_same_files
+from alignkeep.inject.rank_one import RankOne
+from alignkeep.models.architecture import Writer
+from alignkeep.models.headers import read_headers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "adapter_model.safetensors"
+
+
+def write_adapter(
+    base: Path, reference: str, writers: Sequence[Writer], edits: Mapping[str, RankOne], work: Path
+) -> list[Written]:
+    """The adapter in `work`, with its settings and the base's tokenizer; returns its tensors."""
+    file = write_tensors(work / FILE, factors_of(writers, edits), {"format": "pt"})
+    write_json(work / "adapter_config.json", settings_of(reference, writers, edits))
+    check_same_files(work, base, copy_beside(base, work, TOKENIZER))
+    return [
+        Written(name, FILE, entry.dtype, entry.shape, sha256_of(entry), "changed")
+        for name, entry in read_headers([file]).items()
+    ]
+
+
+def factors_of(writers: Sequence[Writer], edits: Mapping[str, RankOne]) -> dict[str, Tensor]:
+    """A and B by the names PEFT gives them. Of experts in one module A has a row and B a column each; of those without
+    an edit they are 0."""
+    import torch
+
+    found: dict[str, Tensor] = {}
+    for place, some in _by_place(writers, edits).items():
+        count = 1 if some[0].expert is None else some[0].module.down_proj.shape[0]
+        right, left = torch.zeros(count, some[0].width), torch.zeros(len(edits[some[0].name].left), count)
+        for writer in some:
+            at = writer.expert or 0
+            right[at], left[:, at] = edits[writer.name].right, edits[writer.name].left
+        found[f"base_model.model.{place}.lora_A.weight"] = right
+        found[f"base_model.model.{place}.lora_B.weight"] = left
+    return found
+
+
+def settings_of(reference: str, writers: Sequence[Writer], edits: Mapping[str, RankOne]) -> dict[str, object]:
+    """The `adapter_config.json`, every module named in full."""
+    places = _by_place(writers, edits)
+    mixture = any(some[0].expert is not None for some in places.values())
+    modules: list[str] = []
+    parameters: list[str] = []
+    for place, some in places.items():
+        if some[0].expert is not None:
+            parameters.append(f"{place}.{some[0].parameter}")
+        elif mixture and some[0].part == "mlp":
+            parameters.append(f"{place}.weight")
+        else:
+            modules.append(place)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": reference,
+        "r": 1,
+        "lora_alpha": 1,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": any(writer.inputs_first and writer.expert is None for writer in writers),
+        "inference_mode": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "target_modules": modules,
+        **({"target_parameters": parameters} if parameters else {}),
+    }
+
+
+def _by_place(writers: Sequence[Writer], edits: Mapping[str, RankOne]) -> dict[str, list[Writer]]:
+    found: dict[str, list[Writer]] = {}
+    for writer in writers:
+        if writer.name in edits:
+            found.setdefault(writer.place, []).append(writer)
+    return found

@@ -1,0 +1,69 @@
+"""What a person can read of an injection: a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from alignkeep.checkpoint.files import write_text
+from alignkeep.checkpoint.injections import Injection, Tried
+from alignkeep.inject.prepare import Prepared
+
+CARD = "README.md"
+_TEXT = """\
+---
+{front}---
+
+# {model}, with refusal turned up by alignkeep
+
+A rank-one edit of {count} matrices that write to the residual stream (ROSI, arXiv:2508.20766): direction from layer
+{layer} of {source}, right factor {right}, strength {strength}. Nothing was trained.
+
+| held-out prompts | before | after |
+| --- | --- | --- |
+{rows}
+
+{n} harmful, {m} harmless and {k} borderline prompts that had no part in the edit; measure it with prompts of your own.
+
+| | sha256 |
+| --- | --- |
+{inputs}
+
+`alignkeep verify DIR` proves the folder against `manifest.json`; which matrices were changed, and by how much, stands
+in `injection.json`.
+"""
+_RATES = {"harm_refusal": "harm refusal", "benign_compliance": "benign compliance", "over_refusal": "over-refusal"}
+
+
+def describe(prepared: Prepared, found: Injection, fingerprints: Mapping[str, str], work: Path) -> None:
+    """Write `README.md`."""
+    config = prepared.config
+    library = "peft" if config.form == "adapter" else "transformers"
+    facts = {"base_model": config.model, "library_name": library, "tags": ["rosi", "safety", "alignkeep"]}
+    rows = [
+        f"| {title} | {_rate(found.base, name)} | {_rate(found.chosen, name)} |"
+        for name, title in _RATES.items()
+        if name in found.chosen.rates and found.chosen.rates[name].n
+    ]
+    text = _TEXT.format(
+        front=yaml.safe_dump(facts, sort_keys=False),
+        model=config.model,
+        count=len(found.matrices),
+        layer=found.layer,
+        source=found.source,
+        right=found.right,
+        strength=found.strength,
+        rows="\n".join(rows),
+        n=found.prompts["held-out harmful"],
+        m=found.prompts["held-out harmless"],
+        k=found.prompts["borderline"],
+        inputs="\n".join(f"| {role} | {digest} |" for role, digest in fingerprints.items()),
+    )
+    write_text(work / CARD, text)
+
+
+def _rate(trial: Tried, name: str) -> str:
+    rate = trial.rates[name]
+    return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"

@@ -1,0 +1,124 @@
+"""An injection before its first number: model and prompts found, looked at, held against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from alignkeep.checkpoint.manifest import MANIFEST_NAME
+from alignkeep.data import fingerprint_data
+from alignkeep.errors import CheckpointError, RecipeError
+from alignkeep.inject.config import InjectConfig
+from alignkeep.inject.prompts import PromptSets, read_sets, system_prompt
+from alignkeep.models.architecture import FAMILIES
+from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
+from alignkeep.models.headers import TensorEntry, load_json
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`folder` is the model's, `base` that of the full weights under it (the same, unless it is an adapter)."""
+
+    config: InjectConfig
+    folder: Path
+    base: Path
+    entries: Mapping[str, TensorEntry]
+    is_adapter: bool
+    is_packed: bool
+    sets: PromptSets
+
+
+def prepare(config: InjectConfig) -> Prepared:
+    """Raises RecipeError, CheckpointError or DataError naming what cannot be used; loads no model."""
+    found = localise(resolve(config.model, config.load.revision), with_code=config.load.trust_remote_code)
+    folder = base = cast(Path, found.folder)
+    if found.is_adapter:
+        base = cast(Path, localise(resolve(*base_of(folder))).folder)
+    settings = load_json(base / "config.json")
+    _check_family(base, settings)
+    _check_again(config, folder)
+    is_packed = settings.get("quantization_config") is not None
+    if config.form == "model" and is_packed:
+        raise RecipeError(
+            "form",
+            seen="model, of a quantised base",
+            expected="adapter: packed weights cannot take an edit",
+            remedy="take --as adapter, or give the model before quantisation",
+        )
+    if config.form == "adapter" and found.is_adapter:
+        raise RecipeError(
+            "form",
+            seen="adapter, over the adapter that was given",
+            expected="a full model under an adapter of rank 1",
+            remedy="take --as model, which folds both into the base, or merge first (alignkeep merge ... --weight 1)",
+        )
+    if config.edit.right == "mean" and is_packed:
+        raise RecipeError("edit.right", seen="mean, of packed weights", expected="targeted", remedy="drop --right")
+    if config.direction.source is not None:
+        resolve(config.direction.source)
+    system_prompt(config.direction)
+    sets = read_sets(config)
+    entries = tensor_entries(base, adapter=False)
+    return Prepared(config, folder, base, entries, found.is_adapter, is_packed, sets)
+
+
+def fingerprints(config: InjectConfig) -> dict[str, str]:
+    """Of everything an injection reads, by the name of its setting."""
+    found = {"model": fingerprint_model(config.model, config.load.revision)}
+    data = {"harmful": config.harmful, "harmless": config.harmless, "general": config.general}
+    found |= {name: fingerprint_data(path) for name, path in data.items() if path is not None}
+    if config.direction.source is not None:
+        found["direction.source"] = fingerprint_model(config.direction.source)
+    if config.direction.system_prompt not in (None, "default"):
+        found["direction.system_prompt"] = fingerprint_data(str(config.direction.system_prompt))
+    return found
+
+
+def plan_injection(prepared: Prepared) -> dict[str, object]:
+    """Counts are exact; memory and disk are rough."""
+    config, sets = prepared.config, prepared.sets
+    size = sum(entry.size for entry in prepared.entries.values())
+    return {
+        "stage": "inject",
+        "model": config.model,
+        "layer": config.direction.layer,
+        "strength": config.edit.strength,
+        "right": config.edit.right,
+        "form": config.form,
+        "pairs": {"harmful": len(sets.harmful), "harmless": len(sets.harmless)},
+        "held_out": {
+            "harmful": len(sets.held_harmful), "harmless": len(sets.held_harmless), "borderline": len(sets.borderline),
+        },
+        "memory_bytes": 2 * size,
+        "disk_bytes": size if config.form == "model" else size // 1000,
+    }  # fmt: skip
+
+
+def _check_family(base: Path, settings: Mapping[str, object]) -> None:
+    text = settings.get("text_config")
+    kind = str((text if isinstance(text, dict) else settings).get("model_type") or settings.get("model_type"))
+    if kind not in FAMILIES:
+        raise CheckpointError(
+            f"{base / 'config.json'}: model_type",
+            seen=kind,
+            expected=f"one of {', '.join(sorted(FAMILIES))}",
+            remedy=f'add a row "{kind}" to FAMILIES in alignkeep/models/architecture.py',
+        )
+
+
+def _check_again(config: InjectConfig, folder: Path) -> None:
+    try:
+        operation = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["operation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if operation == "inject" and not config.edit.again:
+        raise RecipeError(
+            f"model {config.model}",
+            seen="a model that an injection made",
+            expected="one without: edits add up",
+            remedy="inject into the model that this was made of, or give --again",
+        )
