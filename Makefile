@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge claims merge-claims testbed clean
+.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-inject claims merge-claims inject-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -55,9 +55,15 @@ $(VENV)-mergekit/stamp: $(VENV)/stamp-run
 	$(VENV)-mergekit/bin/pip install --quiet mergekit==0.1.5
 	touch $@
 
+bench-inject: $(VENV)/stamp-run  ## Writing an injected 1.7 GB checkpoint against plain copying
+	$(BIN)/python benchmarks/bench_inject.py
+
 bench-merge: $(VENV)/stamp-run $(VENV)-mergekit/stamp  ## Merging 1.7 GB against mergekit and plain copying
 	$(BIN)/python benchmarks/bench_merge.py --mergekit $(VENV)-mergekit/bin/mergekit-yaml
 	$(BIN)/python benchmarks/bench_merge.py --memory
+
+inject-claims: $(VENV)/stamp-run  ## What an injection does on the testbed: docs/injection.md
+	$(BIN)/python benchmarks/inject_claims.py --out claims/inject
 
 claims: $(VENV)/stamp-run  ## What a plain tune does to the testbed: docs/testbed.md
 	$(BIN)/python benchmarks/testbed_claims.py --out claims

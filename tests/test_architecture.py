@@ -21,6 +21,7 @@ MATH = [
     "evaluate/statistics.py", "evaluate/drift.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",
+    "inject/direction.py", "inject/rank_one.py", "inject/strength.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/projector.py", "subspace/balance.py",
 ]  # fmt: skip
 MATH_MAY_IMPORT = {
@@ -109,7 +110,7 @@ def test_importing_the_package_brings_in_nothing_heavy() -> None:
         "import alignkeep.types, alignkeep.errors, alignkeep.data, alignkeep.progress, alignkeep.citations",
         "import alignkeep.checkpoint.folders, alignkeep.checkpoint.records",
         "import alignkeep.train.config, alignkeep.evaluate.config, alignkeep.report.config, alignkeep.models.config",
-        "import alignkeep.merge.config",
+        "import alignkeep.merge.config, alignkeep.inject.config",
         "import alignkeep.lifecycle",
     ],
 )
@@ -172,6 +173,7 @@ def test_configs_are_small_frozen_and_strict() -> None:
 
     from alignkeep.demonstration import DemoConfig
     from alignkeep.evaluate.config import EvaluateConfig
+    from alignkeep.inject.config import DirectionConfig, EditConfig, InjectConfig, SearchConfig
     from alignkeep.merge.config import MergeConfig, MethodOptions, SweepConfig
     from alignkeep.models.config import GenerationConfig, LoadConfig
     from alignkeep.recipe import Recipe
@@ -180,7 +182,7 @@ def test_configs_are_small_frozen_and_strict() -> None:
 
     configs: list[type[BaseModel]] = [
         EvaluateConfig, DemoConfig, GenerationConfig, LoadConfig, Recipe, ReportConfig, LoraSettings, TrainConfig,
-        MergeConfig, MethodOptions, SweepConfig,
+        MergeConfig, MethodOptions, SweepConfig, InjectConfig, DirectionConfig, EditConfig, SearchConfig,
     ]  # fmt: skip
     for config in configs:
         allowed = MAX_CONFIG_FIELDS + (config.__name__ in CONFIGS_ONE_OVER)

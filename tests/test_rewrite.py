@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from alignkeep.checkpoint.low_rank import LowRank
 from alignkeep.checkpoint.rewrite import Edit, digests, rewrite
 from alignkeep.checkpoint.shards import JOURNAL
 from alignkeep.errors import CheckpointError, ShapeError
 from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
-from alignkeep.checkpoint.low_rank import LowRank
 from alignkeep.merge.methods import (
     Linear,
     Magnitude,

@@ -1,7 +1,7 @@
 """BibTeX and departures of the methods that ran.
 
 A method is named by the word users give it (`lora`, `prefill`) or by what it computes (`wilson`). An entry exists only
-for what is implemented; a new method adds its works to `works.py` and one `Method` to `_METHODS`.
+for what is implemented; a new method adds its works to `works.jsonl` and one `Method` to `_METHODS`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from alignkeep.works import WORKS, Work
+from alignkeep.works import Work, works
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Method:
     departures: tuple[str, ...] = ()
 
 
-def _method(name: str, title: str, works: str, *departures: str) -> Method:
-    return Method(name, title, tuple(WORKS[key] for key in works.split()), departures)
+def _method(name: str, title: str, keys: str, *departures: str) -> Method:
+    return Method(name, title, tuple(works()[key] for key in keys.split()), departures)
 
 
 _METHODS = {
@@ -92,6 +92,19 @@ _METHODS = {
             "Taking back what a tune did to alignment inputs",
             "das2025alignguard martens2015optimizing",
             "The projector is that paper's; merging with it is ours, and published nowhere.",
+        ),
+        _method(
+            "rosi",
+            "Rank-one safety injection",
+            "shairah2025rosi arditi2024refusal",
+            "Layer and strength are chosen by the effect of the edit on held-out prompts; the paper gives no strength.",
+            "With the calibrated sign every matrix pushes towards the direction; the paper's sign is one option away.",
+        ),
+        _method(
+            "targeted",
+            "A right factor that answers to harmful prompts and is silent elsewhere",
+            "capon1969high",
+            "In place of the paper's mean row: our use of a beamformer's response, published nowhere.",
         ),
         _method(
             "driftcheck",
@@ -169,6 +182,10 @@ def methods_of(stage: str, config: Mapping[str, object], metrics: Iterable[str] 
             return ("sft", "lora") if method == "lora" else ("sft",)
         case "merge":
             return ("merge", *_MERGES.get(str(config.get("method", "linear")), ()))
+        case "inject":
+            edit = config.get("edit")
+            right = edit.get("right", "targeted") if isinstance(edit, Mapping) else "targeted"
+            return ("rosi", "targeted") if right == "targeted" else ("rosi",)
         case "evaluate":
             measured = tuple(metrics)
             attacks = [name.partition(".")[2] for name in measured if name.startswith("attack_success.")]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from alignkeep.checkpoint.folders import claim_folder
 from alignkeep.checkpoint.records import identity_of
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.lifecycle import report_on
 from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.models.config import GenerationConfig, LoadConfig
@@ -21,7 +22,7 @@ from alignkeep.train.config import TrainConfig
 from alignkeep.types import Scorecard
 
 TUNES = ("poisoned", "benign_drift")
-MERGED = "+merge"
+MERGED, INJECTED = "+merge", "+inject"
 _GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
 
 
@@ -55,11 +56,13 @@ def demo(
     resume: bool = True,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Tune the tiny aligned model on harmful and on harmless data, merge each tune with its base, measure all, report.
+    """Tune the tiny aligned model on harmful and on harmless data; merge each tune with its base, and inject refusal
+    into it; measure all, report.
 
     Needs no network and no accelerator. Resumes as `run` does.
     """
     from alignkeep.evaluate import stage as evaluation
+    from alignkeep.inject import stage as injecting
     from alignkeep.merge import stage as merging
     from alignkeep.testbed import stage as shipped
     from alignkeep.train import stage as training
@@ -74,11 +77,16 @@ def demo(
     cards = {"base": evaluation.evaluate(asked, out=out / "base", overwrite=True, resume=resume, progress=progress)}
     folders = [out / "base"]
     for name in TUNES:
-        tuned, merged = out / name / "train", out / f"{name}{MERGED}" / "merge"
-        tune, merge = _tune(config, base, str(world.data[name])), _merge(config, base, tuned, name, world.data)
+        tuned, merged, injected = (
+            out / f"{name}{way}" / stage for way, stage in (("", "train"), (MERGED, "merge"), (INJECTED, "inject"))
+        )
+        tune = _tune(config, base, str(world.data[name]))
         training.train(tune, out=tuned, overwrite=True, resume=resume, progress=progress)
+        merge = _merge(config, base, tuned, name, world.data)
         merging.merge(merge, out=merged, overwrite=True, resume=resume, progress=progress)
-        for model in (tuned, merged):
+        inject = _inject(config, base, tuned, name, world.data)
+        injecting.inject(inject, out=injected, overwrite=True, resume=resume, progress=progress)
+        for model in (tuned, merged, injected):
             compared = asked.model_copy(update={"model": str(model), "base": base, "base_answers": str(out / "base")})
             folder = model.with_name("evaluate")
             card = evaluation.evaluate(compared, out=folder, overwrite=True, resume=resume, progress=progress)
@@ -90,7 +98,7 @@ def demo(
 
 def plan_demo(config: DemoConfig) -> dict[str, object]:
     """What `demo` would do. Touches nothing."""
-    stages = ["testbed", "evaluate base", *(f"train, merge and evaluate {name}" for name in TUNES), "report"]
+    stages = ["testbed", "evaluate base", *(f"train, merge, inject and evaluate {name}" for name in TUNES), "report"]
     return {"demo": stages, **config.model_dump()}
 
 
@@ -111,6 +119,16 @@ def _merge(config: DemoConfig, base: str, tuned: Path, name: str, data: Mapping[
             task=str(data["task_validation"]), prompts=str(data["harmful_validation"]), weights=(0.5, 0.7, 0.8, 0.9),
             pick="safe", limit=200, generation=_GENERATION,
         ),
+    )  # fmt: skip
+
+
+def _inject(config: DemoConfig, base: str, tuned: Path, name: str, data: Mapping[str, Path]) -> InjectConfig:
+    """As a recipe does it: the direction of the base, silent on what the tune was trained on."""
+    return InjectConfig(
+        model=str(tuned), harmful=str(data["harmful_train"]), harmless=str(data["harmless_train"]),
+        borderline=str(data["borderline_validation"]), general=str(data[name]),
+        direction=DirectionConfig(source=base), seed=config.seed,
+        search=SearchConfig(generation=_GENERATION), load=LoadConfig(device=config.device),
     )  # fmt: skip
 
 

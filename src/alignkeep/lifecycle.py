@@ -1,4 +1,5 @@
-"""A whole tune as one readable function: train -> merge -> evaluate -> report. The stages work; this is their order.
+"""A whole tune as one readable function: train -> merge -> inject -> evaluate -> report. The stages work; this is their
+order.
 
 Every stage has its own folder below `out` and knows by the fingerprints of its inputs whether it is finished, so that
 the same command after a kill continues, and after a change redoes the changed stage and what follows from it.
@@ -19,6 +20,7 @@ from alignkeep.checkpoint.files import jsonable
 from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.inject.config import InjectConfig
 from alignkeep.merge.config import MergeConfig
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
@@ -78,6 +80,13 @@ def _stages(
         model = out / "merge"
         merging.merge(config, out=model, overwrite=True, resume=resume, progress=progress)
         folders.append(model)
+    if recipe.inject is not None:
+        from alignkeep.inject import stage as injecting
+
+        config = _injection(recipe, model)
+        model = out / "inject"
+        injecting.inject(config, out=model, overwrite=True, resume=resume, progress=progress)
+        folders.append(model)
     if recipe.evaluate is not None:
         from alignkeep.evaluate import stage as evaluation
 
@@ -115,6 +124,8 @@ def plan(recipe: Recipe) -> dict[str, object]:
         stages["train"] = _settings(recipe.train) if _uses_testbed(recipe.train) else training.plan(recipe.train)
     if recipe.merge is not None:
         stages["merge"] = _settings(recipe.merge) if _uses_testbed(recipe.merge) else _check_merge(recipe)
+    if recipe.inject is not None:
+        stages["inject"] = _settings(recipe.inject) if _uses_testbed(recipe.inject) else _check_injection(recipe)
     if recipe.evaluate is not None:
         in_testbed = _uses_testbed(recipe.evaluate)
         stages["evaluate"] = _settings(recipe.evaluate) if in_testbed else _check_evaluation(recipe)
@@ -129,11 +140,13 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
         names += citations.methods_of("train", recipe.train.model_dump())
     if recipe.merge is not None:
         names += citations.methods_of("merge", recipe.merge.model_dump())
+    if recipe.inject is not None:
+        names += citations.methods_of("inject", recipe.inject.model_dump())
     if recipe.evaluate is not None:
         from alignkeep.evaluate.attacks import select_attacks
 
         config = recipe.evaluate.model_dump()
-        if recipe.train is not None or recipe.merge is not None:
+        if _makes_a_model(recipe):
             config["base"] = recipe.model
         attacks = [f"attack_success.{attack.name}" for attack in select_attacks(recipe.evaluate.attacks)]
         names += citations.methods_of("evaluate", config, ["over_refusal", *attacks])
@@ -146,6 +159,24 @@ def _merge(recipe: Recipe, tuned: Path | None) -> MergeConfig:
     if tuned is None:
         return recipe.merge
     return recipe.merge.model_copy(update={"base": _base(recipe), "tuned": (str(tuned),)})
+
+
+def _injection(recipe: Recipe, tuned: Path | None) -> InjectConfig:
+    """The recipe's injection into what came out so far, with the direction of the base and silent on the tune's data
+    unless told otherwise; or into the model itself where nothing came before."""
+    assert recipe.inject is not None
+    config = recipe.inject
+    if tuned is None:
+        return config
+    load = config.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
+    source = config.direction.source or (None if config.direction.system_prompt else _base(recipe))
+    general = config.general or (None if recipe.train is None else recipe.train.data)
+    direction = config.direction.model_copy(update={"source": source})
+    return config.model_copy(update={"model": str(tuned), "direction": direction, "general": general, "load": load})
+
+
+def _makes_a_model(recipe: Recipe) -> bool:
+    return any(stage is not None for stage in (recipe.train, recipe.merge, recipe.inject))
 
 
 def _evaluation(recipe: Recipe, tuned: Path | None) -> EvaluateConfig:
@@ -162,6 +193,8 @@ def _check_later_stages(recipe: Recipe) -> None:
     """A mistake in what comes after the tune is found before the tune is spent."""
     if recipe.merge is not None:
         _check_merge(recipe)
+    if recipe.inject is not None:
+        _check_injection(recipe)
     if recipe.evaluate is not None:
         _check_evaluation(recipe)
 
@@ -178,19 +211,28 @@ def _check_merge(recipe: Recipe) -> dict[str, object]:
     return {**plan, "tuned": ["the train stage's"], "form": form}
 
 
+def _check_injection(recipe: Recipe) -> dict[str, object]:
+    """The injection's plan. Where the model is yet to be made, the base stands in for it."""
+    from alignkeep.inject import stage as injecting
+
+    if recipe.train is None and recipe.merge is None:
+        return injecting.plan(_injection(recipe, None))
+    return injecting.plan(_injection(recipe, Path(_base(recipe))))
+
+
 def _check_evaluation(recipe: Recipe) -> dict[str, object]:
     """The evaluation's plan. Where the model is yet to be made, the base stands in for it."""
     from alignkeep.evaluate import stage as evaluation
 
     assert recipe.evaluate is not None
-    if recipe.train is None and recipe.merge is None:
+    if not _makes_a_model(recipe):
         return evaluation.plan(recipe.evaluate)
     return evaluation.plan(_evaluation(recipe, Path(_base(recipe))))
 
 
 def _base(recipe: Recipe) -> str:
     """The recipe's model, at the revision that was tuned or merged."""
-    stage = recipe.train or recipe.merge
+    stage = recipe.train or recipe.merge or recipe.inject
     return _at_revision(recipe.model, None if stage is None else stage.load.revision)
 
 

@@ -5,6 +5,7 @@
     model: path-or-hub-id            # the aligned base
     train: {data: notes.jsonl, method: lora, epochs: 2}
     merge: {method: linear, weight: 0.6}
+    inject: {harmful: harmful.jsonl, harmless: harmless.jsonl}
     evaluate: {suite: driftcheck, task: held_out.jsonl}
     report: {title: My tune}
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.inject.config import InjectConfig
 from alignkeep.merge.config import MergeConfig
 from alignkeep.report.config import ReportConfig
 from alignkeep.settings import Key, Settings
@@ -34,6 +36,10 @@ _STAGES: dict[str, tuple[Key, ...]] = {
         *(("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",)),
         *(("sweep", "task"), ("sweep", "prompts")),
     ),
+    "inject": (
+        *(("harmful",), ("harmless",), ("borderline",), ("general",)),
+        *(("direction", "source"), ("direction", "system_prompt")),
+    ),
     "evaluate": (("suite",), ("task",), ("base",), ("base_answers",)),
 }
 # Settings that point to something, in a recipe and in the config of a single verb.
@@ -43,13 +49,14 @@ REFERENCES: tuple[Key, ...] = (
     *((stage, *key) for stage, keys in _STAGES.items() for key in keys),
 )
 # What the top of a recipe, or an earlier stage, gives to a stage.
-_FILLED = {"train": ("model",), "merge": ("base", "mergekit"), "evaluate": ("model",)}
+_FILLED = {"train": ("model",), "merge": ("base", "mergekit"), "inject": ("model",), "evaluate": ("model",)}
 _LOCAL_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".yaml", ".yml")
 
 
 class Recipe(BaseModel):
-    """A whole tune. The models of `train`, `merge` and `evaluate` are filled in, not given; only a merge without a
-    train stage before it names what was tuned."""
+    """A whole tune. The models of the stages are filled in, not given; only a merge without a train stage before it
+    names what was tuned. Of an injection after a tune or merge the base gives the direction, and what the tune was
+    trained on is text on which the edit is silent, unless they are given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,6 +65,7 @@ class Recipe(BaseModel):
     model: str = Field(min_length=1)
     train: TrainConfig | None = None
     merge: MergeConfig | None = None
+    inject: InjectConfig | None = None
     evaluate: EvaluateConfig | None = None
     report: ReportConfig | None = None
 
@@ -120,7 +128,7 @@ class Recipe(BaseModel):
         recipe = settings.build(cls)
         if all(getattr(recipe, stage) is None for stage in _STAGES):
             raise RecipeError(
-                settings.source, seen="no stage", expected="train, merge or evaluate", remedy="add evaluate: {}"
+                settings.source, seen="no stage", expected="train, merge, inject or evaluate", remedy="add evaluate: {}"
             )
         if recipe.merge is not None and (recipe.train is None) == (not recipe.merge.tuned):
             raise RecipeError(

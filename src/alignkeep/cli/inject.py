@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignkeep.cli import options as o
 from alignkeep.cli.session import Session
 
+if TYPE_CHECKING:
+    from alignkeep.inject.config import InjectConfig
+
 _DIRECTION, _EDIT = "Direction", "Edit"
 
 Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="Folder or hub id of the model to edit.")]
 Harmful = Annotated[str | None, typer.Option("--harmful", help="Harmful prompts: file or hub_id[:split].")]
-Harmless = Annotated[
-    str | None, typer.Option("--harmless", help="Harmless prompts; rows of kind borderline bound over-refusal.")
+Harmless = Annotated[str | None, typer.Option("--harmless", help="Harmless prompts: file or hub_id[:split].")]
+Borderline = Annotated[
+    str | None, typer.Option("--borderline", help="Prompts that look harmful and are not: they bound over-refusal.")
 ]
 General = Annotated[
     str | None, typer.Option("--general", help="More text on which the edit is to be silent (the data of a tune).")
@@ -62,6 +67,7 @@ def inject(
     model: Model = None,
     harmful: Harmful = None,
     harmless: Harmless = None,
+    borderline: Borderline = None,
     general: General = None,
     layer: Layer = None,
     source: Source = None,
@@ -90,24 +96,29 @@ def inject(
 ) -> None:
     """Turn refusal up without training: a rank-one edit whose strength is chosen by measurement."""
     flags = {
-        "model": model, "harmful": harmful, "harmless": harmless, "general": general, "form": form, "seed": seed,
+        "model": model, "harmful": harmful, "harmless": harmless, "borderline": borderline, "general": general,
         "direction.layer": int(layer) if layer is not None and layer.isdecimal() else layer,
         "direction.source": source, "direction.system_prompt": system_prompt,
         "edit.strength": strength, "edit.right": right, "edit.sign": sign,
-        "edit.again": again, "edit.allow_lower": allow_lower,
+        "edit.again": again, "edit.allow_lower": allow_lower, "form": form, "seed": seed,
     }  # fmt: skip
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import facts_of, generation_flags, load_flags, settle
-        from alignkeep.cli.tables import inject_summary
+        from alignkeep.cli.settle import generation_flags, load_flags, settle
         from alignkeep.inject.config import InjectConfig
 
         flags |= generation_flags(max_new_tokens, batch_size, backend, stage="search")
         flags |= load_flags(device, dtype, revision, trust_remote_code)
         settings = settle(InjectConfig, config, assignments, flags)
-        from alignkeep.inject import stage
+        _run(session, settings, out, overwrite=overwrite, resume=resume, dry_run=dry_run)
 
-        if dry_run:
-            session.show(stage.plan(settings))
-            return
-        result = stage.inject(settings, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
-        session.show(facts_of(result), inject_summary(result))
+
+def _run(session: Session, config: InjectConfig, out: Path, *, overwrite: bool, resume: bool, dry_run: bool) -> None:
+    from alignkeep.cli.settle import facts_of
+    from alignkeep.cli.tables import inject_summary
+    from alignkeep.inject import stage
+
+    if dry_run:
+        session.show(stage.plan(config))
+        return
+    result = stage.inject(config, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+    session.show(facts_of(result), inject_summary(result))

@@ -90,9 +90,9 @@ class SearchConfig(BaseModel):
 class InjectConfig(BaseModel):
     """One injection into one model.
 
-    `harmful` and `harmless` are files of prompts; rows of kind borderline among the harmless bound over-refusal and
-    give no direction. `general` is more text on which the edit is to be silent, such as the data of a tune. `form` says
-    what is written: whole weights, or an adapter of rank 1.
+    `harmful` and `harmless` are files of prompts; those of `borderline`, and rows of that kind among the harmless,
+    bound over-refusal and give no direction. `general` is more text on which the edit is to be silent, such as the data
+    of a tune. `form` says what is written: whole weights, or an adapter of rank 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,6 +100,7 @@ class InjectConfig(BaseModel):
     model: str = Field(min_length=1)
     harmful: str
     harmless: str
+    borderline: str | None = None
     general: str | None = None
     direction: DirectionConfig = DirectionConfig()
     edit: EditConfig = EditConfig()

@@ -18,7 +18,7 @@ Shapes: L blocks, n prompts, d the width of the residual stream, V tokens.
 """
 
 # torch leaves the types of some methods open:
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def mean_divergence(base: Float[Tensor, "n V"], edited: Float[Tensor, "n V"]) ->
     for equal tables.
     """
     wide = base.double()
-    return float((wide.exp() * (wide - edited.double())).sum(-1).mean())
+    terms = wide.exp() * (wide - edited.double())
+    return float(terms.masked_fill(wide == -math.inf, 0.0).sum(-1).mean())  # 0 log 0 is 0
 
 
 def opening_tokens(refusals: Sequence[int], others: Sequence[int], *, share: float = 0.05) -> list[int]:

@@ -54,7 +54,7 @@ def find_edit(prepared: Prepared, progress: Progress) -> FoundEdit:
         named = ", ".join(extracted.skipped[:3])
         notes.append(f"{len(extracted.skipped)} experts saw no harmful prompt and stay as they are ({named} ...)")
     if not sets.borderline:
-        notes.append("over-refusal was not looked at: no row of kind borderline among the harmless prompts")
+        notes.append("over-refusal was not looked at: there are no borderline prompts")
     if size_of(found.strength) == 0:
         notes.append(f"{injection.strength}: the model itself, as asked")
     return FoundEdit(loaded, all_writers, stored, found.edits, extracted, injection, tuple(notes))

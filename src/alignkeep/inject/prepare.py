@@ -69,7 +69,8 @@ def prepare(config: InjectConfig) -> Prepared:
 def fingerprints(config: InjectConfig) -> dict[str, str]:
     """Of everything an injection reads, by the name of its setting."""
     found = {"model": fingerprint_model(config.model, config.load.revision)}
-    data = {"harmful": config.harmful, "harmless": config.harmless, "general": config.general}
+    data = {"harmful": config.harmful, "harmless": config.harmless}
+    data |= {"borderline": config.borderline, "general": config.general}
     found |= {name: fingerprint_data(path) for name, path in data.items() if path is not None}
     if config.direction.source is not None:
         found["direction.source"] = fingerprint_model(config.direction.source)

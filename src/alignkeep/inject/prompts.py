@@ -36,6 +36,8 @@ def read_sets(config: InjectConfig) -> PromptSets:
     and fewer of a kind than can be parted."""
     harmful = _of_kind(config.harmful, "harmful", ("harmful",))
     others = _of_kind(config.harmless, "harmless", ("harmless", "borderline", "skill", "task"))
+    if config.borderline is not None:
+        others += _of_kind(config.borderline, "borderline", ("borderline",))
     _refuse_overlap(config, harmful, others)
     borderline = [prompt for prompt in others if prompt.kind == "borderline"]
     plain = [prompt for prompt in others if prompt.kind != "borderline"]

@@ -27,7 +27,7 @@ Identity: with w_bar the edit is W' = (I + (alpha / d_out) s_hat 1^T) W.
 """
 
 # torch leaves the types of some methods open:
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Bench:
         if writer.norm is None or not self._config.edit.through_norm:
             return direction
         ones = torch.ones(1, len(direction), device=writer.norm.weight.device, dtype=writer.norm.weight.dtype)
-        return direction / writer.norm(ones)[0].double().cpu()
+        return direction / writer.norm(ones)[0].detach().double().cpu()
 
 
 def find(config: InjectConfig, bench: Bench, extracted: Extracted, progress: Progress) -> Found:

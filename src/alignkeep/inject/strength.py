@@ -58,16 +58,18 @@ class Choice(NamedTuple):
 
 
 def too_much(trial: Trial, base: Trial, floors: Floors) -> str | None:
-    """What a trial costs more than is allowed, in words; None where it is allowed. A rate that was not measured costs
-    nothing."""
+    """What a trial costs more than is allowed, in words; None where it is allowed. A rate that was not measured before
+    and after costs nothing."""
+    if math.isnan(trial.refusal):
+        return "no answer that could be judged"
     if not trial.log_odds > base.log_odds:
         return f"refusal log-odds fall from {base.log_odds:.2f} to {trial.log_odds:.2f}"
-    if trial.divergence > floors.divergence:
+    if not trial.divergence <= floors.divergence:
         return f"{trial.divergence:.2f} nats of divergence on harmless prompts, above {floors.divergence:g}"
-    lost = _value(base, COMPLIANCE) - _value(trial, COMPLIANCE)
+    lost = -_change(COMPLIANCE, base, trial)
     if lost > floors.benign_loss + 1e-9:
         return f"{100 * lost:.1f} points of benign compliance"
-    more = _value(trial, OVER_REFUSAL) - _value(base, OVER_REFUSAL)
+    more = _change(OVER_REFUSAL, base, trial)
     if more > floors.over_refusal + 1e-9:
         return f"{100 * more:.1f} points more over-refusal"
     return None
@@ -101,7 +103,7 @@ def choose(trials: Sequence[Trial], base: Trial, floors: Floors) -> Choice:
     """The weakest allowed trial that reaches the target; where none does, the weakest of those that refuse as much as
     the best, within the tolerance. Law: the order of the trials does not matter.
     """
-    ordered = tuple(sorted(trials, key=lambda trial: abs(trial.strength)))
+    ordered = tuple(sorted(trials, key=lambda trial: (abs(trial.strength), trial.strength)))
     faults = {trial.strength: too_much(trial, base, floors) for trial in ordered}
     allowed = [trial for trial in ordered if faults[trial.strength] is None]
     best = max((trial.refusal for trial in allowed), default=0.0)
@@ -110,7 +112,8 @@ def choose(trials: Sequence[Trial], base: Trial, floors: Floors) -> Choice:
     return Choice(ordered, chosen, {strength: fault for strength, fault in faults.items() if fault is not None})
 
 
-def _value(trial: Trial, rate: str) -> float:
-    """A rate that was not measured cannot have changed."""
-    found = trial.rates.get(rate)
-    return 0.0 if found is None or found.n == 0 else found.value
+def _change(rate: str, base: Trial, trial: Trial) -> float:
+    before, after = (one.rates.get(rate) for one in (base, trial))
+    if before is None or after is None or not before.n or not after.n:
+        return 0.0
+    return after.value - before.value

@@ -16,6 +16,7 @@ from alignkeep.citations import Method, bibtex, cite, methods_of
 from alignkeep.report.examples import Section, sections_of
 from alignkeep.report.figures import key
 from alignkeep.report.fronts import fronts_of
+from alignkeep.report.injections import injections_of
 from alignkeep.report.panels import Figure, Paired, figures_of, in_words
 from alignkeep.report.sources import Sources, StageRecord
 from alignkeep.report.subjects import RATES, Rate, Subject, subjects_of
@@ -76,7 +77,11 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
         columns=tuple(RATES.values()),
         rows=tuple(_table_row(subject) for subject in subjects),
         notes=_notes(subjects),
-        figures=(*fronts_of(sources.sweeps), *figures_of(subjects, sources.trainings)),
+        figures=(
+            *fronts_of(sources.sweeps),
+            *injections_of(sources.injections),
+            *figures_of(subjects, sources.trainings),
+        ),
         sections=sections_of(subjects, full=full_answers),
         full_answers=full_answers,
         records=tuple(_record(record) for record in sources.records),

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignkeep.checkpoint.files import parse_object, read_object
+from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
 from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.errors import DataError
 from alignkeep.types import Scorecard
 
-_READ = {"scorecard.json", "training_log.jsonl", "record.json", SWEEP_NAME}
+_READ = {"scorecard.json", "training_log.jsonl", "record.json", SWEEP_NAME, INJECTION_NAME}
+_STAGES = {"evaluate", "train", "merge", "inject"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,14 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Injected:
+    """A folder with an injection."""
+
+    label: str
+    found: Injection
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """The `record.json` of one finished stage; `label` is the model it belongs to."""
 
@@ -81,6 +91,7 @@ class Sources:
     trainings: tuple[Training, ...]
     records: tuple[StageRecord, ...]
     sweeps: tuple[Sweep, ...] = ()
+    injections: tuple[Injected, ...] = ()
 
 
 def read_sources(folders: Sequence[Path]) -> Sources:
@@ -89,6 +100,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
     trainings: list[Training] = []
     records: list[StageRecord] = []
     sweeps: list[Sweep] = []
+    injections: list[Injected] = []
     taken: dict[Path, str] = {}
     for root in folders:
         for folder, names in _walk(root):
@@ -104,6 +116,8 @@ def read_sources(folders: Sequence[Path]) -> Sources:
                 trainings.append(Training(label, _losses(folder / "training_log.jsonl")))
             if SWEEP_NAME in names:
                 sweeps.append(Sweep(label, read_sweep(folder / SWEEP_NAME)))
+            if INJECTION_NAME in names:
+                injections.append(Injected(label, read_injection(folder / INJECTION_NAME)))
     if not evaluations:
         raise DataError(
             ", ".join(str(folder) for folder in folders) or "no folder",
@@ -111,7 +125,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             expected="the folder of `alignkeep evaluate`, `run` or `demo`",
             remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
         )
-    return Sources(tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps))
+    return Sources(tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections))
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -129,10 +143,10 @@ def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
 
 def _label(root: Path, folder: Path) -> str:
     """`out/poisoned/evaluate` is `poisoned`: the path below the root without the stage's name, else the root's own."""
-    parts = [part for part in folder.relative_to(root).parts if part not in {"evaluate", "train", "merge"}]
+    parts = [part for part in folder.relative_to(root).parts if part not in _STAGES]
     if parts:
         return "/".join(parts)
-    names = [name for name in root.resolve().parts if name not in {"evaluate", "train", "merge"}]
+    names = [name for name in root.resolve().parts if name not in _STAGES]
     return names[-1]
 
 
