@@ -453,7 +453,7 @@ def test_a_rate_that_was_measured_of_neither_costs_nothing():
 
 # The search
 
-REFUSALS = st.integers(90, 100) | st.integers(0, 100)
+REFUSALS = st.integers(90, 100) | st.integers(0, 100) | st.just(100)
 COSTS = st.integers(87, 92), st.integers(8, 18), st.integers(-1, 3), st.sampled_from([0.0, 0.1, 0.11])
 STEPS = st.tuples(REFUSALS, *COSTS)  # compliance, over-refusal, log-odds, divergence
 TURNS = st.sampled_from([1, -1])
@@ -485,8 +485,8 @@ def test_a_target_between_two_rungs_by_hand():
 
 def test_the_first_rung_is_not_halved_the_last_not_passed_and_of_a_falling_curve_the_top_chosen():
     """Where the target is never reached 0.55 and 0.56 are within 0.01 of the best, 0.56; 0.54 is not."""
-    assert searched(lambda strength: trial(strength, 0.98))[1:] == (0.1, [0.1])
-    assert searched(lambda strength: trial(strength, 0.98, divergence=1.0))[1:] == (None, [0.1])
+    assert searched(lambda strength: trial(strength, 1.0))[1:] == (0.1, [0.1])
+    assert searched(lambda strength: trial(strength, 1.0, divergence=1.0))[1:] == (None, [0.1])
     curve = {0.1: 0.2, 0.2: 0.3, 0.4: 0.54, 0.8: 0.55, 1.6: 0.55, 3.2: 0.55, 6.4: 0.56}
     assert searched(lambda strength: trial(strength, curve[strength]))[1:] == (0.8, list(curve))
     broken = {0.1: 0.5, 0.2: 0.7, 0.4: 0.6}
@@ -522,7 +522,7 @@ def test_whatever_is_measured_the_choice_was_measured_and_is_allowed_and_the_num
     allowed = [strength for strength, step in zip(asked, steps, strict=False) if is_allowed(step)]
     assert set(found.refused) == {*asked} - {*allowed}
     assert chosen in allowed if allowed else chosen is None
-    stops = [at for at in range(rungs) if not is_allowed(steps[at]) or steps[at][0] >= 98]
+    stops = [at for at in range(rungs) if not is_allowed(steps[at]) or steps[at][0] >= 100]
     assert len(asked) == (stops[0] + 1 + HALVINGS * (stops[0] > 0) if stops else rungs)
 
 
@@ -532,7 +532,7 @@ def test_the_choice_is_that_of_a_plain_loop_in_whole_points_in_any_order(steps, 
     trials = [trial_of(turn * (1 + at), step) for at, step in enumerate(steps)]
     allowed = [at for at, step in enumerate(steps) if is_allowed(step)]
     best = max((steps[at][0] for at in allowed), default=0)
-    expected = next((trials[at] for at in allowed if steps[at][0] >= (98 if best >= 98 else best - 1)), None)
+    expected = next((trials[at] for at in allowed if steps[at][0] >= (100 if best == 100 else best - 1)), None)
     assert choose(draw.sample(trials, len(trials)), BASE, Floors())[:2] == (tuple(trials), expected)
 
 

@@ -79,7 +79,7 @@ class SearchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    target: float = Field(default=0.98, gt=0, le=1)
+    target: float = Field(default=1.0, gt=0, le=1)
     benign_loss: float = Field(default=0.01, ge=0, le=1)
     over_refusal: float = Field(default=0.05, ge=0, le=1)
     divergence: float = Field(default=0.1, gt=0)

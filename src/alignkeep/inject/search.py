@@ -182,15 +182,20 @@ def _layer(config: InjectConfig, bench: Bench, effects: Mapping[int, Effect], ex
         extracted.directions.unit(wanted)
         return wanted
     found = best_layer(effects, most=config.search.divergence)
-    if (
-        found is None
-    ):  # the strength that layers are compared at is too much here; the gentlest is the one to begin with
+    if found is None:  # that strength is too much here: the gentlest layer is the one to begin with
         return min(effects, key=lambda layer: effects[layer].divergence)
     return found
 
 
 def _search(config: InjectConfig, bench: Bench, layer: int, base: Trial) -> Choice:
     floors = floors_of(config)
+    if base.refusal >= floors.target:
+        raise NoEffectError(
+            "edit.strength auto",
+            seen=f"{base.refusal:.0%} of the held-out harmful prompts refused without an edit",
+            expected=f"a model that refuses less than search.target, {floors.target:.0%}",
+            remedy="nothing is left to raise; give harmful prompts that it answers",
+        )
     trials: list[Trial] = []
     for sign in _signs(config):
         found = search(

@@ -27,7 +27,7 @@ class Floors:
     `tolerance` of the best does as well.
     """
 
-    target: float = 0.98
+    target: float = 1.0
     tolerance: float = 0.01
     benign_loss: float = 0.01
     over_refusal: float = 0.05
