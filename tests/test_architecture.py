@@ -22,6 +22,7 @@ MATH = [
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",
     "inject/direction.py", "inject/rank_one.py", "inject/strength.py",
+    "train/split.py", "train/penalties.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/projector.py", "subspace/balance.py",
 ]  # fmt: skip
 MATH_MAY_IMPORT = {
@@ -40,7 +41,7 @@ MATH_MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pandas", "pyarrow", "matplotlib", "scipy"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 50, 12
 # Broken where the reader gains; each says so in a comment of its own.
-CONFIGS_ONE_OVER = {"TrainConfig", "MergeConfig"}
+CONFIGS_OVER = {"TrainConfig": 2, "MergeConfig": 1}
 
 
 def sources() -> list[Path]:
@@ -72,8 +73,8 @@ def modules_after(statement: str) -> set[str]:
 def test_a_math_file_imports_numbers_the_vocabulary_and_its_own_room_only(name: str) -> None:
     room = name.split("/")[0]
     for module in imports_of(PACKAGE / name):
-        own = ("alignkeep.types.", f"alignkeep.{room}.")
-        allowed = module.startswith(own) or module.split(".")[0] in MATH_MAY_IMPORT
+        pure = ("alignkeep.types.", "alignkeep.subspace.", f"alignkeep.{room}.")  # all of subspace/ is math itself
+        allowed = module.startswith(pure) or module.split(".")[0] in MATH_MAY_IMPORT
         assert allowed, f"{name} imports {module}"
 
 
@@ -185,7 +186,7 @@ def test_configs_are_small_frozen_and_strict() -> None:
         MergeConfig, MethodOptions, SweepConfig, InjectConfig, DirectionConfig, EditConfig, SearchConfig,
     ]  # fmt: skip
     for config in configs:
-        allowed = MAX_CONFIG_FIELDS + (config.__name__ in CONFIGS_ONE_OVER)
+        allowed = MAX_CONFIG_FIELDS + CONFIGS_OVER.get(config.__name__, 0)
         assert len(config.model_fields) <= allowed, config.__name__
         assert config.model_config.get("frozen"), config.__name__
         assert config.model_config.get("extra") == "forbid", config.__name__

@@ -70,7 +70,11 @@ def test_a_stage_without_settings_has_its_defaults_and_a_name_is_that_of_the_fil
     [
         ("epochs", "  epoch: 2", "train.epoch (recipe.yaml:6): seen an unknown key; expected one of model, data"),
         ("did you mean", "  epoch: 2", "did you mean epochs?"),
-        ("method", "  method: ful", "train.method (recipe.yaml:6): seen 'ful'; expected 'full' or 'lora'; did you"),
+        (
+            "method",
+            "  method: ful",
+            "train.method (recipe.yaml:6): seen 'ful'; expected 'full', 'lora' or 'alignguard'",
+        ),
         ("type", "  epochs: two", "train.epochs (recipe.yaml:6): seen 'two'; expected a valid number"),
         ("range", "  batch_size: 0", "train.batch_size (recipe.yaml:6): seen 0; expected greater than 0"),
         ("model twice", "  model: org/other", "train.model (recipe.yaml:6): seen a model in the train stage"),

@@ -35,6 +35,14 @@ _METHODS = {
             "hu2022lora",
             "Every linear layer is adapted unless target_modules says otherwise; the paper adapts attention only.",
         ),
+        _method(
+            "alignguard",
+            "LoRA that keeps what alignment rests on",
+            "das2025alignguard martens2015optimizing",
+            "The subspace is of a matrix's inputs, as the paper's dW = A B has it; outputs and both are options.",
+            "Penalties are sums over entries with the Fisher divided by its largest eigenvalue; as means they vanish.",
+            "By default the alignment term alone is on; trust region and collision terms are options.",
+        ),
         _method("sft", "Supervised fine-tuning on answers", "ouyang2022training vonwerra2020trl"),
         _method(
             "merge",
@@ -179,7 +187,7 @@ def methods_of(stage: str, config: Mapping[str, object], metrics: Iterable[str] 
     match stage:
         case "train":
             method = config.get("method", "lora")
-            return ("sft", "lora") if method == "lora" else ("sft",)
+            return {"lora": ("sft", "lora"), "alignguard": ("sft", "lora", "alignguard")}.get(str(method), ("sft",))
         case "merge":
             return ("merge", *_MERGES.get(str(config.get("method", "linear")), ()))
         case "inject":

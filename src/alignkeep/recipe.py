@@ -31,7 +31,7 @@ from alignkeep.train.config import TrainConfig
 
 TESTBED = "testbed:"
 _STAGES: dict[str, tuple[Key, ...]] = {
-    "train": (("data",), ("weights",)),
+    "train": (("data",), ("weights",), ("alignguard", "data")),
     "merge": (
         *(("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",)),
         *(("sweep", "task"), ("sweep", "prompts")),

@@ -6,9 +6,8 @@ The base is asked with alignment data, and for `fisher` the tuned model with its
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,13 +18,10 @@ from alignkeep.merge.spaces import SUBSPACE, Space, read_spaces, write_spaces
 from alignkeep.models.collectors import collect_factors
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import load_model
-from alignkeep.models.matrices import matrices, under_adapter, widths
+from alignkeep.models.matrices import matrices, passes, under_adapter
 from alignkeep.progress import Progress
 from alignkeep.subspace.balance import RANK
 from alignkeep.subspace.eigenbasis import MOST, Eigenbasis, eigenbasis
-from alignkeep.subspace.fisher import FULL_UP_TO, PROBE_COLUMNS
-
-_FACTOR_BYTES = 2 << 30  # factors held at a time; more passes over the data where they do not fit (chosen)
 
 
 def alignment_spaces(config: MergeConfig, names: Sequence[str], work: Path, progress: Progress) -> dict[str, Space]:
@@ -68,26 +64,10 @@ def _bases(
     loaded = load_model(model, load)
     modules = matrices(under_adapter(loaded.model)).modules
     found: dict[str, Eigenbasis] = {}
-    for group in _passes(modules):
+    for group in passes(modules):
         for module, factor in collect_factors(loaded, examples, modules=group, progress=progress).items():
             if f"{module}.weight" in names:
                 found[f"{module}.weight"] = eigenbasis(factor, share, config.options.most or most)
     # y = W x has its inputs along the last axis; Conv1D stores its weight (in, out).
     axes = {f"{name}.weight": -1 if isinstance(part, torch.nn.Linear) else 0 for name, part in modules.items()}
     return found, axes
-
-
-def _passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The matrices in groups whose factors fit into memory together."""
-    group: list[str] = []
-    held = 0
-    for name, module in modules.items():
-        width = widths(module)[0]
-        size = 8 * width * (width if width <= FULL_UP_TO else PROBE_COLUMNS)
-        if group and held + size > _FACTOR_BYTES:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += size
-    if group:
-        yield group

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+_FACTOR_BYTES = 2 << 30  # held at a time (chosen)
 
 
 class Matrices(NamedTuple):
@@ -36,6 +38,23 @@ def matrices(model: Any) -> Matrices:
             own = module.named_parameters(recurse=False)
             left_out.extend(f"{plain}.{key}" for key, weight in own if weight.ndim > 1)
     return Matrices(found, tuple(left_out))
+
+
+def passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The names in groups whose Fisher factors fit into memory together: a pass over the data for each."""
+    from alignkeep.subspace.fisher import FULL_UP_TO, PROBE_COLUMNS
+
+    group: list[str] = []
+    held = 0
+    for name, module in modules.items():
+        size = sum(8 * width * (width if width <= FULL_UP_TO else PROBE_COLUMNS) for width in widths(module))
+        if group and held + size > _FACTOR_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    if group:
+        yield group
 
 
 def groups(names: Sequence[str], size: int) -> list[list[str]]:

@@ -110,7 +110,7 @@ def training_dtype(config: TrainConfig) -> str:
     """
     if config.load.dtype != "auto":
         return config.load.dtype
-    return "auto" if config.method == "lora" and uses_accelerator(config.load) else "float32"
+    return "auto" if config.has_adapter and uses_accelerator(config.load) else "float32"
 
 
 def sft_config(config: TrainConfig) -> SFTConfig:

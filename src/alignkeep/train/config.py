@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from alignkeep.errors import NoEffectError
 from alignkeep.models.config import LoadConfig
 
 
@@ -24,24 +25,86 @@ class LoraSettings(BaseModel):
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
 
 
+class EmphasisSettings(BaseModel):
+    """How much more the overlap counts where the update, or the base's weight with it, is large (the paper's eta)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    beta: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    tau: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    compares: Literal["update", "relative", "weight"] = "update"
+
+
+class AlignGuardSettings(BaseModel):
+    """How strongly alignment is kept (AlignGuard-LoRA).
+
+    `data` are examples of the base's alignment: harmful prompts with its own refusals, and harmless ones with its
+    answers. `alignment`, `trust` and `collision` are the strengths of the paper's three terms (lambda_A, lambda_T,
+    lambda_NC), sums over entries; `overlap` is the share of E_RM against E_geo in the third (alpha). `side`, `fisher`,
+    `share` and `most` say what the subspace is: of inputs, outputs or both; whole or its diagonal; holding this share
+    of the trace, with at most so many directions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str | None = None
+    alignment: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    trust: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    collision: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    overlap: float = Field(default=0.5, ge=0, le=1)
+    emphasis: EmphasisSettings = EmphasisSettings()
+    side: Literal["input", "output", "both"] = "input"
+    fisher: Literal["full", "diagonal"] = "full"
+    share: float = Field(default=0.9, gt=0, le=1)
+    most: int = Field(default=64, gt=0)
+
+    @property
+    def is_off(self) -> bool:
+        """All strengths 0: plain LoRA, asked for by name."""
+        return not (self.alignment or self.trust or self.collision)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the subspaces depend on."""
+        return {"side": self.side, "fisher": self.fisher, "share": self.share, "most": self.most}
+
+    @classmethod
+    def published(cls, data: str | None = None) -> AlignGuardSettings:
+        """The constants that reviews of the paper name."""
+        return cls(data=data, alignment=0.25, trust=0.5, collision=0.1, overlap=0.5)
+
+    @model_validator(mode="after")
+    def _acts(self) -> AlignGuardSettings:
+        if self.fisher == "diagonal" and self.collision:
+            raise NoEffectError(
+                "alignguard.collision",
+                seen=f"{self.collision:g} with fisher: diagonal",
+                expected="a full Fisher: under a mask of coordinates both collision terms are 0 for every update",
+                remedy="set fisher: full, or collision: 0",
+            )
+        return self
+
+
 class TrainConfig(BaseModel):
     """One supervised tune.
 
     `batch_size` counts examples per forward pass over *all* processes, `accumulate` forward passes per step, so the
-    number of processes changes nothing but the time. `learning_rate` None is 2e-4 for lora and 2e-5 for full.
+    number of processes changes nothing but the time. `learning_rate` None is 2e-5 for full and 2e-4 otherwise.
+    `alignguard` is looked at by the method of that name, which is LoRA with penalties.
     `weights` is a folder holding `weights.parquet`, or such a file (.parquet, .jsonl, ...), with `index`, `weight` and
     optionally `kept`. `trainer` takes any other field of `trl.SFTConfig` (`packing`, `warmup_steps`, `save_steps`,
     `max_steps`, `report_to`, ...).
     """
 
-    # One field more than our budget of 12: each is a word of the command line.
+    # Two fields more than our budget of 12: each is a word of the command line.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
-    method: Literal["full", "lora"] = "lora"
+    method: Literal["full", "lora", "alignguard"] = "lora"
     weights: str | None = None
     lora: LoraSettings = LoraSettings()
+    alignguard: AlignGuardSettings = AlignGuardSettings()
     learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     epochs: float = Field(default=1, gt=0, allow_inf_nan=False)
     batch_size: int = Field(default=16, gt=0)
@@ -52,8 +115,18 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, and not the model itself."""
+        return self.method != "full"
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether penalties are added. With all strengths 0 it is plain LoRA, asked for by name."""
+        return self.method == "alignguard" and not self.alignguard.is_off
+
+    @property
     def rate(self) -> float:
         """The learning rate that is used."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 2e-4 if self.method == "lora" else 2e-5
+        return 2e-5 if self.method == "full" else 2e-4

@@ -16,7 +16,7 @@ from alignkeep.train.prepare import Prepared, prepare
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ADAM = 12  # bytes per trainable parameter beside the parameter: a float32 gradient and two float32 moments
 # Numbers per token that a decoder layer keeps for backward, in hidden sizes; chosen: measured on a 30 M Llama.
-_SAVED_PER_TOKEN = {"full": 32, "lora": 48}
+_SAVED_PER_TOKEN = {"full": 32, "lora": 48, "alignguard": 48}
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
 

@@ -11,6 +11,7 @@ from alignkeep.data import read_examples
 from alignkeep.errors import CheckpointError
 from alignkeep.models.folders import localise, resolve, tensor_entries
 from alignkeep.models.loading import load_tokenizer
+from alignkeep.train.alignment import read_alignment
 from alignkeep.train.arguments import lora_config, sft_config, training_dtype
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import EncodedRows, encode_rows
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl.trainer.sft_config import SFTConfig
 
-    from alignkeep.types import Checkpoint
+    from alignkeep.types import Checkpoint, Example
 
 _WORDS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -39,6 +40,7 @@ class Prepared:
     max_length: int
     dtype: str
     base_dtype: str
+    alignment: tuple[Example, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -71,10 +73,11 @@ def prepare(config: TrainConfig) -> Prepared:
     arguments = sft_config(config)
     checkpoint = localise(full_model(config), with_code=config.load.trust_remote_code)
     base = cast(Path, checkpoint.folder)
+    alignment = read_alignment(config.alignguard.data) if config.is_guarded else ()
     examples = read_examples(config.data)
     weights = example_weights(examples, config.data, config.weights)
     skeleton = _skeleton(base, config)
-    adapter = lora_config(config.lora, skeleton) if config.method == "lora" else None
+    adapter = lora_config(config.lora, skeleton) if config.has_adapter else None
     tokenizer = load_tokenizer(config.model, config.load)
     context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
     max_length = min(config.max_length, context or config.max_length)
@@ -98,6 +101,7 @@ def prepare(config: TrainConfig) -> Prepared:
         max_length=max_length,
         dtype=base_dtype if dtype == "auto" else dtype,
         base_dtype=base_dtype,
+        alignment=alignment,
     )
 
 

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError
 from alignkeep.models.config import LoadConfig
-from alignkeep.models.loading import fingerprint_model, load_model
+from alignkeep.models.loading import LoadedModel, fingerprint_model, load_model
 from alignkeep.progress import Progress, Silent
+from alignkeep.train.alignment import check_alignment
 from alignkeep.train.arguments import check_adapted, refused_by_trl
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainResult", "plan", "train"]
 
 _LOG_NAME = "training_log.jsonl"
+_SUBSPACES = "subspaces.safetensors"  # beside the checkpoints while a guarded tune runs
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def train(
 
 
 def _local_inputs(config: TrainConfig) -> list[Path]:
-    return [path for path in map(Path, (config.model, config.data, config.weights or config.data)) if path.exists()]
+    named = (config.model, config.data, config.weights, config.alignguard.data)
+    return [path for path in map(Path, filter(None, named)) if path.exists()]
 
 
 def _fingerprints(config: TrainConfig) -> dict[str, str]:
@@ -113,6 +116,8 @@ def _fingerprints(config: TrainConfig) -> dict[str, str]:
     }
     if config.weights is not None:
         inputs["weights"] = fingerprint_data(weights_file(config.weights))
+    if config.is_guarded and config.alignguard.data is not None:
+        inputs["alignguard.data"] = fingerprint_data(config.alignguard.data)
     return inputs
 
 
@@ -161,13 +166,36 @@ def _tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progres
         )
     except (ValueError, TypeError) as error:
         raise refused_by_trl(error) from error
-    if config.method == "lora":
+    if config.has_adapter:
         check_adapted(config.lora, trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
+    if config.is_guarded:
+        _guard(config, prepared, trainer, work, progress)
     if leads():
         clear_torn(checkpoints)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     return trainer
+
+
+def _guard(
+    config: TrainConfig, prepared: Prepared, trainer: WeightedSFTTrainer, work: Path, progress: Progress
+) -> None:
+    """Measure the base's alignment subspaces, or read those of a run that was killed, and keep to them."""
+    from alignkeep.train.align_guard import AlignGuard
+
+    model, kept = trainer.model, work / _SUBSPACES
+    if kept.exists():
+        guard = AlignGuard.load(kept, model, config.alignguard)
+    else:
+        loaded = LoadedModel(model, prepared.tokenizer, replace(full_model(config), is_adapter=True))
+        with loaded.as_base():
+            by_first(lambda: check_alignment(loaded, prepared.alignment, str(config.alignguard.data), progress))
+        guard = AlignGuard.measure(
+            model, prepared.tokenizer, prepared.alignment, config.alignguard, max_length=prepared.max_length,
+            progress=progress,
+        )  # fmt: skip
+        by_first(lambda: guard.save(kept, model))
+    guard.attach(trainer)
 
 
 def _write(
@@ -180,7 +208,7 @@ def _write(
     started: float,
 ) -> None:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if config.method == "lora":
+    if config.has_adapter:
         unchanged = place_adapter(made, folder.work, prepared.base, config, model)
     else:
         unchanged = place_model(made, folder.work, prepared.base, model)
@@ -193,6 +221,7 @@ def _write(
         )
     steps = [_log_row(row) for row in trainer.state.log_history if "loss" in row]
     shutil.rmtree(folder.work / "trainer")
+    (folder.work / _SUBSPACES).unlink(missing_ok=True)
     log = folder.work / _LOG_NAME
     log.unlink(missing_ok=True)
     append_jsonl(log, steps)

@@ -1,0 +1,182 @@
+"""AlignGuard for any transformers or TRL trainer of a PEFT LoRA model: the loss gains penalties, nothing else moves.
+
+    guard = AlignGuard.measure(trainer.model, trainer.processing_class, alignment_examples)
+    guard.attach(trainer)
+    trainer.train()
+
+The penalties join the loss where the trainer hands it to accelerate for the backward pass, once per optimiser step and
+after every scaling that accumulation or the number of processes brings. So they mean the same in SFT, DPO and GRPO, and
+the trainer's logged loss stays the task's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
+from alignkeep.models.loading import LoadedModel
+from alignkeep.models.matrices import under_adapter
+from alignkeep.progress import Progress
+from alignkeep.train.config import AlignGuardSettings
+from alignkeep.train.subspaces import measure_subspaces, read_subspaces, write_subspaces
+from alignkeep.types import Checkpoint, Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkeep.train.split import Subspace
+
+EVERY = (
+    10  # steps between two looks at the size of the penalty's gradient (chosen: it costs a backward pass of its own)
+)
+NO_FORCE = 1e-3  # a penalty whose gradient is never more than this share of the task's does nothing (chosen)
+
+
+class Penalty(NamedTuple):
+    """What is added to the loss, and its parts, weighted: the alignment term, the trust region, the overlap and the
+    coherence. `inside` and `beside` are the squared norms of the update in and out of the subspace."""
+
+    total: Tensor
+    fisher: Tensor
+    trust: Tensor
+    collision: Tensor
+    coherence: Tensor
+    inside: Tensor
+    beside: Tensor
+
+
+class Adapted(NamedTuple):
+    """A module with a LoRA adapter: dW = scaling * B A."""
+
+    down: Any  # A
+    up: Any  # B
+    scaling: float
+    base: Any
+
+
+@dataclass
+class AlignGuard:
+    """The subspace of every adapted matrix, by its name in the base, and how strongly it is kept."""
+
+    subspaces: Mapping[str, Subspace]
+    settings: AlignGuardSettings = field(default_factory=AlignGuardSettings)
+    _stacked: Any = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def measure(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        examples: Sequence[Example],
+        settings: AlignGuardSettings | None = None,
+        *,
+        batch_size: int = 8,
+        max_length: int = 1024,
+        progress: Progress | None = None,
+    ) -> AlignGuard:
+        """The subspaces of a PEFT model's adapted matrices, from its base and alignment data (harmful prompts with the
+        base's refusals, and harmless ones with its answers). Raises RecipeError without LoRA layers, DataError for data
+        that cannot be used, NoEffectError where it touches no matrix."""
+        settings = settings or AlignGuardSettings()
+        loaded = LoadedModel(model, tokenizer, Checkpoint("the trainer's model", None, is_adapter=True, base=None))
+        found = measure_subspaces(
+            loaded,
+            list(adapted(model)),
+            examples,
+            settings,
+            batch_size=batch_size,
+            max_length=max_length,
+            progress=progress,
+        )
+        return cls(found, settings)
+
+    @classmethod
+    def load(cls, path: Path, model: Any, settings: AlignGuardSettings | None = None) -> AlignGuard:
+        """Those of a file that `save` wrote. Raises CheckpointError for another model, or other settings."""
+        settings = settings or AlignGuardSettings()
+        return cls(read_subspaces(Path(path), list(adapted(model)), under_adapter(model), settings), settings)
+
+    def save(self, path: Path, model: Any) -> None:
+        """Write the subspaces, and what the model is known by, to a safetensors file."""
+        write_subspaces(Path(path), self.subspaces, under_adapter(model), self.settings)
+
+    def penalty(self, model: Any) -> Penalty:
+        """Of the model's adapters as they are; differentiable. 0 for an adapter that has not begun (B = 0)."""
+        from alignkeep.train.stacked import Stacked
+
+        if self._stacked is None or self._stacked.model is not model:
+            self._stacked = Stacked(model, adapted(model), self.subspaces, self.settings)
+        return self._stacked.penalty()
+
+    def attach(self, trainer: Any) -> None:
+        """Add the penalty to every step of this trainer. With all strengths 0 nothing is touched: it is plain LoRA.
+
+        Logged as `alignguard/...`: every term as it enters the loss, the update's energy inside and beside the
+        subspace, and the ratio of the penalty's gradient to the task's. Raises RecipeError for a model that cannot be
+        guarded; later, RecipeError naming a term that is not finite, NoEffectError where the ratio stayed below 0.001.
+        """
+        modules = adapted(trainer.model)
+        missing = [name for name in modules if name not in self.subspaces]
+        if missing:
+            raise RecipeError(
+                "alignguard",
+                seen=f"no subspace of {missing[0]}",
+                expected=f"one of each of the {len(modules)} adapted matrices",
+                remedy="measure the guard on this model with its adapter",
+            )
+        if self.settings.is_off:
+            return
+        from alignkeep.train.guarded import guard
+
+        guard(trainer, self)
+
+
+def adapted(model: Any) -> dict[str, Adapted]:
+    """The LoRA modules by their names in the base. Raises RecipeError for none, or a kind whose update is not B A."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise CheckpointError(
+            "model", seen="weights on the meta device", expected="numbers", remedy="load the model first"
+        )
+    found: dict[str, Adapted] = {}
+    for name, module in under_adapter(model).named_modules():
+        if not hasattr(module, "lora_A") or not hasattr(module, "base_layer"):
+            continue
+        for adapter in module.active_adapters:
+            if adapter not in module.lora_A:
+                continue
+            if adapter in getattr(module, "lora_magnitude_vector", {}) or hasattr(module, "parameter_name"):
+                raise RecipeError(
+                    f"adapter of {name}",
+                    seen="DoRA" if not hasattr(module, "parameter_name") else "an adapter of fused experts",
+                    expected="LoRA of a linear layer, whose update is B A",
+                    remedy="leave use_dora and target_parameters away",
+                )
+            if not math.isfinite(module.scaling[adapter]):
+                raise RecipeError(f"adapter of {name}", seen="a scaling that is not finite", expected="a number",
+                                  remedy="give lora.alpha a value")  # fmt: skip
+            found[name] = Adapted(
+                module.lora_A[adapter].weight, module.lora_B[adapter].weight, module.scaling[adapter], module.base_layer
+            )
+    if not found:
+        raise RecipeError(
+            "alignguard",
+            seen="a model without LoRA layers",
+            expected="a PEFT LoRA model",
+            remedy="give the trainer a peft_config, or take method lora or full",
+        )
+    return found
+
+
+def check_force(ratios: Sequence[float]) -> None:
+    """Raises NoEffectError where the penalty never pulled."""
+    if ratios and max(ratios) < NO_FORCE:
+        raise NoEffectError(
+            "alignguard",
+            seen=f"penalties whose gradient was at most {max(ratios):.1e} of the task's",
+            expected=f"a share above {NO_FORCE:g} at some step",
+            remedy="raise alignguard.alignment, or set all strengths to 0 for plain LoRA",
+        )

@@ -1,0 +1,103 @@
+"""A trainer whose steps carry the penalties: its own backward pass, and its own log."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from alignkeep.errors import RecipeError
+from alignkeep.train.align_guard import EVERY, AlignGuard, Penalty, check_force
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def guard(trainer: Any, guard: AlignGuard) -> None:
+    """Wrap the two calls by which the trainer trains and logs."""
+    accelerator, backward, log = trainer.accelerator, trainer.accelerator.backward, trainer.log
+    seen = _Seen()
+
+    def with_penalty(loss: Tensor, **named: Any) -> None:
+        if not accelerator.sync_gradients:
+            backward(loss, **named)
+            return
+        step = trainer.state.global_step
+        model = accelerator.unwrap_model(trainer.model)
+        found = guard.penalty(model)
+        seen.add(found, step)
+        looks = step % EVERY == 1
+        forces = _forces(found.total, model) if looks else []
+        backward(loss + found.total.to(loss), **named)
+        if looks:
+            seen.add_ratio(forces, accelerator.scaler)
+
+    def with_terms(logs: dict[str, Any], *rest: Any, **named: Any) -> None:
+        log({**logs, **seen.means()} if "loss" in logs else logs, *rest, **named)
+
+    accelerator.backward, trainer.log = with_penalty, with_terms
+    trainer.add_callback(_AtEnd(seen))
+
+
+class _Seen:
+    """The terms since the last log, and the ratios since this process began."""
+
+    def __init__(self) -> None:
+        self._terms: list[Tensor] = []
+        self.ratios: list[float] = []
+        self._new_ratio: float | None = None
+
+    def add(self, found: Penalty, step: int) -> None:
+        terms = torch.stack([part.detach().float() for part in found[1:]])
+        if not bool(terms.isfinite().all()):
+            name = next(name for name, part in found._asdict().items() if not bool(part.isfinite()) and name != "total")
+            raise RecipeError(
+                f"alignguard, step {step + 1}",
+                seen=f"a {name} term that is not finite",
+                expected="a number",
+                remedy="lower learning_rate or the term's strength; nothing was written",
+            )
+        self._terms.append(terms)
+
+    def add_ratio(self, forces: list[tuple[Any, Tensor]], scaler: Any) -> None:
+        """The norm of the penalty's gradient over that of the task's, which is what is left of the sum."""
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        ours = theirs = 0.0
+        for parameter, force in forces:
+            if parameter.grad is None:  # the engine keeps gradients to itself
+                return
+            ours += float(force.float().square().sum())
+            theirs += float((parameter.grad / scale - force).float().square().sum())
+        if theirs > 0:
+            self.ratios.append(math.sqrt(ours / theirs))
+            self._new_ratio = self.ratios[-1]
+
+    def means(self) -> dict[str, float]:
+        """Named for the log, and forgotten."""
+        if not self._terms:
+            return {}
+        values = torch.stack(self._terms).mean(0).tolist()
+        self._terms.clear()
+        found = {f"alignguard/{name}": value for name, value in zip(Penalty._fields[1:], values, strict=True)}
+        if self._new_ratio is not None:
+            found["alignguard/ratio"], self._new_ratio = self._new_ratio, None
+        return found
+
+
+class _AtEnd(TrainerCallback):
+    def __init__(self, seen: _Seen) -> None:
+        self._seen = seen
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        check_force(self._seen.ratios)
+
+
+def _forces(total: Tensor, model: Any) -> list[tuple[Any, Tensor]]:
+    """The penalty's own gradient, parameter by parameter."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
+    return [(parameter, force) for parameter, force in zip(wanted, found, strict=True) if force is not None]

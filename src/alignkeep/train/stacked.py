@@ -1,0 +1,123 @@
+"""All adapted matrices at once: those of one shape are stacked, so that a step costs a few operations per shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkeep.errors import RecipeError
+from alignkeep.models.matrices import widths
+from alignkeep.subspace.projector import LowRank
+from alignkeep.train.penalties import Emphasis, coherence, collision, fisher_penalty, inner, trust_penalty
+from alignkeep.train.split import LowRankSplit, Side, Subspace, split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkeep.train.align_guard import Adapted, Penalty
+    from alignkeep.train.config import AlignGuardSettings
+
+
+class Stacked:
+    """The adapters of a model, grouped by shape, with their subspaces on the adapters' device in float32.
+
+    Ranks of bases differ: they are padded with directions of zero, which nothing is projected onto.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        modules: Mapping[str, Adapted],
+        subspaces: Mapping[str, Subspace],
+        settings: AlignGuardSettings,
+    ) -> None:
+        self.model, self._settings = model, settings
+        groups: dict[tuple[object, ...], list[str]] = {}
+        for name, one in modules.items():
+            key = tuple(one.up.shape), tuple(one.down.shape), one.scaling, str(one.up.device)
+            groups.setdefault(key, []).append(name)
+        self._groups = [
+            (
+                [modules[name] for name in names],
+                _stack([subspaces[name] for name in names], modules[names[0]].up.device),
+            )
+            for names in groups.values()
+        ]
+
+    def penalty(self) -> Penalty:
+        from alignkeep.train.align_guard import Penalty
+
+        settings = self._settings
+        device = self._groups[0][0][0].up.device
+        sums = {name: torch.zeros((), device=device) for name in Penalty._fields[1:]}
+
+        def add(name: str, strength: float, values: Tensor) -> None:
+            sums[name] = sums[name] + strength * values.sum().to(device)
+
+        for modules, subspace in self._groups:
+            parts = split(_update(modules), subspace)
+            with torch.no_grad():
+                add("inside", 1.0, inner(parts.aligned, parts.aligned))
+                add("beside", 1.0, inner(parts.rest, parts.rest))
+            if settings.alignment:
+                add("fisher", settings.alignment, fisher_penalty(parts.aligned, subspace))
+            if settings.trust:
+                add("trust", settings.trust, trust_penalty(parts.rest))
+            if settings.collision and settings.overlap:
+                add("collision", settings.collision * settings.overlap, self._collision(parts, modules))
+            if settings.collision and settings.overlap < 1:
+                add("coherence", settings.collision * (1 - settings.overlap), coherence(parts, subspace))
+        total = sums["fisher"] + sums["trust"] + sums["collision"] + sums["coherence"]
+        return Penalty(total, **sums)
+
+    def _collision(self, parts: LowRankSplit, modules: Sequence[Adapted]) -> Tensor:
+        settings = self._settings.emphasis
+        emphasis = Emphasis(settings.beta, settings.tau, settings.compares)
+        if emphasis.compares != "weight":
+            return collision(parts, emphasis)
+        return collision(parts, emphasis, torch.stack([_matrix(one.base) for one in modules]))
+
+
+def _update(modules: Sequence[Adapted]) -> LowRank:
+    left = torch.stack([_whole(one.up).float() for one in modules])
+    right = torch.stack([_whole(one.down).float() for one in modules])
+    return LowRank(left * modules[0].scaling, right)
+
+
+def _whole(parameter: Any) -> Tensor:
+    """A parameter that FSDP has cut into shards, whole: its gradient goes back to the shards."""
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+
+
+def _matrix(base: Any) -> Tensor:
+    weight = _whole(base.weight).detach()
+    if not weight.is_floating_point():
+        raise RecipeError(
+            "alignguard.emphasis.compares",
+            seen="weight, over a quantised base",
+            expected="update or relative, which need no entries of the base",
+            remedy="set it to update",
+        )
+    return weight if tuple(weight.shape) == widths(base)[::-1] else weight.mT
+
+
+def _stack(subspaces: Sequence[Subspace], device: Any) -> Subspace:
+    sides: list[Side | None] = []
+    for some in zip(*subspaces, strict=True):
+        there = [side for side in some if side is not None]
+        if not there:
+            sides.append(None)
+            continue
+        rank = max(side.vectors.shape[1] for side in there)
+        padded = [
+            Side(
+                torch.nn.functional.pad(side.vectors.float(), (0, rank - side.vectors.shape[1])),
+                torch.nn.functional.pad(side.eigenvalues.float(), (0, rank - side.eigenvalues.shape[0])),
+                side.diagonal.float(),
+            )
+            for side in there
+        ]
+        sides.append(Side(*(torch.stack(list(parts)).to(device) for parts in zip(*padded, strict=True))))
+    return Subspace(*sides)

@@ -1,0 +1,167 @@
+"""The subspace of every adapted matrix: measured on the base with alignment data, kept in a file, refused elsewhere.
+
+A kept subspace carries some numbers of every matrix it was measured on. They are compared with the model that it is
+used with: the Fisher of another model says nothing about this one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkeep.checkpoint.files import write_tensors
+from alignkeep.errors import CheckpointError, NoEffectError
+from alignkeep.models.collectors import Side as Collected
+from alignkeep.models.collectors import collect_sides
+from alignkeep.models.loading import LoadedModel
+from alignkeep.models.matrices import matrices, passes, under_adapter
+from alignkeep.progress import Progress
+from alignkeep.types import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkeep.subspace.fisher import Factor
+    from alignkeep.train.config import AlignGuardSettings
+    from alignkeep.train.split import Side, Subspace
+
+_FORMAT = "alignkeep.subspace/1"
+_SAMPLES = 64  # numbers of every matrix by which it is known again (chosen)
+_PARTS = ("vectors", "eigenvalues", "diagonal")
+
+
+def measure_subspaces(
+    loaded: LoadedModel,
+    names: Sequence[str],
+    examples: Sequence[Example],
+    settings: AlignGuardSettings,
+    *,
+    batch_size: int = 8,
+    max_length: int = 1024,
+    progress: Progress | None = None,
+) -> dict[str, Subspace]:
+    """One subspace per matrix, as the settings want them; the adapter that is being trained is switched off meanwhile.
+
+    Raises NoEffectError where the examples give no matrix a gradient, and what `collect_sides` raises.
+    """
+    from alignkeep.train.split import Subspace
+
+    sides: tuple[Collected, ...] = ("input", "output") if settings.side == "both" else (settings.side,)
+    modules = matrices(loaded.model).modules
+    found: dict[str, Subspace] = {}
+    with _without_adapter(loaded.model):
+        for group in passes({name: modules[name] for name in names}):
+            factors = collect_sides(
+                loaded,
+                examples,
+                sides,
+                modules=group,
+                batch_size=batch_size,
+                max_length=max_length,
+                progress=progress,
+            )
+            for name in group:
+                inputs, outputs = (_side(factors[at][name], settings) if at in sides else None for at in _BOTH)
+                found[name] = Subspace(inputs, outputs)
+    if not any(_rank(one) for one in found.values()):
+        raise NoEffectError(
+            "alignguard.data",
+            seen="examples that give no matrix of the base a gradient",
+            expected="prompts with the aligned model's own answers",
+            remedy="give the alignment set of this model",
+        )
+    return found
+
+
+def write_subspaces(path: Path, subspaces: Mapping[str, Subspace], model: Any, settings: AlignGuardSettings) -> None:
+    """Put them into a file (atomically), with what the model is known by."""
+    tensors: dict[str, Tensor] = {}
+    modules = matrices(model).modules
+    for name, one in subspaces.items():
+        tensors[f"{name}|known by"] = _known_by(modules[name])
+        for at, side in zip(_BOTH, one, strict=True):
+            if side is not None:
+                for part, values in zip(_PARTS, side, strict=True):
+                    tensors[f"{name}|{at}|{part}"] = values.float().cpu().contiguous()
+    write_tensors(path, tensors, {"format": _FORMAT, "measured": json.dumps(settings.measured, sort_keys=True)})
+
+
+def read_subspaces(path: Path, names: Sequence[str], model: Any, settings: AlignGuardSettings) -> dict[str, Subspace]:
+    """Those of a file. Raises CheckpointError for another file, other settings, another model, or a missing matrix."""
+    from safetensors import SafetensorError, safe_open
+
+    from alignkeep.train.split import Side, Subspace
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _refused(path, f"{type(error).__name__}: {error}", "a file that AlignGuard wrote") from error
+    if facts.get("format") != _FORMAT:
+        raise _refused(path, f"format {facts.get('format')}", _FORMAT)
+    if json.loads(facts["measured"]) != settings.measured:
+        raise _refused(path, facts["measured"], json.dumps(settings.measured, sort_keys=True))
+    modules = matrices(model).modules
+    found: dict[str, Subspace] = {}
+    for name in names:
+        if f"{name}|known by" not in tensors:
+            raise _refused(path, f"no subspace of {name}", "one of every adapted matrix")
+        if not _is_known(tensors[f"{name}|known by"], modules[name]):
+            raise _refused(path, f"{name} of another model", "the model that it was measured on")
+        sides = [
+            Side(*(tensors[f"{name}|{at}|{part}"] for part in _PARTS)) if f"{name}|{at}|vectors" in tensors else None
+            for at in _BOTH
+        ]
+        found[name] = Subspace(*sides)
+    return found
+
+
+_BOTH = ("input", "output")
+
+
+def _side(factor: Factor, settings: AlignGuardSettings) -> Side:
+    from alignkeep.subspace.eigenbasis import coordinate_basis, eigenbasis
+    from alignkeep.train.split import Side
+
+    made = (coordinate_basis if settings.fisher == "diagonal" else eigenbasis)(factor, settings.share, settings.most)
+    unit = made.largest or 1.0
+    return Side(made.vectors.float(), made.eigenvalues.float(), (factor.diagonal / unit).float())
+
+
+def _rank(one: Subspace) -> int:
+    return max(side.vectors.shape[1] for side in one if side is not None)
+
+
+@contextmanager
+def _without_adapter(model: Any) -> Iterator[None]:
+    if model is under_adapter(model):
+        yield
+        return
+    with model.disable_adapter():
+        yield
+
+
+def _known_by(module: Any) -> Tensor:
+    """Numbers of the weight at even distances, as they are in memory."""
+    flat = module.weight.detach().flatten()
+    return flat[:: max(flat.numel() // _SAMPLES, 1)][:_SAMPLES].float().cpu().contiguous()
+
+
+def _is_known(kept: Tensor, module: Any) -> bool:
+    """The same numbers, or the same rounded to bfloat16 or float16: a base may be loaded in another dtype."""
+    import torch
+
+    here = _known_by(module)
+    if here.shape != kept.shape:
+        return False
+    return any(torch.equal(here.to(dtype), kept.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float16))
+
+
+def _refused(path: Path, seen: str, expected: str) -> CheckpointError:
+    return CheckpointError(
+        str(path), seen=seen, expected=expected, remedy="measure it again on this model, with these settings"
+    )
