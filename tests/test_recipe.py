@@ -57,6 +57,13 @@ def test_a_recipe_is_read_into_the_stages_own_configs(tmp_path: Path) -> None:
     assert recipe.report.title == "Notes: a tune"
 
 
+@pytest.mark.parametrize("before", ["", "train: {data: d, method: full}\n", "train: {data: d}\nmerge: {form: model}\n"])
+def test_an_injection_may_become_an_adapter_over_a_full_model(tmp_path: Path, before: str) -> None:
+    recipe = recipe_of(tmp_path, f"model: x\n{before}inject: {{harmful: h, harmless: n, form: adapter}}\n")
+    assert recipe.inject is not None
+    assert recipe.inject.form == "adapter"
+
+
 def test_a_stage_without_settings_has_its_defaults_and_a_name_is_that_of_the_file(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, "model: org/base\nevaluate:\n")
     assert recipe.name == "recipe"
@@ -101,6 +108,10 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str
         ("model: x\n", "seen no stage"),
         ("model: x\ntrain:\n", "train.data (recipe.yaml:2): seen nothing"),
         ("model: x\ntrain: {data: d}\nreport: {}\n", "report (recipe.yaml:3): seen a report without an evaluation"),
+        (
+            "model: x\ntrain: {data: d}\ninject: {harmful: h, harmless: n, form: adapter}\n",
+            "inject.form (recipe.yaml:3): seen adapter, over the adapter of an earlier stage",
+        ),
         ("model: x\ntrain: fast\n", "train (recipe.yaml:2): seen 'fast'"),
         ("model: x\nseed: -1\nevaluate:\n", "seed (recipe.yaml:2): seen -1; expected greater than or equal to 0"),
         ("model: [a]\nevaluate:\n", "model (recipe.yaml:1): seen ['a']; expected a valid string"),

@@ -137,6 +137,13 @@ class Recipe(BaseModel):
                 expected="either a train stage, whose result is merged, or the tuned models by name",
                 remedy="give merge.tuned, or a train stage" if recipe.train is None else "drop merge.tuned",
             )
+        if recipe.inject is not None and recipe.inject.form == "adapter" and recipe._comes_as_adapter:
+            raise RecipeError(
+                settings.where(("inject", "form")),
+                seen="adapter, over the adapter of an earlier stage",
+                expected="a full model under an adapter of rank 1",
+                remedy="take form: model, or a merge with form: model before it",
+            )
         if recipe.report is not None and recipe.evaluate is None:
             raise RecipeError(
                 settings.where(("report",)),
@@ -145,6 +152,13 @@ class Recipe(BaseModel):
                 remedy="add evaluate: {}",
             )
         return recipe
+
+    @property
+    def _comes_as_adapter(self) -> bool:
+        """Whether what an injection would be given is an adapter."""
+        if self.merge is not None:
+            return self.merge.form == "adapter"
+        return self.train is not None and self.train.has_adapter
 
     def with_references(self, resolve: Callable[[str], str]) -> Recipe:
         """The same recipe with every reference to a model or a file replaced by `resolve(reference)`."""

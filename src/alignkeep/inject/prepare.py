@@ -41,6 +41,7 @@ def prepare(config: InjectConfig) -> Prepared:
     settings = load_json(base / "config.json")
     _check_family(base, settings)
     _check_again(config, folder)
+    _check_layer(config, settings)
     is_packed = settings.get("quantization_config") is not None
     if config.form == "model" and is_packed:
         raise RecipeError(
@@ -108,6 +109,16 @@ def _check_family(base: Path, settings: Mapping[str, object]) -> None:
             seen=kind,
             expected=f"one of {', '.join(sorted(FAMILIES))}",
             remedy=f'add a row "{kind}" to FAMILIES in alignkeep/models/architecture.py',
+        )
+
+
+def _check_layer(config: InjectConfig, settings: Mapping[str, object]) -> None:
+    text = settings.get("text_config")
+    blocks = (text if isinstance(text, dict) else settings).get("num_hidden_layers")
+    layer = config.direction.layer
+    if isinstance(layer, int) and isinstance(blocks, int) and layer >= blocks:
+        raise RecipeError(
+            "direction.layer", seen=str(layer), expected=f"auto, or 0 to {blocks - 1}", remedy="choose one of these"
         )
 
 
