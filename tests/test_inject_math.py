@@ -20,10 +20,11 @@ from torch import Tensor, tensor
 from torch.nn import functional
 
 from alignkeep.inject import direction
-from alignkeep.inject.direction import Effect, Separation, best_layer, opening_tokens, refusal_log_odds, separation
+from alignkeep.inject.direction import Effect, Separation, best_layer, separation
 from alignkeep.inject.rank_one import Matrix, Push, RankOne, Raw, Relative, alphas, applied, rank_one, targeted_right
 from alignkeep.inject.rank_one import mean_row as mean_row_of
 from alignkeep.inject.strength import HALVINGS, LADDER, Choice, Floors, Trial, choose, search, too_much
+from alignkeep.refusal import mean_divergence, opening_tokens, refusal_log_odds
 from alignkeep.types import Estimate
 
 few = settings(max_examples=40, deadline=None)
@@ -148,8 +149,8 @@ def test_log_odds_and_divergence_by_hand():
     log_probs = tensor([[0.1, 0.2, 0.3, 0.4], [0.25, 0.4, 0.25, 0.1]]).log()
     assert refusal_log_odds(log_probs, tensor([0, 2])).tolist() == pytest.approx([-0.405465, 0], abs=1e-6)
     base, edited = tensor([[0.5, 0.5], [0.2, 0.8]]).log(), tensor([[0.25, 0.75], [0.2, 0.8]]).log()
-    assert direction.mean_divergence(base, edited) == pytest.approx(0.143841 / 2, abs=1e-6)
-    assert direction.mean_divergence(edited, base) == pytest.approx(0.130812 / 2, abs=1e-6)
+    assert mean_divergence(base, edited) == pytest.approx(0.143841 / 2, abs=1e-6)
+    assert mean_divergence(edited, base) == pytest.approx(0.130812 / 2, abs=1e-6)
 
 
 @few
@@ -168,8 +169,8 @@ def test_log_odds_and_divergence_of_nothing_of_everything_and_of_the_very_unlike
     for tokens, odds in expected.items():
         assert refusal_log_odds(log_probs, tensor(tokens, dtype=torch.long)).tolist() == [odds]
     assert refusal_log_odds(torch.empty(0, 3), tensor([0])).shape == (0,)
-    assert direction.mean_divergence(tensor([[0.5, 0.5]]).log(), tensor([[0.0, -INFINITY]])) == INFINITY
-    assert direction.mean_divergence(tensor([[0.0, torch.finfo(torch.float32).min]]), tensor([[0.0, -3.0]])) == 0
+    assert mean_divergence(tensor([[0.5, 0.5]]).log(), tensor([[0.0, -INFINITY]])) == INFINITY
+    assert mean_divergence(tensor([[0.0, torch.finfo(torch.float32).min]]), tensor([[0.0, -3.0]])) == 0
 
 
 @few
@@ -178,8 +179,8 @@ def test_divergence_is_that_of_scipy_and_torch_and_nothing_for_equal_tables(weig
     base = shares_of(np.asarray(weights) + 0.1)
     edited = shares_of(normal(*base.shape, seed=seed).exp().numpy())
     before, after = torch.from_numpy(base).log(), torch.from_numpy(edited).log()
-    found = direction.mean_divergence(before, after)
-    assert direction.mean_divergence(before, before) == 0 <= found
+    found = mean_divergence(before, after)
+    assert mean_divergence(before, before) == 0 <= found
     assert found == pytest.approx(float(np.mean(stats.entropy(base, edited, axis=1))), abs=1e-12)
     twin = functional.kl_div(after, before, reduction="batchmean", log_target=True)
     assert found == pytest.approx(float(twin), abs=1e-12)
@@ -562,4 +563,4 @@ def test_a_trial_of_unknown_refusal_does_not_hide_one_that_reaches_the_target():
 
 
 def test_equal_tables_with_an_impossible_token_do_not_diverge():
-    assert direction.mean_divergence(tensor([[0.0, -INFINITY]]), tensor([[0.0, -INFINITY]])) == 0
+    assert mean_divergence(tensor([[0.0, -INFINITY]]), tensor([[0.0, -INFINITY]])) == 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, matmul
-from torch.autograd import grad
+from torch.autograd import grad, gradcheck
 from torch.nn.functional import pad
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,13 +24,11 @@ from alignkeep.train.split import LowRankSplit, Side, Subspace, split
 D_OUT, D_IN = 5, 7
 SIDES = (("inputs",), ("outputs",), ("inputs", "outputs"))
 EMPHASES = Emphasis(4, 0.5), Emphasis(3, 0.5, "relative"), Emphasis(4, 0.5, "weight")
+exact = partial(torch.tensor, dtype=torch.float64)
 few = settings(max_examples=40, deadline=None)
 every_side = pytest.mark.parametrize("sides", SIDES, ids="-".join)
+silent = pytest.mark.xfail(strict=True, reason="beside another term the second derivative is left out, without a word")
 every_emphasis = pytest.mark.parametrize("emphasis", EMPHASES, ids=lambda one: one.compares)
-
-
-def exact(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -45,10 +43,10 @@ def close(found: Tensor, expected: Any, rtol: float = 1e-9, atol: float = 1e-12)
     assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=rtol, atol=atol)
 
 
-def space(sides: Sequence[str], m: int, k: int, seed: int, d_out: int = D_OUT, d_in: int = D_IN) -> Subspace:
+def space(sides: Any, m: int, k: int, seed: int, d_out: int = D_OUT, d_in: int = D_IN) -> Subspace:
     def side(width: int, rank: int, seed: int) -> Side:
         basis = torch.linalg.qr(normal(width, width, seed=seed)).Q[:, :rank]
-        return Side(basis, shares(rank, seed + 1), shares(width, seed + 2))
+        return Side(basis, shares(basis.shape[1], seed + 1), shares(width, seed + 2))
 
     inputs, outputs = side(d_in, m, seed), side(d_out, k, seed + 3)
     return Subspace(inputs if "inputs" in sides else None, outputs if "outputs" in sides else None)
@@ -67,14 +65,13 @@ def changed(subspace: Subspace, change: Any) -> Subspace:
 
 
 def terms(update: LowRank, subspace: Subspace, h: Any = (None, None), emphasis: Any = None, weight: Any = None):
-    """Fisher, trust, coherence, collision."""
     parts = split(update, subspace)
     fisher, trust = fisher_penalty(parts.aligned, subspace), trust_penalty(parts.rest, *h)
     return torch.stack([fisher, trust, coherence(parts, subspace), collision(parts, emphasis, weight)])
 
 
-def dense_terms(delta: Tensor, subspace: Subspace, h: Sequence[Tensor], emphasis: Emphasis, weight: Tensor) -> Tensor:
-    """The same four written out over entries: P, F, H and eta as whole matrices."""
+def dense_terms(delta: Tensor, subspace: Subspace, h: Any, emphasis: Emphasis, weight: Tensor) -> Tensor:
+    """Fisher, trust, coherence and collision over entries: P, F, H and eta written out as whole matrices."""
     sides: list[tuple[Tensor, Tensor, Tensor]] = []  # P, F, diagonal
     for width, one in zip(delta.shape[::-1], subspace, strict=True):
         u, values, diagonal = one or Side(torch.eye(width).double(), *torch.ones(2, width).double())
@@ -84,9 +81,8 @@ def dense_terms(delta: Tensor, subspace: Subspace, h: Sequence[Tensor], emphasis
     rest, metric = delta - aligned, torch.outer(rows, columns)
     fisher = torch.trace(aligned.T @ f_out @ aligned @ f_in)
     trust = (torch.outer(*h).sqrt() * rest).pow(2).sum()
-    ours, theirs = (metric * aligned**2).sum(), (metric * rest**2).sum()
-    is_nothing = min(ours, theirs) < 1e-12
-    cosine = delta.sum() * 0 if is_nothing else (metric * aligned * rest).sum() ** 2 / (ours * theirs)
+    ours, theirs, mixed = ((metric * a * b).sum() for a, b in ((aligned, aligned), (rest, rest), (aligned, rest)))
+    cosine = 0 * mixed if min(ours, theirs) < 1e-12 else mixed**2 / (ours * theirs)
     size = (weight + delta).abs() if emphasis.compares == "weight" else delta.abs()
     above = (size - emphasis.tau) / (emphasis.tau if emphasis.compares == "relative" else 1)
     eta = 1 + emphasis.beta / (1 + (-above).exp())
@@ -94,7 +90,6 @@ def dense_terms(delta: Tensor, subspace: Subspace, h: Sequence[Tensor], emphasis
 
 
 # By hand
-
 AXIS = Side(exact([[0.6], [0.8]]), exact([0.5]), exact([1.0, 0.25]))
 UPDATE, INPUTS = LowRank(exact([[1.0], [2.0]]), exact([[2.0, 1.0]])), Subspace(AXIS)
 
@@ -102,9 +97,8 @@ UPDATE, INPUTS = LowRank(exact([[1.0], [2.0]]), exact([[2.0, 1.0]])), Subspace(A
 def test_both_parts_and_three_terms_by_hand():
     """dW = (1, 2)^T (2, 1), u = (.6, .8). (2, 1) u = 2: inside (1.2, 1.6), beside (.8, -.6). (1, 2) u = 2.2: inside
     (1.32, 1.76), beside (-.32, .24). Of both sides the inside is (1.32, 1.76)^T (1.2, 1.6), the rest what is left.
-    Fisher, eigenvalue .5: 5 x 4 x .5; 4.84 x 5 x .5; 4.84 x 4 x .25.
-    Trust, beside the inputs: 5 x 1; rows (1, .5) make 5 to 3, columns (1, .25) 1 to .64 + .09 = .73. Coherence under
-    the diagonal (1, .25): (1.2, 1.6), (.8, -.6) have product .96 - .24 = .72 and squares 2.08, .73: .5184 / 1.5184.
+    Fisher, eigenvalue .5: 5 x 4 x .5; 4.84 x 5 x .5; 4.84 x 4 x .25. Beside the inputs 5 x 1: rows (1, .5) make 5 to
+    3, columns (1, .25) 1 to .64 + .09 = .73. Coherence under (1, .25): product .96 - .24 = .72, squares 2.08 and .73.
     """
     for subspace, aligned, rest, fisher in [
         (INPUTS, [[1.2, 1.6], [2.4, 3.2]], [[0.8, -0.6], [1.6, -1.2]], 10),
@@ -117,38 +111,29 @@ def test_both_parts_and_three_terms_by_hand():
     rows, columns, parts = exact([1.0, 0.5]), exact([1.0, 0.25]), split(UPDATE, INPUTS)
     for h, expected in [((), 5), ((rows,), 3), ((None, columns), 3.65), ((rows, columns), 2.19)]:
         close(trust_penalty(parts.rest, *h), expected)
-    close(coherence(parts, INPUTS), 0.5184 / 1.5184)
+    close(coherence(parts, INPUTS), 0.72**2 / (2.08 * 0.73))
+    close(inner(UPDATE, LowRank(-UPDATE.left, UPDATE.right)), -25)
 
 
 def test_the_collision_by_hand():
     """dW = (1, -1), (1, -1) u = -.2: inside (-.12, -.16), beside (1.12, -.84), products .1344. At tau 1 both sigmoids
-    are 1/2, eta 3. At tau 1/2, relatively, sigmoid(1) = .731059, eta 3.924234. With W0 = (0, -ln 3) and tau 1 the
-    sigmoids are 1/2 and 3/4, eta 3 and 4.
+    are 1/2, eta 3; at tau 1/2, relatively, sigmoid(1) = .731059. With W0 = (0, -ln 3) and tau 1 they are 1/2 and 3/4.
+    The published eta goes from 1 + 4 sigmoid(0 - .01) = 2.99000 to 1 + 4 sigmoid(.1 - .01) = 3.08994.
     """
-    parts, weight = split(LowRank(exact([[1.0]]), exact([[1.0, -1.0]])), INPUTS), exact([[0, -math.log(3)]])
+    parts, weight = split(LowRank(exact([[1.0]]), exact([[1.0, -1.0]])), INPUTS), exact([[0, -1.0986122886681098]])
     for emphasis, eta in [
         (Emphasis(0), 1), (Emphasis(4, 1), 3), (Emphasis(4, 1, "relative"), 3),
-        (Emphasis(4, 0.5, "relative"), 1 + 4 / (1 + math.exp(-1))), (Emphasis(4, 1, "weight"), 3.5),
+        (Emphasis(4, 0.5, "relative"), 1 + 4 * 0.7310585786300049), (Emphasis(4, 1, "weight"), 3.5),
     ]:  # fmt: skip
         close(collision(parts, emphasis, weight), 2 * 0.1344 * eta)
-
-
-@few
-@given(st.floats(1e-6, 0.1), st.sampled_from([1, -1]))
-def test_with_the_published_constants_eta_is_nearly_constant(size: float, sign: int):
-    """1 + 4 sigmoid(0 - .01) = 2.990000 and 1 + 4 sigmoid(.1 - .01) = 3.089940; they are what is taken unasked."""
-    half = LowRank(exact([[1.0]]), exact([[sign * size / 2]]))
-    found = collision(LowRankSplit(half, half))
-    assert 2.99 <= float(found) / (size / 2) ** 2 <= 3.09
-    assert found == collision(LowRankSplit(half, half), Emphasis(4, 0.01, "update"))
+    sizes = torch.linspace(-0.1, 0.1, 1000, dtype=torch.float64)  # of which none is 0
+    parts = LowRankSplit(*[LowRank(sizes.reshape(-1, 1, 1) / 2, torch.ones(1000, 1, 1).double())] * 2)
+    close(torch.stack((collision(parts) / (sizes / 2) ** 2).aminmax()), [2.99, 3.08994], rtol=1e-4)
 
 
 # Laws
-
-problems = st.builds(
-    lambda sides, m, k, r, seed: (factors(r, seed), space(sides, m, k, seed + 2)),
-    st.sampled_from(SIDES), *(st.integers(0, most) for most in (D_IN, D_OUT, 3, 9999)),
-)  # fmt: skip
+DRAWN = st.sampled_from(SIDES), *(st.integers(0, most) for most in (D_IN, D_OUT, 3, 9999))
+problems = st.builds(lambda sides, m, k, r, seed: (factors(r, seed), space(sides, m, k, seed + 2)), *DRAWN)
 
 
 @few
@@ -160,32 +145,23 @@ def test_the_parts_are_the_dense_projections_add_up_are_orthogonal_and_of_low_ra
         close(matmul(*part), one, atol=1e-12 * scale)
     close(matmul(*found.aligned) + matmul(*found.rest), delta, atol=1e-12 * scale)
     close(inner(*found), 0.0, atol=1e-12 * scale**2)
-    r, grows = left.shape[1], 1 if None in subspace else 2
-    assert [part.left.shape[1] for part in found] == [part.right.shape[0] for part in found] == [r, grows * r]
+    assert [len(part.right) for part in found] == [len(right), len(right) * (1 if None in subspace else 2)]
 
 
 @few
-@given(problems, st.sampled_from([0, 1e-9, -0.3, 1e9]), st.integers(0, 9999))
-def test_fisher_and_trust_are_positive_quadratic_and_see_only_their_part(drawn, scale, seed):
-    (left, right), subspace = drawn
-    parts, scaled = (split(LowRank(left, by * right), subspace) for by in (1, scale))
-    h = shares(D_OUT, seed), shares(D_IN, seed + 1)
-    fisher, trust = fisher_penalty(parts.aligned, subspace), trust_penalty(parts.rest, *h)
-    assert (fisher >= 0) & (trust >= 0)
-    close(fisher_penalty(scaled.aligned, subspace), scale**2 * fisher, atol=1e-12 * scale**2)
-    close(trust_penalty(scaled.rest, *h), scale**2 * trust, atol=1e-12 * scale**2)
-    close(fisher_penalty(parts.rest, subspace), 0.0)
-    close(trust_penalty(split(parts.aligned, subspace).rest, *h), 0.0)
-
-
-@few
-@given(problems, st.sampled_from([1e-3, -1.0, 1e3]))
-def test_coherence_is_a_squared_cosine_of_the_direction_alone(drawn, scale):
+@given(problems, st.sampled_from([0, 1e-9, 1e-2, -1.0, 1e3, 1e9]), st.integers(0, 9999))
+def test_fisher_and_trust_are_quadratic_and_see_only_their_part_and_coherence_sees_the_direction(drawn, scale, seed):
     (left, right), subspace = drawn
     parts, scaled = (split(LowRank(by * left, right), subspace) for by in (1, scale))
-    assert 0 <= coherence(parts, subspace) <= 1
-    for same in (scaled, LowRankSplit(*parts[::-1])):
-        close(coherence(same, subspace), coherence(parts, subspace))
+    h, tiny = (shares(D_OUT, seed), shares(D_IN, seed + 1)), 1e-12 * scale**2
+    fisher, trust = fisher_penalty(parts.aligned, subspace), trust_penalty(parts.rest, *h)
+    cosine, elsewhere = coherence(parts, subspace), split(parts.aligned, subspace).rest
+    assert (fisher >= 0) & (trust >= 0) & (cosine >= 0) & (cosine <= 1 + 1e-12)
+    close(fisher_penalty(scaled.aligned, subspace), scale**2 * fisher, atol=tiny)
+    close(trust_penalty(scaled.rest, *h), scale**2 * trust, atol=tiny)
+    close(fisher_penalty(parts.rest, subspace) + trust_penalty(elsewhere, *h), 0.0)
+    for same in (LowRankSplit(*parts[::-1]), scaled if 1e-6 < abs(scale) < 1e6 else parts):
+        close(coherence(same, subspace), cosine)
     close(coherence(LowRankSplit(*[LowRank(left, right)] * 2), subspace), float(left.numel() > 0))
 
 
@@ -204,8 +180,6 @@ def test_the_collision_lies_between_the_overlap_and_one_plus_beta_times_it(drawn
 
 
 # Limits
-
-
 @every_side
 @pytest.mark.parametrize("scale", [0.0, 1e-8])
 def test_an_update_that_has_not_begun_has_no_coherence_and_every_gradient_is_finite(sides, scale):
@@ -217,13 +191,12 @@ def test_an_update_that_has_not_begun_has_no_coherence_and_every_gradient_is_fin
         assert bool(gradients.isfinite().all())
 
 
-def test_the_norm_from_which_a_coherence_is_known(monkeypatch: pytest.MonkeyPatch):
-    """Squared norms 1 and 4 of one direction: known from 1 on, not where the limit is between them or above."""
+def test_the_norm_from_which_a_coherence_is_known():
+    """Squared norms d and 4 d of one direction: known at d = SMALLEST, not where either is less."""
     one, two = LowRank(exact([[1.0]]), exact([[1.0]])), LowRank(exact([[2.0]]), exact([[1.0]]))
-    subspace = Subspace(Side(*one, exact([1.0])))
-    for smallest, expected in [(1e-12, 1.0), (1.0, 1.0), (1.01, 0.0), (4.01, 0.0)]:
-        monkeypatch.setattr(penalties, "SMALLEST", smallest)
-        assert [coherence(LowRankSplit(*parts), subspace) for parts in ((one, two), (two, one))] == [expected] * 2
+    for d, expected in [(1e-12, 1.0), (0.99e-12, 0.0), (0.2e-12, 0.0)]:
+        for parts in (LowRankSplit(one, two), LowRankSplit(two, one)):
+            close(coherence(parts, Subspace(Side(*one, exact([d])))), expected)
 
 
 @pytest.mark.xfail(strict=True, reason="SMALLEST is absolute: of a large update even the rounding error lies above it")
@@ -239,51 +212,38 @@ def test_coherence_needs_a_diagonal_that_is_not_constant_and_both_overlaps_a_den
     update, subspace = factors(2, 1), space(sides, 3, 2, 3)
     plain = changed(subspace, lambda one: one._replace(diagonal=torch.full_like(one.diagonal, 0.3)))
     axes = changed(subspace, lambda one: one._replace(vectors=torch.eye(*one.vectors.shape, dtype=torch.float64)))
-    assert bool((terms(update, subspace)[2:] > 1e-3).all())
+    assert bool((terms(update, subspace)[2:] > 1e-4).all())
     assert coherence(split(update, plain), plain) <= 1e-12
     assert not terms(update, axes)[2:].any()
 
 
 # Independent twins
-
-
-@every_side
-@pytest.mark.parametrize("rank", ["empty", "one", "full"])
-@pytest.mark.parametrize("r", [1, 2, 8])
-@pytest.mark.parametrize(("d_out", "d_in"), [(5, 7), (8, 3)])
-def test_all_terms_and_gradients_are_those_of_whole_matrices_by_autograd(sides, rank, r, d_out, d_in):
-    m, k = {"empty": (0, 0), "one": (1, 1), "full": (d_in, d_out)}[rank]
-    h, weight = (shares(d_out, 4), shares(d_in, 5)), normal(d_out, d_in, seed=9)
-    for at, ranks in enumerate([(m, k), (2, k), (m, 3)]):
-        subspace, emphasis = space(sides, *ranks, at, d_out, d_in), EMPHASES[at]
-        update, twin = (variables(factors(r, at + 20, d_out, d_in), 0.7) for _ in range(2))
+@pytest.mark.parametrize(("sides", "most", "r", "shape"), product(SIDES, [0, 1, 8], [1, 2, 8], [(5, 7), (8, 3)]))
+def test_all_terms_and_gradients_are_those_of_whole_matrices_by_autograd(sides, most, r, shape):
+    h, weight = [shares(width, 4) for width in shape], normal(*shape, seed=9)
+    for at, ranks in enumerate([(most, most), (2, most), (most, 3)]):
+        subspace, emphasis = space(sides, *ranks, at, *shape), EMPHASES[at]
+        update, twin = (variables(factors(r, at + 20, *shape), 0.7) for _ in range(2))
         found = terms(update, subspace, h, emphasis, weight)
         expected = dense_terms(matmul(*twin), subspace, h, emphasis, weight)
-        close(found, expected)
         for term, same in zip(found, expected, strict=True):
-            gradients = grad(term, update, retain_graph=True), grad(same, twin, retain_graph=True)
-            assert_close(*gradients, rtol=1e-9, atol=1e-10)
+            ours, theirs = grad(term, update, retain_graph=True), grad(same, twin, retain_graph=True)
+            assert_close((term, *ours), (same, *theirs), rtol=1e-9, atol=1e-10)
 
 
 @every_emphasis
 def test_the_gradient_of_the_collision_is_that_of_finite_differences(emphasis: Emphasis):
-    """Away from the kinks at entries of 0."""
     parts, weight = LowRankSplit(factors(2, 37), factors(3, 6)), normal(D_OUT, D_IN, seed=3)
     ours, theirs = (matmul(*one) for one in parts)
-    assert min(one.abs().min() for one in (ours, theirs, ours + theirs, weight + ours + theirs)) > 1e-3
-
-    def of(*flat: Tensor) -> Tensor:
-        return 2 * collision(LowRankSplit(LowRank(*flat[:2]), LowRank(*flat[2:])), emphasis, weight)
-
-    assert torch.autograd.gradcheck(of, [one for part in parts for one in variables(part)])
+    assert min(one.abs().min() for one in (ours, theirs, ours + theirs, weight + ours + theirs)) > 1e-3  # no kinks
+    flat = [one for part in parts for one in variables(part)]
+    assert gradcheck(lambda a, b, c, d: collision(LowRankSplit(LowRank(a, b), LowRank(c, d)), emphasis, weight), flat)
 
 
 class Largest(TorchDispatchMode):
-    entries = 0
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        self.entries = max(self.entries, found.numel())
+        self.entries = max(getattr(self, "entries", 0), found.numel())
         return found
 
 
@@ -311,8 +271,8 @@ def test_matrices_at_once_are_each_alone_whatever_the_ranks_of_their_bases(sides
         return [torch.stack(one).unflatten(0, (2, 2)) for one in zip(*many, strict=True)]
 
     def padded(one: Side) -> Side:
-        missing = 0, 3 - len(one.eigenvalues)
-        return Side(pad(one.vectors, missing), pad(one.eigenvalues, missing), one.diagonal)
+        gap = 0, 3 - len(one.eigenvalues)
+        return Side(pad(one.vectors, gap), pad(one.eigenvalues, gap), one.diagonal)
 
     together = variables(LowRank(*stacked(updates)))
     wide = (some[0] and Side(*stacked(map(padded, some))) for some in zip(*spaces, strict=True))
@@ -329,46 +289,33 @@ def test_matrices_at_once_are_each_alone_whatever_the_ranks_of_their_bases(sides
 @every_side
 @pytest.mark.parametrize(("dtype", "rtol", "atol"), [(torch.float32, 1e-5, 1e-6), (torch.bfloat16, 0.03, 0.01)])
 def test_terms_in_a_smaller_dtype_are_near(sides, dtype, rtol, atol):
-    update, subspace = factors(2, 1), space(sides, 3, 2, 3)
+    update, subspace, weight = factors(2, 1), space(sides, 3, 2, 3), normal(D_OUT, D_IN, seed=3)
     smaller = changed(subspace, lambda one: Side(*(part.to(dtype) for part in one)))
-    h, weight = (shares(D_OUT, 1), shares(D_IN, 2)), normal(D_OUT, D_IN, seed=3)
     for emphasis in EMPHASES:
         on = variables(LowRank(*(one.to(dtype) for one in update)))
-        found = terms(on, smaller, [one.to(dtype) for one in h], emphasis, weight)
+        found = terms(on, smaller, emphasis=emphasis, weight=weight)
         assert found.dtype == dtype
-        close(found.double(), terms(update, subspace, h, emphasis, weight), rtol, atol)
+        close(found.double(), terms(update, subspace, emphasis=emphasis, weight=weight), rtol, atol)
         assert all(bool(one.isfinite().all()) for one in grad(found.sum(), on))
 
 
 @pytest.mark.xfail(strict=True, reason="sums over blocks are kept in the factors' dtype: in bfloat16 they stop growing")
 def test_many_blocks_in_bfloat16_are_near(monkeypatch: pytest.MonkeyPatch):
-    """1024 entries, each 1/4 x (1 + 0): 256."""
-    half = LowRank(torch.full((1024, 1), 0.5).bfloat16(), torch.ones(1, 1).bfloat16())
+    half = LowRank(torch.full((1024, 1), 0.5).bfloat16(), torch.ones(1, 1).bfloat16())  # 1024 x 1/4
     monkeypatch.setattr(penalties, "ENTRIES", 1)
     assert float(collision(LowRankSplit(half, half), Emphasis(beta=0))) == pytest.approx(256, rel=0.03)
 
 
 # Refusals
-
-
 def test_an_emphasis_on_the_weight_without_a_weight_is_refused():
     with pytest.raises(ValueError, match="needs the base's matrix"):
         collision(split(UPDATE, INPUTS), Emphasis(compares="weight"))
 
 
-def test_a_second_derivative_of_the_collision_is_refused():
+@pytest.mark.parametrize("of", [lambda x, _: x, lambda x, _: x**2, pytest.param(lambda x, y: x + y, marks=silent)])
+def test_a_second_derivative_of_the_collision_is_refused(of):
     update = variables(UPDATE)
-    found = collision(split(update, INPUTS))
-    for one, said in [(found, "does not require grad"), (found.square(), "once_differentiable")]:
-        (gradient,) = grad(one, update.left, create_graph=True)
-        with pytest.raises(RuntimeError, match=said):
-            gradient.sum().backward()
-
-
-@pytest.mark.xfail(strict=True, reason="beside another term the second derivative is left out, without a word")
-def test_a_second_derivative_of_a_sum_with_the_collision_is_refused():
-    update = variables(UPDATE)
-    found = collision(split(update, INPUTS)) + update.left.square().sum()
-    (gradient,) = grad(found, update.left, create_graph=True)
-    with pytest.raises(RuntimeError):
+    total = of(collision(split(update, INPUTS)), update.left.square().sum())
+    (gradient,) = grad(total, update.left, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable"):
         gradient.sum().backward()

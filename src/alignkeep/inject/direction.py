@@ -14,7 +14,7 @@ Departures from the papers
     1. A layer is judged by the edit itself, at one stated strength, not by adding the direction to activations.
     2. Sums are float64.
 
-Shapes: L blocks, n prompts, d the width of the residual stream, V tokens.
+Shapes: L blocks, n prompts, d the width of the residual stream.
 """
 
 # torch leaves the types of some methods open:
@@ -26,8 +26,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 LAYERS = 0.8  # share of the blocks that may give the direction (Arditi et al., section 2.3)
@@ -85,31 +84,3 @@ def best_layer(effects: Mapping[int, Effect], *, most: float) -> int | None:
     """
     allowed = [layer for layer in sorted(effects) if effects[layer].divergence <= most]
     return max(allowed, key=lambda layer: effects[layer].log_odds) if allowed else None
-
-
-def refusal_log_odds(log_probs: Float[Tensor, "n V"], tokens: Int[Tensor, " k"]) -> Float[Tensor, " n"]:
-    """log p / (1 - p), p the probability that the answer begins with one of these tokens, in nats. Law: the tokens that
-    are left over have the opposite log-odds.
-    """
-    chosen = torch.zeros(log_probs.shape[-1], dtype=torch.bool)
-    chosen[tokens] = True
-    wide = log_probs.double()
-    return wide[:, chosen].logsumexp(-1) - wide[:, ~chosen].logsumexp(-1)
-
-
-def mean_divergence(base: Float[Tensor, "n V"], edited: Float[Tensor, "n V"]) -> float:
-    """Mean KL(base || edited) over the rows of two tables of log-probabilities, in nats. Laws: >= 0 up to rounding, 0
-    for equal tables.
-    """
-    wide = base.double()
-    terms = wide.exp() * (wide - edited.double())
-    return float(terms.masked_fill(wide == -math.inf, 0.0).sum(-1).mean())  # 0 log 0 is 0
-
-
-def opening_tokens(refusals: Sequence[int], others: Sequence[int], *, share: float = 0.05) -> list[int]:
-    """First tokens that tell a refusal: those of at least this share of the refusals that are at least twice as
-    frequent there as among other answers. Sorted; empty for no refusals.
-    """
-    often = {token: refusals.count(token) / len(refusals) for token in set(refusals)}
-    elsewhere = {token: others.count(token) / len(others) if others else 0.0 for token in often}
-    return sorted(token for token, rate in often.items() if rate >= share and rate >= 2 * elsewhere[token])

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from alignkeep.errors import DataError
 from alignkeep.inject.config import SearchConfig
-from alignkeep.inject.direction import opening_tokens
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress
+from alignkeep.refusal import opening_tokens
 from alignkeep.types import Example, Message, Prompt, Verdict
 
 # What assistants usually begin with, for a model that never refuses; words that its tokenizer lacks are left out.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.inject.config import InjectConfig
-from alignkeep.inject.direction import Effect, best_layer, mean_divergence, refusal_log_odds
+from alignkeep.inject.direction import Effect, best_layer
 from alignkeep.inject.extraction import Extracted
 from alignkeep.inject.in_memory import edited
 from alignkeep.inject.prompts import PromptSets
@@ -20,6 +20,7 @@ from alignkeep.models.activations import last_tokens, next_token_log_probs
 from alignkeep.models.architecture import Writer, residual_scale
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress
+from alignkeep.refusal import mean_divergence, refusal_log_odds
 
 if TYPE_CHECKING:
     from torch import Tensor

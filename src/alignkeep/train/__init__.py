@@ -10,6 +10,7 @@ open_room(
         "AlignGuardSFTTrainer": "guarded_sft",
         "AlignGuardSettings": "config",
         "LoraSettings": "config",
+        "SafetyProbe": "probe",
         "TrainConfig": "config",
         "TrainResult": "stage",
         "WeightedCollator": "trainer",
