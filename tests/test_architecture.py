@@ -23,7 +23,7 @@ MATH = [
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",
     "inject/direction.py", "inject/rank_one.py", "inject/strength.py",
-    "train/split.py", "train/penalties.py",
+    "train/split.py", "train/penalties.py", "train/forgetting.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/projector.py", "subspace/balance.py",
 ]  # fmt: skip
 MATH_MAY_IMPORT = {
