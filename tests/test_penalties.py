@@ -27,7 +27,6 @@ EMPHASES = Emphasis(4, 0.5), Emphasis(3, 0.5, "relative"), Emphasis(4, 0.5, "wei
 exact = partial(torch.tensor, dtype=torch.float64)
 few = settings(max_examples=40, deadline=None)
 every_side = pytest.mark.parametrize("sides", SIDES, ids="-".join)
-silent = pytest.mark.xfail(strict=True, reason="beside another term the second derivative is left out, without a word")
 every_emphasis = pytest.mark.parametrize("emphasis", EMPHASES, ids=lambda one: one.compares)
 
 
@@ -79,8 +78,7 @@ def dense_terms(delta: Tensor, subspace: Subspace, h: Any, emphasis: Emphasis, w
     (p_in, f_in, columns), (p_out, f_out, rows) = sides
     aligned = p_out @ delta @ p_in
     rest, metric = delta - aligned, torch.outer(rows, columns)
-    fisher = torch.trace(aligned.T @ f_out @ aligned @ f_in)
-    trust = (torch.outer(*h).sqrt() * rest).pow(2).sum()
+    fisher, trust = torch.trace(aligned.T @ f_out @ aligned @ f_in), (torch.outer(*h).sqrt() * rest).pow(2).sum()
     ours, theirs, mixed = ((metric * a * b).sum() for a, b in ((aligned, aligned), (rest, rest), (aligned, rest)))
     cosine = 0 * mixed if min(ours, theirs) < 1e-12 else mixed**2 / (ours * theirs)
     size = (weight + delta).abs() if emphasis.compares == "weight" else delta.abs()
@@ -199,7 +197,6 @@ def test_the_norm_from_which_a_coherence_is_known():
             close(coherence(parts, Subspace(Side(*one, exact([d])))), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="SMALLEST is absolute: of a large update even the rounding error lies above it")
 def test_rounding_errors_beside_a_full_basis_have_no_coherence():
     subspace = changed(space(SIDES[2], D_IN, D_OUT, 2), lambda one: Side(*(part.float() for part in one)))
     left, right = (one.float() for one in factors(2, 1))
@@ -265,7 +262,8 @@ def test_no_size_of_block_changes_the_collision_and_none_holds_more_entries(emph
 @every_side
 def test_matrices_at_once_are_each_alone_whatever_the_ranks_of_their_bases(sides):
     """A smaller basis is padded with directions of zero; *B is 2 x 2, and every matrix has its own outer gradient."""
-    updates, spaces = [factors(2, at) for at in range(4)], [space(sides, at, 3 - at, 10 + at) for at in range(4)]
+    alone = [variables(factors(2, at)) for at in range(4)]
+    spaces = [space(sides, at, 3 - at, 10 + at) for at in range(4)]
 
     def stacked(many: Any) -> Any:
         return [torch.stack(one).unflatten(0, (2, 2)) for one in zip(*many, strict=True)]
@@ -274,16 +272,15 @@ def test_matrices_at_once_are_each_alone_whatever_the_ranks_of_their_bases(sides
         gap = 0, 3 - len(one.eigenvalues)
         return Side(pad(one.vectors, gap), pad(one.eigenvalues, gap), one.diagonal)
 
-    together = variables(LowRank(*stacked(updates)))
+    together = LowRank(*stacked(alone))
     wide = (some[0] and Side(*stacked(map(padded, some))) for some in zip(*spaces, strict=True))
     h, outer, weight = (shares(D_OUT, 1), shares(D_IN, 2)), normal(2, 2, seed=3), normal(2, 2, D_OUT, D_IN, seed=4)
     found = terms(together, Subspace(*wide), h, EMPHASES[2], weight)
     gradients = grad((outer * found).sum(), together)
     for at, place in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        alone = variables(updates[at])
-        expected = terms(alone, spaces[at], h, EMPHASES[2], weight[place])
+        expected = terms(alone[at], spaces[at], h, EMPHASES[2], weight[place])
         ours = [found[:, place[0], place[1]], *(one[place] for one in gradients)]
-        assert_close(ours, [expected, *grad((outer[place] * expected).sum(), alone)], rtol=1e-9, atol=1e-12)
+        assert_close(ours, [expected, *grad((outer[place] * expected).sum(), alone[at])], rtol=1e-9, atol=1e-12)
 
 
 @every_side
@@ -299,7 +296,6 @@ def test_terms_in_a_smaller_dtype_are_near(sides, dtype, rtol, atol):
         assert all(bool(one.isfinite().all()) for one in grad(found.sum(), on))
 
 
-@pytest.mark.xfail(strict=True, reason="sums over blocks are kept in the factors' dtype: in bfloat16 they stop growing")
 def test_many_blocks_in_bfloat16_are_near(monkeypatch: pytest.MonkeyPatch):
     half = LowRank(torch.full((1024, 1), 0.5).bfloat16(), torch.ones(1, 1).bfloat16())  # 1024 x 1/4
     monkeypatch.setattr(penalties, "ENTRIES", 1)
@@ -312,10 +308,9 @@ def test_an_emphasis_on_the_weight_without_a_weight_is_refused():
         collision(split(UPDATE, INPUTS), Emphasis(compares="weight"))
 
 
-@pytest.mark.parametrize("of", [lambda x, _: x, lambda x, _: x**2, pytest.param(lambda x, y: x + y, marks=silent)])
+@pytest.mark.parametrize("of", [lambda x, _: x, lambda x, _: x**2, lambda x, y: x + y])
 def test_a_second_derivative_of_the_collision_is_refused(of):
     update = variables(UPDATE)
     total = of(collision(split(update, INPUTS)), update.left.square().sum())
-    (gradient,) = grad(total, update.left, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grad(total, update.left, create_graph=True)

@@ -54,10 +54,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Training:
-    """A folder with a training log: (step, loss) in the order they were logged."""
+    """A folder with a training log: (step, loss) in the order they were logged; of a guarded tune also (step, energy of
+    the update inside the alignment subspace, energy beside it)."""
 
     label: str
     losses: tuple[tuple[float, float], ...]
+    energies: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,11 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             if "scorecard.json" in names:
                 evaluations.append(_evaluation(folder, label, facts))
             if "training_log.jsonl" in names:
-                trainings.append(Training(label, _losses(folder / "training_log.jsonl")))
+                log = folder / "training_log.jsonl"
+                inside, beside = (_column(log, f"alignguard/{side}") for side in ("inside", "beside"))
+                pairs = zip(inside, beside, strict=False)
+                energies = tuple((step, one, other) for (step, one), (_, other) in pairs)
+                trainings.append(Training(label, _column(log, "loss"), energies))
             if SWEEP_NAME in names:
                 sweeps.append(Sweep(label, read_sweep(folder / SWEEP_NAME)))
             if INJECTION_NAME in names:
@@ -188,13 +194,13 @@ def _answered(row: Mapping[str, object], where: str) -> Answered:
         ) from error
 
 
-def _losses(path: Path) -> tuple[tuple[float, float], ...]:
-    """(step, loss) of the rows that have both; the last word on a step counts, and steps rise."""
+def _column(path: Path, name: str) -> tuple[tuple[float, float], ...]:
+    """(step, value) of the rows that have both; the last word on a step counts, and steps rise."""
     found: dict[float, float] = {}
     for row, _ in _rows(path):
-        step, loss = row.get("step"), row.get("loss")
-        if isinstance(step, (int, float)) and isinstance(loss, (int, float)) and math.isfinite(loss):
-            found[float(step)] = float(loss)
+        step, value = row.get("step"), row.get(name)
+        if isinstance(step, (int, float)) and isinstance(value, (int, float)) and math.isfinite(value):
+            found[float(step)] = float(value)
     return tuple(sorted(found.items()))
 
 

@@ -18,7 +18,8 @@ Departures
     1. Terms are sums over entries, F and H divided by their largest eigenvalue or entry: as means they vanish.
     2. <., .> in E_geo weighs coordinates by F's diagonal. In the plain inner product dW_A and dW_T are orthogonal and
        E_geo is 0 whatever the update.
-    3. E_geo is 0, with gradient 0, while either norm is below `SMALLEST`: LoRA begins at dW = 0, where it is 0/0.
+    3. E_geo is 0, with gradient 0, while either squared norm is below `SMALLEST`, or is rounding beside the other: LoRA
+       begins at dW = 0, where it is 0/0.
     4. With |dW| of 0 to 0.1 and the published tau = 0.01 eta is nearly constant, 1 + beta / 2. Variants compare
        relatively, (|dW| - tau) / tau, or the whole weight, |W0 + dW|.
 
@@ -32,7 +33,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from alignkeep.subspace.projector import LowRank
 from alignkeep.train.split import LowRankSplit, Subspace
@@ -87,7 +87,8 @@ def coherence(parts: LowRankSplit, subspace: Subspace) -> PerMatrix:
     columns = None if subspace.inputs is None else subspace.inputs.diagonal
     aligned, rest = parts
     ours, theirs = inner(aligned, aligned, rows, columns), inner(rest, rest, rows, columns)
-    is_small = (ours < SMALLEST) | (theirs < SMALLEST)
+    rounding = torch.finfo(ours.dtype).eps ** 2 * (aligned.left.shape[-2] + aligned.right.shape[-1])
+    is_small = torch.minimum(ours, theirs) < SMALLEST + rounding * torch.maximum(ours, theirs)
     norms = torch.where(is_small, torch.ones_like(ours), ours * theirs)
     return torch.where(is_small, torch.zeros_like(ours), inner(aligned, rest, rows, columns).square() / norms)
 
@@ -111,8 +112,9 @@ class _Collision(torch.autograd.Function):
     def forward(
         ctx: Any, left: Tensor, right: Tensor, other_left: Tensor, other_right: Tensor, emphasis: Emphasis, weight: Any
     ) -> Tensor:
-        total = left.new_zeros(left.shape[:-2])
-        gradients = [torch.zeros_like(factor) for factor in (left, right, other_left, other_right)]
+        wide = torch.float64 if left.dtype == torch.float64 else torch.float32
+        total = left.new_zeros(left.shape[:-2], dtype=wide)
+        gradients = [torch.zeros_like(factor, dtype=wide) for factor in (left, right, other_left, other_right)]
         several = max(total.numel() * right.shape[-1], 1)
         rows = max(ENTRIES // several, 1)
         for start in range(0, left.shape[-2], rows):
@@ -128,14 +130,15 @@ class _Collision(torch.autograd.Function):
             gradients[1] += left[block].mT @ by_ours
             gradients[2][block] = by_theirs @ other_right.mT
             gradients[3] += other_left[block].mT @ by_theirs
-        ctx.save_for_backward(*gradients)
-        return total
+        ctx.save_for_backward(*(gradient.to(left.dtype) for gradient in gradients))
+        return total.to(left.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: torch calls it by place
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("collision has no second derivative")
         return *(outer[0][..., None, None] * gradient for gradient in ctx.saved_tensors), None, None
 
 
