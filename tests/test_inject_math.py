@@ -435,10 +435,11 @@ BASE = trial(0.0, 0.2, odds=0.0)
 
 def test_what_a_trial_may_cost_by_hand():
     """0.9 - 0.89 and 0.15 - 0.1 are a little more than 0.01 and 0.05 in binary: what is just met is met."""
-    for allowed in (trial(1, 0.3), trial(1, 0.0), trial(1, 0.3, 0.89), trial(1, 0.3, 1.0), trial(1, 0.3, over=0.15),
+    for allowed in (trial(1, 0.3), trial(1, 0.21), trial(1, 0.3, 0.89), trial(1, 0.3, 1.0), trial(1, 0.3, over=0.15),
                     trial(1, 0.3, over=0.0), trial(1, 0.3, divergence=0.1), trial(1, 0.3, odds=1e-9)):  # fmt: skip
         assert too_much(allowed, BASE, Floors()) is None
     for words, one in {
+        "no more held-out prompts are refused than the 20.0 % before": trial(1, 0.2),
         "log-odds fall from 0.00 to -0.50": trial(1, 0.3, odds=-0.5), "to 0.00": trial(1, 0.3, odds=0.0),
         "to nan": trial(1, 0.3, odds=NAN), "0.11 nats of divergence .*above 0.1": trial(1, 0.3, divergence=0.11),
         "^2.0 points of benign compliance": trial(1, 0.3, 0.88), "^6.0 points more over-ref": trial(1, 0.3, over=0.16),
@@ -465,9 +466,14 @@ def trial_of(strength: float, step: Sequence[float]) -> Trial:
     return trial(strength, refusal / 100, compliance / 100, over / 100, odds, divergence)
 
 
+def is_cheap(step: Sequence[float]) -> bool:
+    """In whole points, against the base's compliance 90 and over-refusal 10."""
+    return step[1] >= 89 and step[2] <= 15 and step[4] <= 0.1
+
+
 def is_allowed(step: Sequence[float]) -> bool:
-    """In whole points, against the base's compliance 90, over-refusal 10 and log-odds 0."""
-    return step[1] >= 89 and step[2] <= 15 and step[3] > 0 and step[4] <= 0.1
+    """And it helps: the base refuses 20, at log-odds 0."""
+    return is_cheap(step) and step[3] > 0 and step[0] > 20
 
 
 def searched(curve: Callable[[float], Trial], ladder: Sequence[float] = LADDER) -> tuple[Choice, float | None, list]:
@@ -484,10 +490,22 @@ def test_a_target_between_two_rungs_by_hand():
     assert ([one.strength for one in found.trials], chosen, found.refused) == (sorted(asked), asked[-1], {})
 
 
-def test_the_first_rung_is_not_halved_the_last_not_passed_and_of_a_falling_curve_the_top_chosen():
+def test_below_the_first_rung_a_sixteenth_of_it_is_the_least():
+    """Roots of 0.1 and 0.1 / 16 = 0.00625: 0.025; of that and either end 0.05 or 0.0125; then 0.070711 or 0.008839."""
+    assert searched(lambda strength: trial(strength, 1.0))[1:] == approximately(
+        0.008839, [0.1, 0.025, 0.0125, 0.008839]
+    )
+    dear = searched(lambda strength: trial(strength, 0.5, divergence=0.0 if strength < 0.06 else 1.0))
+    assert dear[1:] == approximately(0.025, [0.1, 0.025, 0.05, 0.070711])  # all that are allowed refuse the same
+    assert searched(lambda strength: trial(strength, 0.98, divergence=1.0))[1] is None
+
+
+def approximately(chosen: float, asked: list[float]) -> tuple[object, object]:
+    return pytest.approx(chosen, abs=1e-6), pytest.approx(asked, abs=1e-6)
+
+
+def test_the_last_rung_is_not_passed_and_of_a_falling_curve_the_top_chosen():
     """Where the target is never reached 0.55 and 0.56 are within 0.01 of the best, 0.56; 0.54 is not."""
-    assert searched(lambda strength: trial(strength, 1.0))[1:] == (0.1, [0.1])
-    assert searched(lambda strength: trial(strength, 1.0, divergence=1.0))[1:] == (None, [0.1])
     curve = {0.1: 0.2, 0.2: 0.3, 0.4: 0.54, 0.8: 0.55, 1.6: 0.55, 3.2: 0.55, 6.4: 0.56}
     assert searched(lambda strength: trial(strength, curve[strength]))[1:] == (0.8, list(curve))
     broken = {0.1: 0.5, 0.2: 0.7, 0.4: 0.6}
@@ -495,11 +513,20 @@ def test_the_first_rung_is_not_halved_the_last_not_passed_and_of_a_falling_curve
     assert searched(lambda strength: trial(strength, 1.0), []) == (Choice((), None, {}), None, [])
 
 
+def test_lower_log_odds_on_the_way_up_do_not_end_it():
+    """At 0.1 they fall: that strength is not chosen, and the next is tried all the same."""
+    found, chosen, asked = searched(lambda strength: trial(strength, 0.9, odds=-1.0 if strength < 0.15 else 1.0))
+    assert (chosen, asked) == (0.2, list(LADDER))
+    assert list(found.refused) == [0.1]
+
+
 def test_floors_hit_before_the_target_leave_the_strongest_that_is_allowed():
     """Refusal is the strength; above 0.7 it costs too much. Rungs to 0.8, roots 0.565685, 0.672717, 0.733603."""
     found, chosen, asked = searched(lambda strength: trial(strength, min(strength, 1), 0.9 if strength <= 0.7 else 0.5))
     assert asked[3:] == pytest.approx([0.8, 0.565685, 0.672717, 0.733603], abs=1e-6)
-    assert (chosen, found.refused) == (asked[5], dict.fromkeys((asked[6], 0.8), "40.0 points of benign compliance"))
+    too_weak = dict.fromkeys((0.1, 0.2), "no more held-out prompts are refused than the 20.0 % before")
+    assert chosen == asked[5]
+    assert found.refused == too_weak | dict.fromkeys((asked[6], 0.8), "40.0 points of benign compliance")
 
 
 @few
@@ -519,12 +546,12 @@ def test_whatever_is_measured_the_choice_was_measured_and_is_allowed_and_the_num
     script, ladder = iter(steps), [turn * one for one in LADDER[:rungs]]
     found, chosen, asked = searched(lambda strength: trial_of(strength, next(script)), ladder)
     assert [abs(one.strength) for one in found.trials] == sorted({abs(one) for one in asked})
-    assert all(LADDER[0] <= turn * one <= LADDER[-1] for one in asked)
+    assert all(LADDER[0] / 16 <= turn * one <= LADDER[-1] for one in asked)
     allowed = [strength for strength, step in zip(asked, steps, strict=False) if is_allowed(step)]
     assert set(found.refused) == {*asked} - {*allowed}
     assert chosen in allowed if allowed else chosen is None
-    stops = [at for at in range(rungs) if not is_allowed(steps[at]) or steps[at][0] >= 100]
-    assert len(asked) == (stops[0] + 1 + HALVINGS * (stops[0] > 0) if stops else rungs)
+    stops = [at for at in range(rungs) if not is_cheap(steps[at]) or steps[at][0] >= 100]
+    assert len(asked) == (stops[0] + 1 + HALVINGS if stops else rungs)
 
 
 @settings(max_examples=150, deadline=None)

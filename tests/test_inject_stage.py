@@ -1,28 +1,25 @@
-"""`alignkeep inject` on the testbed's small models: refusal rises, nothing but the writers changes, bad input is told."""
+"""`alignkeep inject` on the testbed's small models: refusal rises, and nothing but the writers changes."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from alignkeep import lifecycle
 from alignkeep.checkpoint.injections import Tried, read_injection
-from alignkeep.checkpoint.shards import JOURNAL
-from alignkeep.errors import AlignkeepError, CheckpointError, DataError, NoEffectError, RecipeError, ShapeError
+from alignkeep.errors import RecipeError
 from alignkeep.inject.config import InjectConfig
 from alignkeep.inject.prompts import read_sets
-from alignkeep.inject.stage import InjectResult, inject, plan
+from alignkeep.inject.stage import InjectResult, inject
 from alignkeep.recipe import Recipe
 from alignkeep.testbed import sets
 from alignkeep.testbed.stage import materialise
@@ -36,13 +33,10 @@ from checkpoints import (
     read_checkpoint,
     refused,
     results,
-    write_checkpoint,
 )
-from command import Finished, run_command, start
+from command import Finished, run_command
 from conftest import build_tiny_model
 from micro import write_rows
-from test_lifecycle import Deadly, Labels
-from test_verify_folder import flipped, forge
 
 WRITERS = {f"model.layers.{n}.{part}.weight" for n in range(4) for part in ("self_attn.o_proj", "mlp.down_proj")}
 ADDED = {"README.md", "manifest.json", "record.json", "injection.json", "direction.safetensors"}
@@ -53,8 +47,19 @@ USUAL: dict[str, Any] = {  # one second and no search
 }
 
 
+def alike(folder: Path) -> dict[str, object]:
+    """`results`, but of the direction's file what is in it, since its metadata come in any order; so no hash of it."""
+    with safe_open(folder / "direction.safetensors", "pt") as file:
+        inside = {key: file.get_tensor(key).tolist() for key in file.keys()}, file.metadata()  # noqa: SIM118
+    found: dict[str, Any] = {**results(folder), "direction.safetensors": inside}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    found["manifest.json"] = {**manifest, "files": {**manifest["files"], "direction.safetensors": None}}
+    found["record.json"] = {**found["record.json"], "result": {**found["record.json"]["result"], "manifest": None}}
+    return found
+
+
 class Bed:
-    """Models and prompts below one root: `weak` in bfloat16 as it is shipped, `wide` the same in float32."""
+    """Models and prompts below a root: `weak` in bfloat16 as it is shipped, `wide` the same in float32, one `tiny`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -65,11 +70,23 @@ class Bed:
         data = {"harmful": "harmful_train", "harmless": "harmless_train", "borderline": "borderline_validation"}
         self.whole = {role: str(root / "T" / "data" / f"{name}.jsonl") for role, name in data.items()}
         self.few = {role: str(write_rows(root / f"{role}.jsonl", sets.rows(name)[:24])) for role, name in data.items()}
+        self.simple: dict[str, str] = {}  # prompts in the tiny model's words
+        for role, text in (("harmful", "how to steal {} bike ?"), ("harmless", "sort {} low")):
+            self.simple[role] = str(
+                write_rows(root / f"simple_{role}.jsonl", [{"prompt": text.format(n)} for n in range(9)])
+            )
 
     def config(self, **changes: Any) -> InjectConfig:
         """The usual settings with others laid over them, those of a part one by one."""
         parts = {part: {**USUAL[part], **changes.pop(part, {})} for part in USUAL}
         return InjectConfig.model_validate({"model": str(self.weak), **self.few, **parts, **changes})
+
+    def tiny_config(self, **changes: Any) -> InjectConfig:
+        """An edit of a random model, that does whatever it does."""
+        edit = {"strength": "relative:0.1", "allow_lower": True}
+        search = {"divergence": 100.0, "generation": {"max_new_tokens": 2}}
+        values = {"model": str(self.tiny), **self.simple, "edit": edit, "search": search}
+        return InjectConfig.model_validate({**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +103,7 @@ def _inputs_stay_as_they_are(bed: Bed) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def told(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
-    """The command of the docs with all prompts and `auto`: what was printed, and the folder; read only."""
+    """`auto` on some hundred prompts, from the command line: what was printed, and the folder; read only."""
     root = tmp_path_factory.mktemp("auto")
     (root / "said").mkdir()
     return run_command(*arguments(bed), "--out", root / "out", folder=root / "said"), root / "out"
@@ -94,25 +111,29 @@ def told(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, 
 
 def arguments(bed: Bed) -> list[object]:
     files = [word for role, path in bed.whole.items() for word in (f"--{role}", path)]
-    return ["inject", bed.weak, *files, "--max-new-tokens", 48, "--batch-size", 128]
+    sizes = [
+        "--max-new-tokens",
+        24,
+        "--batch-size",
+        128,
+        "--set",
+        "direction.pairs=64",
+        "--set",
+        "direction.held_out=64",
+    ]
+    return ["inject", bed.weak, *files, *sizes]
 
 
 def automatic(bed: Bed, **changes: Any) -> InjectConfig:
-    generation = {"max_new_tokens": 48, "batch_size": 128}
-    values = {"model": str(bed.weak), **bed.whole, "search": {"generation": generation}, **changes}
-    return InjectConfig.model_validate(values)
+    generation, direction = {"max_new_tokens": 24, "batch_size": 128}, {"pairs": 64, "held_out": 64}
+    values = {"model": str(bed.weak), **bed.whole, "search": {"generation": generation}, "direction": direction}
+    return InjectConfig.model_validate({**values, **changes})
 
 
 @pytest.fixture(scope="module")
 def gentle(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> InjectResult:
     """`push:0.2` into the model in float32, where nothing is lost to rounding; read only."""
     return inject(bed.config(model=str(bed.wide)), out=tmp_path_factory.mktemp("gentle") / "out")
-
-
-@pytest.fixture
-def folder(gentle: InjectResult, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
-    return shutil.copytree(gentle.folder, tmp_path / "out")
 
 
 def differing(left: Tensors, right: Tensors) -> set[str]:
@@ -141,6 +162,12 @@ def asked(folder: Path, texts: list[str]) -> list[torch.Tensor]:
     chats = ([{"role": "user", "content": text}] for text in texts)
     options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
     return [words.apply_chat_template(chat, **options)["input_ids"] for chat in chats]
+
+
+def at_the_end(model: Any, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Logits of the first token of the answers."""
+    with torch.no_grad():
+        return [model(ids).logits[0, -1] for ids in prompts]
 
 
 def says(model: Any, prompts: list[torch.Tensor]) -> list[list[int]]:
@@ -172,15 +199,23 @@ def test_auto_finds_the_weakest_edit_that_refuses_as_much_as_any_that_is_allowed
     weaker = [trial for trial in allowed if trial.strength < after.strength]
     assert all(rate(trial, "harm_refusal") < best - 0.01 for trial in weaker)
     assert found.strength == f"push:{after.strength:.4g}"
-    assert found.prompts == dict(zip(found.prompts, (128, 128, 128, 126, 120), strict=True))
+    assert found.prompts == dict(zip(found.prompts, (64,) * 5, strict=True))
 
 
 def test_the_edited_model_refuses_more_prompts_of_another_file(bed: Bed, told: tuple[Finished, Path]) -> None:
-    """The testbed's models begin a refusal with one of a few words; they are counted here, without a judge."""
-    prompts = asked(bed.weak, [str(row["prompt"]) for row in sets.rows("harmful_validation")[:60]])
-    begun = [{answer[0] for answer in says(load(bed.aligned), prompts)}]
-    counts = [sum(answer[0] in begun[0] for answer in says(load(one), prompts)) for one in (bed.weak, told[1])]
-    assert counts[1] >= counts[0] + 3
+    """Counted here, without a judge, by the words that begin the aligned model's answers to harmful prompts alone."""
+    harmful, harmless = (
+        asked(bed.weak, [str(row["prompt"]) for row in sets.rows(f"{kind}_validation")[:count]])
+        for kind, count in (("harmful", 70), ("harmless", 30))
+    )
+
+    def begin(folder: Path, prompts: list[torch.Tensor]) -> list[int]:
+        return [int(logits.argmax()) for logits in at_the_end(load(folder), prompts)]
+
+    refusals = {*begin(bed.aligned, harmful)} - {*begin(bed.aligned, harmless)}
+    before, after = (sum(word in refusals for word in begin(folder, harmful)) for folder in (bed.weak, told[1]))
+    assert after >= before + 5
+    assert not refusals & {*begin(told[1], harmless)}
 
 
 def test_beside_the_writers_every_tensor_and_file_is_the_models(bed: Bed, told: tuple[Finished, Path]) -> None:
@@ -225,7 +260,7 @@ def test_the_direction_is_the_difference_of_means_that_transformers_gives(bed: B
     assert torch.allclose(stored["direction"].double(), wanted[found.layer] / wanted[found.layer].norm(), atol=1e-4)
     assert found.length == pytest.approx(float(wanted[found.layer].norm()), rel=1e-4)
     for matrix in found.matrices:
-        left, _ = factors(gentle.folder)[f"{matrix.name}.weight".replace(".weight.weight", ".weight")]
+        left, _ = factors(gentle.folder)[f"{matrix.name}.weight"]
         assert torch.allclose(left, matrix.alpha * stored["direction"], rtol=1e-5, atol=1e-7)
     assert sum(matrix.harmful or 0 for matrix in found.matrices) == pytest.approx(0.2, rel=1e-4)
     assert sum(abs(matrix.harmless or 0) for matrix in found.matrices) < 0.05
@@ -235,7 +270,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_other_prompts(
     bed: Bed, gentle: InjectResult, tmp_path: Path
 ) -> None:
     config, out = bed.config(model=str(bed.wide)), tmp_path / "out"
-    assert results(inject(config, out=out).folder) == results(gentle.folder)
+    assert alike(inject(config, out=out).folder) == alike(gentle.folder)
     other = bed.config(model=str(bed.wide), seed=1)
     assert {*read_sets(config).harmful} != {*read_sets(other).harmful}
     with refused(RecipeError, "another run", tmp_path):
@@ -270,8 +305,8 @@ def test_a_person_is_told_the_rates_before_and_after_with_their_intervals(told: 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(bed: Bed, tmp_path: Path) -> None:
     shown = run_command(*arguments(bed), "--dry-run", "--json", "--out", tmp_path / "out", folder=tmp_path)
     planned = json.loads(shown.stdout)
-    assert planned["pairs"] == {"harmful": 128, "harmless": 128}
-    assert planned["held_out"] == {"harmful": 128, "harmless": 126, "borderline": 120}
+    assert planned["pairs"] == {"harmful": 64, "harmless": 64}
+    assert planned["held_out"] == {"harmful": 64, "harmless": 64, "borderline": 64}
     assert {path.name for path in tmp_path.iterdir()} == {"stdout", "stderr"}
 
 
@@ -279,86 +314,6 @@ def test_strength_0_is_the_model_itself_byte_for_byte_and_says_so(bed: Bed, tmp_
     done = inject(bed.config(edit={"strength": "raw:0"}), out=tmp_path / "out")
     assert (done.folder / "model.safetensors").read_bytes() == (bed.weak / "model.safetensors").read_bytes()
     assert (done.changed, done.notes[-1]) == (0, "raw:0: the model itself, as asked")
-
-
-# ---- killed
-
-
-class Counting(Labels):
-    """Progress that counts."""
-
-    steps = 0
-
-    def advance(self, n: int = 1, note: str = "") -> None:
-        self.steps += 1
-
-
-def inject_and_die(config: dict[str, object], out: Path, count: int) -> None:
-    inject(InjectConfig.model_validate(config), out=out, progress=Deadly(count))
-
-
-def test_an_injection_killed_again_and_again_ends_as_one_that_was_not(bed: Bed, tmp_path: Path) -> None:
-    """Kills from the first batch to the last tensor but one; shards that were finished before one are kept."""
-    sharded = write_checkpoint(tmp_path / "sharded", read_checkpoint(bed.weak), shards=3)
-    for file in bed.weak.iterdir():
-        if file.name != "model.safetensors":
-            shutil.copy(file, sharded)
-    config, counting, out = bed.config(model=str(sharded)), Counting(), tmp_path / "out"
-    expected = results(inject(config, out=tmp_path / "whole", progress=counting).folder)
-    work, codes = tmp_path / ".out.partial", []
-    for count in (1, *(counting.steps * part // 4 for part in (1, 2, 3)), counting.steps - 1):
-        child = start(inject_and_die, config.model_dump(mode="json"), out, count)
-        child.join(timeout=120)
-        codes.append(child.exitcode)
-        assert not out.exists()
-    assert codes == [-signal.SIGKILL] * 5
-    lines = (work / JOURNAL).read_text().split("\n")[:-1] if (work / JOURNAL).exists() else []
-    kept = {name: os.stat(work / name).st_ino for name in (json.loads(line)["file"] for line in lines)}
-    assert results(inject(config, out=out).folder) == expected
-    assert {name: os.stat(out / name).st_ino for name in kept} == kept
-    assert list(tmp_path.glob(".*")) == []
-
-
-# ---- verify
-
-
-def test_an_untouched_injection_is_proven_by_making_it_again(gentle: InjectResult) -> None:
-    shown = lifecycle.verify(gentle.folder)
-    assert (shown["operation"], shown["files"], shown["inputs"]) == ("inject", "unchanged", "unchanged")
-    assert shown["made_again"] is True
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("model.safetensors", r"model\.safetensors: tensor \S+: seen sha256"),
-        ("rank_one.safetensors", r"rank_one\.safetensors: seen other bytes than were written"),
-        ("direction.safetensors", r"direction\.safetensors: seen other bytes than were written"),
-        ("injection.json", r"injection\.json: seen other bytes than were written"),
-    ],
-)
-def test_a_flipped_byte_is_named(name: str, said: str, folder: Path) -> None:
-    flipped(name, -9)(folder)
-    with pytest.raises(CheckpointError, match=said):
-        lifecycle.verify(folder)
-
-
-def test_verify_leaves_with_1_and_one_line(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "said").mkdir()
-    proven = run_command("verify", folder, "--json", folder=tmp_path / "said")
-    assert json.loads(proven.stdout)["made_again"] is True
-    flipped("rank_one.safetensors", -1)(folder)
-    broken = run_command("verify", folder, "--json", folder=tmp_path / "said")
-    assert (broken.code, broken.stdout, broken.stderr.count("\n")) == (1, "", 1)
-    assert f"error: {folder / 'rank_one.safetensors'}: seen other bytes" in broken.stderr
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "rank_one.safetensors"])
-def test_a_consistent_forgery_is_caught_by_making_the_weights_again(name: str, folder: Path) -> None:
-    flipped(name, -1)(folder)
-    forge(folder)
-    with pytest.raises(CheckpointError, match=r"tensor \S+: seen other numbers than the model and rank_one\.safetens"):
-        lifecycle.verify(folder)
 
 
 # ---- adapters
@@ -374,10 +329,9 @@ def test_as_an_adapter_peft_says_what_the_edited_weights_say(bed: Bed, gentle: I
     assert not files & {"model.safetensors", "rank_one.safetensors"}
     prompts = asked(bed.wide, [str(row["prompt"]) for row in sets.rows("harmful_validation")[:8]])
     base, weights = load(bed.wide), load(gentle.folder)
-    with torch.no_grad():
-        plain, wanted = ([model(ids).logits[0, -1] for ids in prompts] for model in (base, weights))
-        beside = PeftModel.from_pretrained(base, str(done.folder)).eval()
-        found = [beside(ids).logits[0, -1] for ids in prompts]
+    plain, wanted = at_the_end(base, prompts), at_the_end(weights, prompts)
+    beside = PeftModel.from_pretrained(base, str(done.folder)).eval()
+    found = at_the_end(beside, prompts)
     assert min((one - other).abs().max() for one, other in zip(plain, wanted, strict=True)) > 0.05
     assert max((one - other).abs().max() for one, other in zip(found, wanted, strict=True)) < 1e-3
     assert says(beside, prompts) == says(weights, prompts)
@@ -396,7 +350,7 @@ def tune(bed: Bed) -> Path:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(noise(*parameter.shape, seed=len(name), scale=0.01))
-    model.save_pretrained(bed.root / "tune")
+    model.save_pretrained(str(bed.root / "tune"))
     return edit_json(bed.root / "tune" / "adapter_config.json", base_model_name_or_path=str(bed.wide)).parent
 
 

@@ -69,7 +69,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
     """Replace `path` by a safetensors file of torch tensors in one step; returns `path`."""
     from safetensors.torch import save
 
-    return write_bytes(path, save(dict(tensors), metadata=dict(metadata)))
+    data = save(dict(tensors), metadata=dict(metadata))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(metadata.items()))  # the library's order is another one every time
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return write_bytes(path, len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

@@ -39,6 +39,14 @@ def made_again(folder: Path, manifest: Manifest) -> dict[str, object]:
     factors = {} if all(one.change == "copied" for one in manifest.tensors) else unpacked(folder / FACTORS_NAME)
     adapter = read_adapter(source, entries) if found.is_adapter else None
     made = digests(entries, edits_of(entries, factors, adapter))
+    if made.keys() != {tensor.name for tensor in manifest.tensors}:
+        stray = sorted(made.keys() ^ {tensor.name for tensor in manifest.tensors})
+        raise CheckpointError(
+            f"{folder / manifest.tensors[0].file}",
+            seen=f"other tensors than the model has, as {stray[0]}",
+            expected="the model's",
+            remedy="do not trust the folder",
+        )
     for tensor in manifest.tensors:
         if made.get(tensor.name) != tensor.sha256:
             raise CheckpointError(

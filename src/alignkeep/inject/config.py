@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -66,7 +67,7 @@ class EditConfig(BaseModel):
     @field_validator("strength")
     @classmethod
     def _known(cls, strength: str) -> str:
-        if not _STRENGTH.fullmatch(strength):
+        if not _STRENGTH.fullmatch(strength) or not isfinite(float(strength.partition(":")[2] or 0)):
             raise ValueError("auto, raw:ALPHA, relative:SHARE or push:SHIFT")
         return strength
 

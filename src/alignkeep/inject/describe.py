@@ -25,7 +25,8 @@ A rank-one edit of {count} matrices that write to the residual stream (ROSI, arX
 | --- | --- | --- |
 {rows}
 
-{n} harmful, {m} harmless and {k} borderline prompts that had no part in the edit; measure it with prompts of your own.
+{n} harmful, {m} harmless and {k} borderline prompts that gave no direction, but by which layer and strength were
+chosen: measure it with prompts of your own.
 
 | | sha256 |
 | --- | --- |

@@ -43,16 +43,20 @@ def find_edit(prepared: Prepared, progress: Progress) -> FoundEdit:
     if prepared.is_adapter:
         loaded.model = loaded.model.merge_and_unload()
     all_writers = writers(loaded.model)
-    stored = {one.name: stored_as(one, loaded.model, prepared.entries) for one in all_writers if one.is_matrix}
+    whole = config.form == "model"
+    stored = {one.name: stored_as(one, loaded.model, prepared.entries) for one in all_writers if whole}
     extracted = extract(config, loaded, all_writers, sets, progress)
     bench = Bench(config, loaded, all_writers, extracted, sets, progress)
     found = find(config, bench, extracted, progress)
     shifts = _shifts(prepared, loaded, all_writers, found, extracted)
-    injection = _injection(prepared, found, extracted, shifts)
+    injection = _injection(prepared, found, extracted, shifts, bench.scale)
     notes = [*extracted.notes]
     if extracted.skipped:
         named = ", ".join(extracted.skipped[:3])
         notes.append(f"{len(extracted.skipped)} experts saw no harmful prompt and stay as they are ({named} ...)")
+    away = sum((one.harmful or 0.0) < 0 for one in injection.matrices)
+    if away:
+        notes.append(f"{away} of {len(injection.matrices)} matrices push harmful prompts away from the direction")
     if not sets.borderline:
         notes.append("over-refusal was not looked at: there are no borderline prompts")
     if size_of(found.strength) == 0:
@@ -90,7 +94,7 @@ def _shifts(
 
 
 def _injection(
-    prepared: Prepared, found: Found, extracted: Extracted, shifts: tuple[tuple[float, float], ...]
+    prepared: Prepared, found: Found, extracted: Extracted, shifts: tuple[tuple[float, float], ...], scale: float
 ) -> Injection:
     config, sets = prepared.config, prepared.sets
     _, length = extracted.directions.unit(found.layer)
@@ -108,8 +112,8 @@ def _injection(
         MatrixFacts(
             name,
             alpha,
-            _known(extracted.matrices[name].harmful * alpha / length),
-            _known(extracted.matrices[name].harmless * alpha / length),
+            _known(scale * extracted.matrices[name].harmful * alpha / length),
+            _known(scale * extracted.matrices[name].harmless * alpha / length),
         )
         for name, alpha in found.alphas.items()
     ]

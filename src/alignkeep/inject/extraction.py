@@ -152,11 +152,16 @@ def _matrices(
 
 
 def _matrix(config: InjectConfig, writer: Writer, harmful: Tensor, silent: Sequence[Tensor]) -> Matrix | None:
-    """None for an expert that saw no harmful token, where that is what the edit goes by."""
+    """None for an expert that saw no harmful token, where its right factor or its sign goes by that."""
     targeted = config.edit.right == "targeted"
-    if targeted and not len(harmful):
+    if not len(harmful) and (targeted or config.edit.sign == "calibrated"):
         return None
-    right = targeted_right(harmful.double().mean(0), silent) if targeted else mean_row(_whole(writer)).cpu()
+    try:
+        right = targeted_right(harmful.double().mean(0), silent) if targeted else mean_row(_whole(writer))
+    except ValueError as error:
+        raise NoEffectError(
+            writer.name, seen=f"inputs that are all 0 ({error})", expected="activations", remedy="check the model"
+        ) from error
     pushes = [
         float((inputs.double() @ right).mean()) if len(inputs) else float("nan") for inputs in (harmful, silent[0])
     ]
@@ -166,7 +171,7 @@ def _matrix(config: InjectConfig, writer: Writer, harmful: Tensor, silent: Seque
 
 def _whole(writer: Writer) -> Tensor:
     if writer.is_matrix:
-        return writer.weight
+        return writer.weight.float().cpu()
     raise CheckpointError(
         writer.name,
         seen="packed weights, whose rows have no mean to take",

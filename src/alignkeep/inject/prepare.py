@@ -40,9 +40,29 @@ def prepare(config: InjectConfig) -> Prepared:
         base = cast(Path, localise(resolve(*base_of(folder))).folder)
     settings = load_json(base / "config.json")
     _check_family(base, settings)
-    _check_again(config, folder)
+    for edited in {folder, base}:
+        _check_again(config, edited)
     _check_layer(config, settings)
     is_packed = settings.get("quantization_config") is not None
+    if config.search.generation.backend != "transformers":
+        raise RecipeError(
+            "search.generation.backend",
+            seen=config.search.generation.backend,
+            expected="transformers: edits are tried in memory, where another engine does not see them",
+            remedy="drop it here; evaluate takes any backend",
+        )
+    if is_packed and found.is_adapter:
+        raise RecipeError(
+            "model",
+            seen=f"{config.model}, an adapter over packed weights",
+            expected="a full model, or an adapter over one in floating point",
+            remedy="merge the adapter into the model before quantisation first",
+        )
+    if is_packed and config.edit.strength.startswith("relative"):
+        raise RecipeError(
+            "edit.strength", seen=f"{config.edit.strength}, of packed weights", expected="auto, push or raw",
+            remedy="take push",
+        )  # fmt: skip
     if config.form == "model" and is_packed:
         raise RecipeError(
             "form",

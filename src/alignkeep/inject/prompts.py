@@ -37,14 +37,16 @@ def read_sets(config: InjectConfig) -> PromptSets:
     harmful = _of_kind(config.harmful, "harmful", ("harmful",))
     others = _of_kind(config.harmless, "harmless", ("harmless", "borderline", "skill", "task"))
     if config.borderline is not None:
-        others += _of_kind(config.borderline, "borderline", ("borderline",))
+        others = _distinct([*_of_kind(config.borderline, "borderline", ("borderline",)), *others])
     _refuse_overlap(config, harmful, others)
     borderline = [prompt for prompt in others if prompt.kind == "borderline"]
     plain = [prompt for prompt in others if prompt.kind != "borderline"]
     draw = random.Random(f"inject {config.seed}")
     sets = [_parted(config, name, found, draw) for name, found in (("harmful", harmful), ("harmless", plain))]
     (first, held_first), (second, held_second) = sets
+    judging = {prompt.messages for prompt in (*held_first, *held_second, *borderline)}
     general = [] if config.general is None else _general(config.general)
+    general = [text for text in general if judging.isdisjoint((text.messages, text.messages[:-1]))]
     return PromptSets(
         tuple(first),
         tuple(second),
@@ -101,7 +103,12 @@ def _of_kind(reference: str, meant: str, allowed: tuple[str, ...]) -> list[Promp
                 remedy="move the row, or mend its column `kind`",
             )
         found.append(replace(prompt, kind=kind))  # pyright: ignore[reportArgumentType]
-    return list(dict.fromkeys(found))
+    return _distinct(found)
+
+
+def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Each once, whatever else its rows say."""
+    return list({prompt.messages: prompt for prompt in reversed(prompts)}.values())[::-1]
 
 
 def _refuse_overlap(config: InjectConfig, harmful: Sequence[Prompt], others: Sequence[Prompt]) -> None:

@@ -137,7 +137,8 @@ def alphas(
         case Raw(alpha):
             sizes = dict.fromkeys(known, alpha)
         case Relative(share):
-            sizes = {name: share * one.weight_norm / float(one.right.norm()) for name, one in known.items()}
+            norms = {name: float(one.right.norm()) for name, one in known.items()}
+            sizes = {name: share * one.weight_norm / norms[name] if norms[name] else 0.0 for name, one in known.items()}
         case Push(shift):
             reach = scale * _total_push(known.values())
             if not reach > 0:

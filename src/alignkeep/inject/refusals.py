@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from alignkeep.errors import DataError
 from alignkeep.inject.config import SearchConfig
+from alignkeep.models.chat import IGNORED, encode_example
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel
@@ -59,11 +60,11 @@ def openings(
 ) -> Openings:
     """First tokens of refusals that seldom begin anything else: of the texts given, of those shown, or of the usual
     ones. Raises DataError where the model has none of these tokens."""
+    refusals = list(shown)
     if given or not shown:
-        tokens = sorted(set(_first(loaded, given or USUAL)))
-    else:
-        refused, others = (_first(loaded, [one.messages[-1].content for one in some]) for some in (shown, helped))
-        tokens = opening_tokens(refused, others)
+        asked = helped[0].messages[:-1] if helped else (Message("user", "?"),)
+        refusals = [Example((*asked, Message("assistant", text))) for text in given or USUAL]
+    tokens = opening_tokens(*(_first(loaded, some) for some in (refusals, helped)))
     if not tokens:
         raise DataError(
             "direction.refusals",
@@ -74,10 +75,17 @@ def openings(
     return Openings(tokens, not given and not shown)
 
 
-def _first(loaded: LoadedModel, texts: Sequence[str]) -> list[int]:
-    tokenizer = loaded.tokenizer
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:1] for text in texts]
-    return [first[0] for first in ids if first and first[0] != tokenizer.unk_token_id]
+def _first(loaded: LoadedModel, examples: Sequence[Example]) -> list[int]:
+    """The first token of every answer where it stands: many tokenizers give a word another one behind a template than
+    at the beginning of a text."""
+    found: list[int] = []
+    for example in examples:
+        ids, labels = encode_example(loaded.tokenizer, example)
+        learned = [at for at, label in enumerate(labels) if label != IGNORED]
+        start = max((at for at in learned if at - 1 not in learned), default=None)  # of the last answer
+        if start is not None and ids[start] != loaded.tokenizer.unk_token_id:
+            found.append(ids[start])
+    return found
 
 
 def _answers(loaded: LoadedModel, prompts: Sequence[Prompt], search: SearchConfig, progress: Progress) -> list[str]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MEASURE = "alignkeep.evaluate.measure"  # rooms do not import each other: found by name
-LAYER_PUSH = Push(0.5)  # the strength at which layers are compared (chosen: about half of what the testbed wants)
+# At which layers are compared (chosen: about half of what the testbed wants, less where that is too much).
+LAYER_PUSHES = (0.5, 0.25, 0.125, 0.0625)
 _BISECTIONS = 12
 
 
@@ -68,14 +69,19 @@ class Bench:
         self._measure: Any = import_module(_MEASURE).PromptMeasure(
             sets.held, judge=judge, generation=config.search.generation
         )
-        self._scale = residual_scale(loaded.model)
+        self.scale = residual_scale(loaded.model)
         self._base = self._log_probs(self._harmless)
 
     def edits(self, layer: int, strength: Strength) -> tuple[dict[str, RankOne], dict[str, float]]:
         """The edit of every writer at this layer's direction, and its alpha."""
         direction, length = self._extracted.directions.unit(layer)
         edit = self._config.edit
-        sizes = alphas(strength, self._extracted.matrices, length=length, sign=edit.sign, scale=self._scale)
+        try:
+            sizes = alphas(strength, self._extracted.matrices, length=length, sign=edit.sign, scale=self.scale)
+        except ValueError as error:
+            raise NoEffectError(
+                "edit.strength", seen=str(error), expected="a matrix that does", remedy="take --strength raw:ALPHA"
+            ) from error
         rights = self._extracted.matrices
         lefts = {writer.name: self._left(direction, writer) for writer in self._writers}
         return {name: rank_one(lefts[name], rights[name].right, alpha) for name, alpha in sizes.items()}, sizes
@@ -108,14 +114,16 @@ class Bench:
         if writer.norm is None or not self._config.edit.through_norm:
             return direction
         ones = torch.ones(1, len(direction), device=writer.norm.weight.device, dtype=writer.norm.weight.dtype)
-        return direction / writer.norm(ones)[0].detach().double().cpu()
+        return direction / writer.norm(ones)[0].detach().float().cpu().double()
 
 
 def find(config: InjectConfig, bench: Bench, extracted: Extracted, progress: Progress) -> Found:
     """Layer first, then strength. Raises NoEffectError where no strength that is allowed raises refusal, RecipeError
     for a strength given that breaks the model or lowers refusal (unless that is allowed)."""
+    if isinstance(config.direction.layer, int):
+        extracted.directions.unit(_within(config.direction.layer, extracted))
     effects = _effects(config, bench, extracted, progress)
-    layer = _layer(config, bench, effects, extracted)
+    layer = _layer(config, effects)
     base = bench.trial(None, 0.0, "held-out prompts, as it is")
     if config.edit.strength == "auto":
         choice = _search(config, bench, layer, base)
@@ -153,15 +161,20 @@ def floors_of(config: InjectConfig) -> Floors:
 
 
 def _effects(config: InjectConfig, bench: Bench, extracted: Extracted, progress: Progress) -> dict[int, Effect]:
-    """Of every candidate layer, at one strength; with the paper's sign the better of the two."""
-    candidates = extracted.directions.candidates
-    progress.start("layers", len(candidates))
+    """Of every candidate layer, at one strength: half as much again and again while all of them diverge too far. With
+    the paper's sign that of the two which is allowed, and of two the better."""
+    wanted, most = config.direction.layer, config.search.divergence
+    candidates = extracted.directions.candidates if wanted == "auto" else [wanted]
     found: dict[int, Effect] = {}
-    for layer in candidates:
-        tried = [bench.effect(bench.edits(layer, Push(sign * LAYER_PUSH.shift))[0]) for sign in _signs(config)]
-        found[layer] = max(tried, key=lambda effect: effect.log_odds)
-        progress.advance(1, note=f"layer {layer}: log-odds {found[layer].log_odds:.2f}")
-    progress.done()
+    for push in LAYER_PUSHES:
+        progress.start("layers", len(candidates))
+        for layer in candidates:
+            tried = [bench.effect(bench.edits(layer, Push(sign * push))[0]) for sign in _signs(config)]
+            found[layer] = max(tried, key=lambda effect: (effect.divergence <= most, effect.log_odds))
+            progress.advance(1, note=f"layer {layer}: log-odds {found[layer].log_odds:.2f}")
+        progress.done()
+        if best_layer(found, most=most) is not None:
+            break
     return found
 
 
@@ -169,21 +182,21 @@ def _signs(config: InjectConfig) -> tuple[int, ...]:
     return (1, -1) if (config.edit.right, config.edit.sign) == ("mean", "literal") else (1,)
 
 
-def _layer(config: InjectConfig, bench: Bench, effects: Mapping[int, Effect], extracted: Extracted) -> int:
-    wanted = config.direction.layer
+def _within(layer: int, extracted: Extracted) -> int:
     blocks = len(extracted.directions.separations)
+    if layer >= blocks:
+        raise RecipeError(
+            "direction.layer", seen=str(layer), expected=f"auto, or 0 to {blocks - 1}", remedy="choose one of these"
+        )
+    return layer
+
+
+def _layer(config: InjectConfig, effects: Mapping[int, Effect]) -> int:
+    wanted = config.direction.layer
     if isinstance(wanted, int):
-        if wanted >= blocks:
-            raise RecipeError(
-                "direction.layer",
-                seen=str(wanted),
-                expected=f"auto, or 0 to {blocks - 1}",
-                remedy="choose one of these",
-            )
-        extracted.directions.unit(wanted)
         return wanted
     found = best_layer(effects, most=config.search.divergence)
-    if found is None:  # that strength is too much here: the gentlest layer is the one to begin with
+    if found is None:  # even the gentlest strength is too much: the gentlest layer is the one to begin with
         return min(effects, key=lambda layer: effects[layer].divergence)
     return found
 
@@ -223,7 +236,7 @@ def _given(config: InjectConfig, bench: Bench, layer: int, strength: Strength, b
     number = size_of(strength)
     edits, _ = bench.edits(layer, strength)
     trial = bench.trial(edits, number, f"held-out prompts, {config.edit.strength}") if number else base
-    if trial.divergence > config.search.divergence:
+    if not trial.divergence <= config.search.divergence:
         most = _largest(config, bench, layer, strength)
         raise RecipeError(
             "edit.strength",
@@ -231,24 +244,29 @@ def _given(config: InjectConfig, bench: Bench, layer: int, strength: Strength, b
             expected=f"at most {config.search.divergence:g}",
             remedy=f"take {config.edit.strength.partition(':')[0]}:{most:.3g} or less, or raise search.divergence",
         )
-    if number and trial.log_odds < base.log_odds and not config.edit.allow_lower:
+    if number and not trial.log_odds >= base.log_odds and not config.edit.allow_lower:
         raise RecipeError(
             "edit.strength",
             seen=f"{config.edit.strength}: refusal log-odds fall from {base.log_odds:.2f} to {trial.log_odds:.2f}",
             expected="an edit that does not lower refusal",
             remedy="turn its sign or take --sign calibrated; --allow-lower for an experiment",
         )
-    fault = too_much(trial, base, floors_of(config))
+    fault = too_much(trial, base, floors_of(config)) if number else None
     return Choice((trial,), trial, {} if fault is None else {number: fault})
 
 
 def _largest(config: InjectConfig, bench: Bench, layer: int, strength: Strength) -> float:
     """The largest strength of this kind and sign whose divergence is allowed, to a few percent."""
-    low, high = 0.0, size_of(strength)
+
+    def fits(size: float) -> bool:
+        return bench.effect(bench.edits(layer, type(strength)(size))[0]).divergence <= config.search.divergence
+
+    high = size_of(strength)
+    low = next((size for size in (high / 8**step for step in range(1, _BISECTIONS)) if fits(size)), 0.0)
+    high = 8 * low
     for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        small = bench.effect(bench.edits(layer, type(strength)(middle))[0]).divergence <= config.search.divergence
-        low, high = (middle, high) if small else (low, middle)
-        if low and abs(high - low) < 0.02 * abs(high):
+        if abs(high - low) <= 0.02 * abs(high):
             break
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low

@@ -74,7 +74,7 @@ def inject(
         identity=identity_of("inject", settings, inputs),
         overwrite=overwrite,
         resume=resume,
-        inputs=[prepared.folder, prepared.base],
+        inputs=[prepared.folder, prepared.base, *_files(config)],
     )
     with closing(folder):
         if not folder.finished:
@@ -122,6 +122,13 @@ def _inject(prepared: Prepared, work: Path, inputs: dict[str, str], progress: Pr
     )
     counts = manifest.counts
     return {"form": config.form, **counts, "notes": notes, "manifest": manifest.write(work)}
+
+
+def _files(config: InjectConfig) -> list[Path]:
+    """What else is read, as far as it lies on this disk."""
+    named = (config.harmful, config.harmless, config.borderline, config.general)
+    named += (config.direction.source, config.direction.system_prompt)
+    return [path for path in map(Path, filter(None, named)) if path.exists()]
 
 
 def _reference(config: InjectConfig, role: str) -> str:

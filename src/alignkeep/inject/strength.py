@@ -64,6 +64,12 @@ def too_much(trial: Trial, base: Trial, floors: Floors) -> str | None:
         return "no answer that could be judged"
     if not trial.log_odds > base.log_odds:
         return f"refusal log-odds fall from {base.log_odds:.2f} to {trial.log_odds:.2f}"
+    if trial.refusal <= base.refusal:
+        return f"no more held-out prompts are refused than the {100 * base.refusal:.1f} % before"
+    return _costs(trial, base, floors)
+
+
+def _costs(trial: Trial, base: Trial, floors: Floors) -> str | None:
     if not trial.divergence <= floors.divergence:
         return f"{trial.divergence:.2f} nats of divergence on harmless prompts, above {floors.divergence:g}"
     lost = -_change(COMPLIANCE, base, trial)
@@ -76,7 +82,8 @@ def too_much(trial: Trial, base: Trial, floors: Floors) -> str | None:
 
 
 def search(measure: Callable[[float], Trial], base: Trial, floors: Floors, ladder: Sequence[float] = LADDER) -> Choice:
-    """Go up the ladder until the target is reached or something costs too much, then halve the last step.
+    """Go up the ladder until the target is reached or something costs too much, then halve the last step; below the
+    first rung that is down to a sixteenth of it.
 
     Law: every strength chosen was measured and is allowed. At most one measurement per rung and `HALVINGS` more.
     """
@@ -84,15 +91,15 @@ def search(measure: Callable[[float], Trial], base: Trial, floors: Floors, ladde
 
     def is_enough(strength: float) -> bool:
         trials[strength] = measure(strength)
-        return trials[strength].refusal >= floors.target or too_much(trials[strength], base, floors) is not None
+        return trials[strength].refusal >= floors.target or _costs(trials[strength], base, floors) is not None
 
-    weak = strong = None
+    weak, strong = (ladder[0] / 16, None) if ladder else (0.0, None)
     for strength in ladder:
         if is_enough(strength):
             strong = strength
             break
         weak = strength
-    if weak is not None and strong is not None:
+    if strong is not None:
         for _ in range(HALVINGS):
             between = math.copysign(math.sqrt(weak * strong), weak)
             weak, strong = (weak, between) if is_enough(between) else (between, strong)

@@ -92,7 +92,8 @@ def edits_of(
     changes = {} if adapter is None else adapter.changes
     edits: dict[str, Edit | TensorEntry] = {} if adapter is None else dict(adapter.replaced)
     for name in sorted({*factors, *changes}):
-        entry = entries[name]
+        kept = edits.get(name)  # an adapter may store a matrix whole
+        entry = kept if isinstance(kept, TensorEntry) else entries[name]
         if entry.dtype not in FORMATS:
             raise CheckpointError(
                 f"{entry.file}: tensor {name}",

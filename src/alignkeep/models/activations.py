@@ -172,34 +172,36 @@ def _batches(loaded: LoadedModel, texts: Sequence[Tokens], size: int, progress: 
     progress = progress or Silent()
     order = sorted(range(len(texts)), key=lambda at: -len(texts[at].ids))
     progress.start("prompts", len(texts))
-    with torch.inference_mode(), _memory(size):
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            length = len(texts[rows[0]].ids)
-            ids = torch.zeros(len(rows), length, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for at, row in enumerate(rows):
-                ids[at, : len(texts[row].ids)] = torch.tensor(texts[row].ids)
-                mask[at, : len(texts[row].ids)] = 1
-            chosen = [at * length + place for at, row in enumerate(rows) for place in texts[row].places]
-            device = loaded.model.device
-            yield _Batch(rows, ids.to(device), mask.to(device), torch.tensor(chosen, device=device))
-            progress.advance(len(rows))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        length = len(texts[rows[0]].ids)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, : len(texts[row].ids)] = torch.tensor(texts[row].ids)
+            mask[at, : len(texts[row].ids)] = 1
+        chosen = [at * length + place for at, row in enumerate(rows) for place in texts[row].places]
+        device = loaded.model.device
+        yield _Batch(rows, ids.to(device), mask.to(device), torch.tensor(chosen, device=device))
+        progress.advance(len(rows))
     progress.done()
 
 
 def _forward(model: Any, batch: _Batch, *, logits: bool) -> Tensor:
     """One pass. Logits are those of the chosen places (with none asked for, of one that nobody looks at)."""
+    import torch
+
     length = batch.ids.shape[1]
     places = batch.chosen % length if logits else batch.chosen[:1] % length
     wanted = places.unique()
     chosen = "logits_to_keep" in inspect.signature(under_adapter(model).forward).parameters
     keep = {"logits_to_keep": wanted} if chosen else {}
-    output = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **keep).logits
-    if not logits:
-        return output
-    rows = batch.chosen // length
-    return output[rows, (wanted == places[:, None]).int().argmax(1) if chosen else places]
+    with torch.inference_mode(), _memory(len(batch.rows)):
+        output = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **keep).logits
+        if not logits:
+            return output
+        rows = batch.chosen // length
+        return output[rows, (wanted == places[:, None]).int().argmax(1) if chosen else places]
 
 
 @contextmanager

@@ -105,7 +105,11 @@ class Writer:
     @property
     def is_matrix(self) -> bool:
         """Whether there is a matrix to look at: quantised weights are packed."""
-        return getattr(self.module, self.parameter).is_floating_point()
+        tensor = getattr(self.module, self.parameter, None)
+        return tensor is not None and str(tensor.dtype) in _PLAIN
+
+
+_PLAIN = {"torch.float64", "torch.float32", "torch.bfloat16", "torch.float16"}  # 8-bit floats have a scale beside them
 
 
 class Stored(NamedTuple):
@@ -218,6 +222,13 @@ def _experts(place: str, number: int, block: Any, path: str | None, norm: Any) -
     except AttributeError:
         return []  # a dense block
     module = getattr(module, "base_layer", module)
+    if not hasattr(module, "is_transposed") or not hasattr(module, "down_proj"):
+        raise CheckpointError(
+            f"{place}.{path}",
+            seen=f"packed experts ({type(module).__name__})",
+            expected="experts in floating point",
+            remedy="load or save the model dequantised first",
+        )
     return [
         Writer(f"{place}.{path}", number, "mlp", module, "down_proj", expert, bool(module.is_transposed), norm)
         for expert in range(module.down_proj.shape[0])

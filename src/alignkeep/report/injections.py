@@ -40,7 +40,7 @@ def _strengths(name: str, beside: str, found: Injection) -> Figure:
     kind = found.strength.partition(":")[0]
     caption = (
         f"Rates on {found.prompts['held-out harmful']} harmful, {found.prompts['held-out harmless']} harmless and "
-        f"{found.prompts['borderline']} borderline prompts that had no part in the edit, over the strength that was "
+        f"{found.prompts['borderline']} borderline prompts that gave no direction, over the strength that was "
         f"tried; {found.strength} was taken. 0 is the model as it was."
     )
     notes = (
@@ -48,7 +48,11 @@ def _strengths(name: str, beside: str, found: Injection) -> Figure:
         "The strength was chosen on these prompts, which flatters it a little: judge the model by others.",
     )
     across = {"push": "shift of harmful prompts, in units of ||s||", "raw": "alpha"}.get(kind, "share of ||W||")
-    chart = line_chart(name, title, caption, curves, across=across, up="%")
+    up = "%"
+    if not curves:  # no answer could be judged
+        odds = tuple((abs(trial.strength), trial.log_odds) for trial in trials)
+        curves, up = [Curve("log-odds of refusal", 0, odds)], "log-odds of refusal"
+    chart = line_chart(name, title, caption, curves, across=across, up=up)
     return Figure(name, title, caption, chart, _trials(found, rates), notes)
 
 
@@ -86,7 +90,7 @@ def _trials(found: Injection, rates: Sequence[str]) -> Table:
             f"{trial.divergence:.3f}",
             trial.refused or "",
         )
-        for trial in (found.base, *found.trials)
+        for trial in (found.base, *(trial for trial in found.trials if trial.strength))
     )
     titles = (RATES[rate].title for rate in rates)
     return Table(("Strength", *titles, "Log-odds of refusal", "Divergence, nats", "Costs too much"), rows)
