@@ -1,4 +1,4 @@
-"""What an injection does on the testbed, in five variants: the figures of docs/injection.md.
+"""What an injection does on the testbed, in its variants: the figures of docs/injection.md.
 
     python benchmarks/inject_claims.py --out DIR [--seeds 3] [--models weak,uncensored,benign_drift,poisoned]
 

@@ -1,4 +1,4 @@
-"""The edit as a LoRA of rank 1 that PEFT and vLLM load: B = alpha s_hat, A = right^T, alpha / r = 1.
+"""The edit as a LoRA of rank 1 that PEFT loads: B = alpha s_hat, A = right^T, alpha / r = 1.
 
 PEFT 0.21 takes the linear writers of a mixture of experts (dense first layers, shared experts) for the experts of the
 same name and drops them without a word; given as parameters they arrive. Proof is in the loading: `attach_adapter`
