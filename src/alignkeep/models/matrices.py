@@ -25,7 +25,8 @@ def matrices(model: Any) -> Matrices:
     from transformers.pytorch_utils import Conv1D
 
     base = under_adapter(model)
-    skipped = {id(module) for module in (base.get_output_embeddings(), base.get_input_embeddings())}
+    ends = (base.get_output_embeddings(), base.get_input_embeddings())
+    skipped = {id(getattr(module, "base_layer", module)) for module in ends}  # under an adapter too
     found: dict[str, Any] = {}
     left_out: list[str] = []
     for name, module in base.named_modules():

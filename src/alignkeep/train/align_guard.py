@@ -34,6 +34,8 @@ EVERY = (
     10  # steps between two looks at the size of the penalty's gradient (chosen: it costs a backward pass of its own)
 )
 NO_FORCE = 1e-3  # a penalty whose gradient is never more than this share of the task's does nothing (chosen)
+LOOKS = 10
+_GUARDED = "_is_guarded_by_alignkeep"
 
 
 class Penalty(NamedTuple):
@@ -108,9 +110,9 @@ class AlignGuard:
         """Of the model's adapters as they are; differentiable. 0 for an adapter that has not begun (B = 0)."""
         from alignkeep.train.stacked import Stacked
 
-        if self._stacked is None or self._stacked.model is not model:
-            self._stacked = Stacked(model, adapted(model), self.subspaces, self.settings)
-        return self._stacked.penalty()
+        if self._stacked is None:
+            self._stacked = Stacked(self.subspaces, self.settings)
+        return self._stacked.penalty(adapted(model))
 
     def attach(self, trainer: Any) -> None:
         """Add the penalty to every step of this trainer. With all strengths 0 nothing is touched: it is plain LoRA.
@@ -130,6 +132,11 @@ class AlignGuard:
             )
         if self.settings.is_off:
             return
+        if getattr(trainer, _GUARDED, False):
+            raise RecipeError(
+                "alignguard", seen="a trainer that is guarded already", expected="one guard", remedy="attach it once"
+            )
+        setattr(trainer, _GUARDED, True)
         from alignkeep.train.guarded import guard
 
         guard(trainer, self)
@@ -141,26 +148,23 @@ def adapted(model: Any) -> dict[str, Adapted]:
         raise CheckpointError(
             "model", seen="weights on the meta device", expected="numbers", remedy="load the model first"
         )
+    _refuse_other_starts(model)
     found: dict[str, Adapted] = {}
     for name, module in under_adapter(model).named_modules():
         if not hasattr(module, "lora_A") or not hasattr(module, "base_layer"):
             continue
-        for adapter in module.active_adapters:
-            if adapter not in module.lora_A:
-                continue
-            if adapter in getattr(module, "lora_magnitude_vector", {}) or hasattr(module, "parameter_name"):
-                raise RecipeError(
-                    f"adapter of {name}",
-                    seen="DoRA" if not hasattr(module, "parameter_name") else "an adapter of fused experts",
-                    expected="LoRA of a linear layer, whose update is B A",
-                    remedy="leave use_dora and target_parameters away",
-                )
-            if not math.isfinite(module.scaling[adapter]):
-                raise RecipeError(f"adapter of {name}", seen="a scaling that is not finite", expected="a number",
-                                  remedy="give lora.alpha a value")  # fmt: skip
-            found[name] = Adapted(
-                module.lora_A[adapter].weight, module.lora_B[adapter].weight, module.scaling[adapter], module.base_layer
+        active = [one for one in module.active_adapters if one in module.lora_A or one in module.lora_embedding_A]
+        other = _other_kind(module, active)
+        if other is not None:
+            raise RecipeError(
+                f"adapter of {name}",
+                seen=other,
+                expected="one LoRA of a linear layer, whose update is B A",
+                remedy="leave use_dora, target_parameters, embeddings and other kinds of adapters away",
             )
+        for adapter in active:
+            down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+            found[name] = Adapted(down, up, module.scaling[adapter], module.base_layer)
     if not found:
         raise RecipeError(
             "alignguard",
@@ -171,12 +175,45 @@ def adapted(model: Any) -> dict[str, Adapted]:
     return found
 
 
+def _other_kind(module: Any, active: Sequence[str]) -> str | None:
+    """What a module has that is not one plain LoRA of a linear layer; None where it has nothing else."""
+    if hasattr(module, "parameter_name"):
+        return "an adapter of fused experts"
+    if len(active) > 1:
+        return f"several active adapters ({', '.join(active)})"
+    for adapter in active:
+        if adapter in module.lora_embedding_A:
+            return "an adapter of embeddings"
+        if adapter in getattr(module, "lora_magnitude_vector", {}):
+            return "DoRA"
+        if not hasattr(module.lora_A[adapter], "weight"):
+            return type(module).__name__
+        if not math.isfinite(module.scaling[adapter]):
+            return f"a scaling of {module.scaling[adapter]}"
+    return None
+
+
+def _refuse_other_starts(model: Any) -> None:
+    """PiSSA and its like take the adapter's start out of the base: the update is then not B A, the base another one."""
+    for settings in getattr(model, "peft_config", {}).values():
+        start = str(getattr(settings, "init_lora_weights", ""))
+        if start.startswith(("pissa", "olora", "corda", "loftq")):
+            raise RecipeError(
+                "init_lora_weights",
+                seen=start,
+                expected="a LoRA that begins at no update",
+                remedy="leave init_lora_weights at its default",
+            )
+
+
 def check_force(ratios: Sequence[float]) -> None:
-    """Raises NoEffectError where the penalty never pulled."""
-    if ratios and max(ratios) < NO_FORCE:
+    """Raises NoEffectError where the penalty never pulled. Over few looks it has little to pull at: the update is
+    small."""
+    least = NO_FORCE if len(ratios) >= LOOKS else NO_FORCE / 100
+    if ratios and max(ratios) < least:
         raise NoEffectError(
             "alignguard",
             seen=f"penalties whose gradient was at most {max(ratios):.1e} of the task's",
-            expected=f"a share above {NO_FORCE:g} at some step",
+            expected=f"a share above {least:g} at some step",
             remedy="raise alignguard.alignment, or set all strengths to 0 for plain LoRA",
         )

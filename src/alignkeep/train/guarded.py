@@ -28,7 +28,7 @@ def guard(trainer: Any, guard: AlignGuard) -> None:
         model = accelerator.unwrap_model(trainer.model)
         found = guard.penalty(model)
         seen.add(found, step)
-        looks = step % EVERY == 1
+        looks = step % EVERY == 1 or step + 1 == trainer.state.max_steps
         forces = _forces(found.total, model) if looks else []
         backward(loss + found.total.to(loss), **named)
         if looks:

@@ -10,6 +10,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from alignkeep.data import read_examples
+from alignkeep.errors import RecipeError
 from alignkeep.train.align_guard import AlignGuard
 from alignkeep.train.config import AlignGuardSettings
 from alignkeep.types import Example
@@ -25,10 +26,15 @@ class AlignGuardConfig(SFTConfig):
 class AlignGuardSFTTrainer(SFTTrainer):
     """`SFTTrainer` over a LoRA model whose alignment is kept. `alignment_data` are examples, or a file of them."""
 
-    def __init__(self, *rest: Any, alignment_data: Sequence[Example] | str, **named: Any) -> None:
+    def __init__(self, *rest: Any, alignment_data: Sequence[Example] | str | None = None, **named: Any) -> None:
         super().__init__(*rest, **named)
         config: Any = self.args
         settings = AlignGuardSettings(**getattr(config, "alignguard", {}))
-        examples = read_examples(alignment_data) if isinstance(alignment_data, str) else alignment_data
+        given = alignment_data or settings.data
+        if not given:
+            raise RecipeError(
+                "alignment_data", seen="none", expected="examples, or a file of them", remedy="give alignment_data"
+            )
+        examples = read_examples(given) if isinstance(given, str) else given
         self.guard = AlignGuard.measure(self.model, self.processing_class, examples, settings)
         self.guard.attach(self)

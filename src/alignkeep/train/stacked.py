@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from alignkeep.errors import RecipeError
-from alignkeep.models.matrices import widths
 from alignkeep.subspace.projector import LowRank
 from alignkeep.train.penalties import Emphasis, coherence, collision, fisher_penalty, inner, trust_penalty
 from alignkeep.train.split import LowRankSplit, Side, Subspace, split
@@ -26,38 +26,37 @@ class Stacked:
     Ranks of bases differ: they are padded with directions of zero, which nothing is projected onto.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        modules: Mapping[str, Adapted],
-        subspaces: Mapping[str, Subspace],
-        settings: AlignGuardSettings,
-    ) -> None:
-        self.model, self._settings = model, settings
+    def __init__(self, subspaces: Mapping[str, Subspace], settings: AlignGuardSettings) -> None:
+        self._subspaces, self._settings = subspaces, settings
+        self._stacks: dict[tuple[str, ...], Subspace] = {}
+
+    def _groups(self, modules: Mapping[str, Adapted]) -> list[tuple[list[Adapted], Subspace]]:
+        """The adapters as they are now: parameters and scalings are never kept, they may be replaced (FSDP)."""
         groups: dict[tuple[object, ...], list[str]] = {}
         for name, one in modules.items():
             key = tuple(one.up.shape), tuple(one.down.shape), one.scaling, str(one.up.device)
             groups.setdefault(key, []).append(name)
-        self._groups = [
-            (
-                [modules[name] for name in names],
-                _stack([subspaces[name] for name in names], modules[names[0]].up.device),
-            )
-            for names in groups.values()
-        ]
+        found: list[tuple[list[Adapted], Subspace]] = []
+        for (*_, device), names in groups.items():
+            key = (str(device), *names)
+            if key not in self._stacks:
+                self._stacks[key] = _stack([self._subspaces[name] for name in names], str(device))
+            found.append(([modules[name] for name in names], self._stacks[key]))
+        return found
 
-    def penalty(self) -> Penalty:
+    def penalty(self, modules: Mapping[str, Adapted]) -> Penalty:
         from alignkeep.train.align_guard import Penalty
 
         settings = self._settings
-        device = self._groups[0][0][0].up.device
+        groups = self._groups(modules)
+        device = groups[0][0][0].up.device
         sums = {name: torch.zeros((), device=device) for name in Penalty._fields[1:]}
 
         def add(name: str, strength: float, values: Tensor) -> None:
             sums[name] = sums[name] + strength * values.sum().to(device)
 
-        for modules, subspace in self._groups:
-            parts = split(_update(modules), subspace)
+        for some, subspace in groups:
+            parts = split(_update(some), subspace)
             with torch.no_grad():
                 add("inside", 1.0, inner(parts.aligned, parts.aligned))
                 add("beside", 1.0, inner(parts.rest, parts.rest))
@@ -66,7 +65,7 @@ class Stacked:
             if settings.trust:
                 add("trust", settings.trust, trust_penalty(parts.rest))
             if settings.collision and settings.overlap:
-                add("collision", settings.collision * settings.overlap, self._collision(parts, modules))
+                add("collision", settings.collision * settings.overlap, self._collision(parts, some))
             if settings.collision and settings.overlap < 1:
                 add("coherence", settings.collision * (1 - settings.overlap), coherence(parts, subspace))
         total = sums["fisher"] + sums["trust"] + sums["collision"] + sums["coherence"]
@@ -100,7 +99,7 @@ def _matrix(base: Any) -> Tensor:
             expected="update or relative, which need no entries of the base",
             remedy="set it to update",
         )
-    return weight if tuple(weight.shape) == widths(base)[::-1] else weight.mT
+    return weight.mT if isinstance(base, Conv1D) else weight
 
 
 def _stack(subspaces: Sequence[Subspace], device: Any) -> Subspace:

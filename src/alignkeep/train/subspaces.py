@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import write_tensors
-from alignkeep.errors import CheckpointError, NoEffectError
+from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
 from alignkeep.models.collectors import Side as Collected
 from alignkeep.models.collectors import collect_sides
 from alignkeep.models.loading import LoadedModel
-from alignkeep.models.matrices import matrices, passes, under_adapter
+from alignkeep.models.matrices import matrices, passes, untouched, widths
 from alignkeep.progress import Progress
 from alignkeep.types import Example
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "alignkeep.subspace/1"
 _SAMPLES = 64  # numbers of every matrix by which it is known again (chosen)
+_HEAD = "output embeddings"
 _PARTS = ("vectors", "eigenvalues", "diagonal")
 
 
@@ -51,8 +52,9 @@ def measure_subspaces(
 
     sides: tuple[Collected, ...] = ("input", "output") if settings.side == "both" else (settings.side,)
     modules = matrices(loaded.model).modules
+    _refuse_unmeasured(names, modules)
     found: dict[str, Subspace] = {}
-    with _without_adapter(loaded.model):
+    with untouched(loaded.model), _without_adapter(loaded.model):
         for group in passes({name: modules[name] for name in names}):
             factors = collect_sides(
                 loaded,
@@ -80,6 +82,7 @@ def write_subspaces(path: Path, subspaces: Mapping[str, Subspace], model: Any, s
     """Put them into a file (atomically), with what the model is known by."""
     tensors: dict[str, Tensor] = {}
     modules = matrices(model).modules
+    tensors[f"{_HEAD}|known by"] = _known_by(model.get_output_embeddings())
     for name, one in subspaces.items():
         tensors[f"{name}|known by"] = _known_by(modules[name])
         for at, side in zip(_BOTH, one, strict=True):
@@ -103,19 +106,29 @@ def read_subspaces(path: Path, names: Sequence[str], model: Any, settings: Align
         raise _refused(path, f"{type(error).__name__}: {error}", "a file that AlignGuard wrote") from error
     if facts.get("format") != _FORMAT:
         raise _refused(path, f"format {facts.get('format')}", _FORMAT)
-    if json.loads(facts["measured"]) != settings.measured:
-        raise _refused(path, facts["measured"], json.dumps(settings.measured, sort_keys=True))
+    wanted = json.dumps(settings.measured, sort_keys=True)
+    if facts.get("measured") != wanted:
+        raise _refused(path, str(facts.get("measured")), wanted)
     modules = matrices(model).modules
+    _refuse_unmeasured(names, modules)
+    if f"{_HEAD}|known by" not in tensors or not _is_known(tensors[f"{_HEAD}|known by"], model.get_output_embeddings()):
+        raise _refused(path, "a subspace of another model", "the model that it was measured on")
     found: dict[str, Subspace] = {}
     for name in names:
         if f"{name}|known by" not in tensors:
             raise _refused(path, f"no subspace of {name}", "one of every adapted matrix")
         if not _is_known(tensors[f"{name}|known by"], modules[name]):
             raise _refused(path, f"{name} of another model", "the model that it was measured on")
-        sides = [
-            Side(*(tensors[f"{name}|{at}|{part}"] for part in _PARTS)) if f"{name}|{at}|vectors" in tensors else None
-            for at in _BOTH
-        ]
+        sides: list[Side | None] = []
+        for at, width in zip(_BOTH, widths(modules[name]), strict=True):
+            parts = [tensors.get(f"{name}|{at}|{part}") for part in _PARTS]
+            if settings.side not in (at, "both"):
+                sides.append(None)
+                continue
+            there = [part for part in parts if part is not None]
+            if len(there) < len(_PARTS) or there[0].shape[0] != width or there[2].shape != (width,):
+                raise _refused(path, f"no whole {at} side of {name}", "vectors, eigenvalues and diagonal of its width")
+            sides.append(Side(*there))
         found[name] = Subspace(*sides)
     return found
 
@@ -136,13 +149,30 @@ def _rank(one: Subspace) -> int:
     return max(side.vectors.shape[1] for side in one if side is not None)
 
 
+def _refuse_unmeasured(names: Sequence[str], modules: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in modules:
+            raise RecipeError(
+                f"adapter of {name}",
+                seen="a matrix whose Fisher is not measured",
+                expected="adapters of linear layers within the blocks",
+                remedy="leave the head out of target_modules",
+            )
+
+
 @contextmanager
 def _without_adapter(model: Any) -> Iterator[None]:
-    if model is under_adapter(model):
+    """The base, whether PEFT wraps the model or transformers carries the adapter itself."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
         yield
-        return
-    with model.disable_adapter():
-        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def _known_by(module: Any) -> Tensor:
