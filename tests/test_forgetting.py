@@ -21,9 +21,7 @@ def made(
     """Losses of the law itself, per 1000 examples, with noise in log units."""
     draw = np.random.default_rng(5)
     return [
-        Observation(
-            name, amount, BASE + (a * (amount / 1000) ** exponent + e) * math.exp(noise * draw.standard_normal())
-        )
+        Observation(name, n, BASE + (a * (n / 1000) ** exponent + e) * math.exp(noise * draw.standard_normal()))
         for name, (a, e) in laws.items()
         for n in AMOUNTS
         for _ in range(seeds)

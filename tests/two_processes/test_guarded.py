@@ -85,8 +85,5 @@ def test_of_a_model_in_shards_penalty_and_gradients_are_those_of_the_whole(shard
     assert sharded["with task"] < 1e-5
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the parameters found at the first look are kept: after sharding nobody trains them"
-)
 def test_a_look_at_the_penalty_before_sharding_changes_nothing(sharded: dict[str, Any]) -> None:
     assert sharded["looked at before"] < 1e-6

@@ -40,7 +40,7 @@ def prepare(config: InjectConfig) -> Prepared:
         base = cast(Path, localise(resolve(*base_of(folder))).folder)
     settings = load_json(base / "config.json")
     _check_family(base, settings)
-    for edited in {folder, base}:
+    for edited in dict.fromkeys((folder, base)):
         _check_again(config, edited)
     _check_layer(config, settings)
     is_packed = settings.get("quantization_config") is not None
@@ -51,25 +51,6 @@ def prepare(config: InjectConfig) -> Prepared:
             expected="transformers: edits are tried in memory, where another engine does not see them",
             remedy="drop it here; evaluate takes any backend",
         )
-    if is_packed and found.is_adapter:
-        raise RecipeError(
-            "model",
-            seen=f"{config.model}, an adapter over packed weights",
-            expected="a full model, or an adapter over one in floating point",
-            remedy="merge the adapter into the model before quantisation first",
-        )
-    if is_packed and config.edit.strength.startswith("relative"):
-        raise RecipeError(
-            "edit.strength", seen=f"{config.edit.strength}, of packed weights", expected="auto, push or raw",
-            remedy="take push",
-        )  # fmt: skip
-    if config.form == "model" and is_packed:
-        raise RecipeError(
-            "form",
-            seen="model, of a quantised base",
-            expected="adapter: packed weights cannot take an edit",
-            remedy="take --as adapter, or give the model before quantisation",
-        )
     if config.form == "adapter" and found.is_adapter:
         raise RecipeError(
             "form",
@@ -77,8 +58,8 @@ def prepare(config: InjectConfig) -> Prepared:
             expected="a full model under an adapter of rank 1",
             remedy="take --as model, which folds both into the base, or merge first (alignkeep merge ... --weight 1)",
         )
-    if config.edit.right == "mean" and is_packed:
-        raise RecipeError("edit.right", seen="mean, of packed weights", expected="targeted", remedy="drop --right")
+    if is_packed:
+        _check_packed(config, found.is_adapter)
     if config.direction.source is not None:
         resolve(config.direction.source)
     system_prompt(config.direction)
@@ -130,6 +111,31 @@ def _check_family(base: Path, settings: Mapping[str, object]) -> None:
             expected=f"one of {', '.join(sorted(FAMILIES))}",
             remedy=f'add a row "{kind}" to FAMILIES in alignkeep/models/architecture.py',
         )
+
+
+def _check_packed(config: InjectConfig, is_adapter: bool) -> None:
+    """What quantised weights cannot have."""
+    if is_adapter:
+        raise RecipeError(
+            "model",
+            seen=f"{config.model}, an adapter over packed weights",
+            expected="a full model, or an adapter over one in floating point",
+            remedy="merge the adapter into the model before quantisation first",
+        )
+    if config.edit.strength.startswith("relative"):
+        raise RecipeError(
+            "edit.strength", seen=f"{config.edit.strength}, of packed weights", expected="auto, push or raw",
+            remedy="take push",
+        )  # fmt: skip
+    if config.form == "model":
+        raise RecipeError(
+            "form",
+            seen="model, of a quantised base",
+            expected="adapter: packed weights cannot take an edit",
+            remedy="take --as adapter, or give the model before quantisation",
+        )
+    if config.edit.right == "mean":
+        raise RecipeError("edit.right", seen="mean, of packed weights", expected="targeted", remedy="drop --right")
 
 
 def _check_layer(config: InjectConfig, settings: Mapping[str, object]) -> None:
