@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-inject claims merge-claims inject-claims testbed clean
+.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-inject bench-train claims merge-claims inject-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -54,6 +54,9 @@ $(VENV)-mergekit/stamp: $(VENV)/stamp-run
 	$(VENV)-mergekit/bin/pip install --quiet $$($(BIN)/pip freeze | grep '^torch==' | sed 's/+.*//')
 	$(VENV)-mergekit/bin/pip install --quiet mergekit==0.1.5
 	touch $@
+
+bench-train: $(VENV)/stamp-run  ## An AlignGuard step against a plain LoRA step
+	$(BIN)/python benchmarks/bench_train.py
 
 bench-inject: $(VENV)/stamp-run  ## Writing an injected 1.7 GB checkpoint against plain copying
 	$(BIN)/python benchmarks/bench_inject.py
