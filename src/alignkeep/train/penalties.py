@@ -38,7 +38,7 @@ from alignkeep.subspace.projector import LowRank
 from alignkeep.train.split import LowRankSplit, Subspace
 
 SMALLEST = 1e-12  # squared norm: below it an update has no direction to speak of
-ENTRIES = 1 << 18  # of a block; chosen: measured in benchmarks/bench_train.py
+ENTRIES = 1 << 18  # of a block (chosen, not measured yet)
 
 PerMatrix = Float[Tensor, "*B"]
 
