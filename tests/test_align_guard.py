@@ -92,8 +92,8 @@ def tiny(tiny_model: Path, tmp_path: Path) -> Tiny:
     return Tiny(tiny_model, AutoTokenizer.from_pretrained(tiny_model), tmp_path / "trainer")
 
 
-def dense(model: Any, guard: AlignGuard) -> dict[str, Tensor]:
-    """Every term over entries of PEFT's own dW, in float64: P, F and eta are whole matrices."""
+def dense(model: Any, guard: AlignGuard, h: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Every term over entries of PEFT's own dW, in float64: P, F, eta and a given H are whole matrices."""
     settings, sums = guard.settings, dict.fromkeys(Penalty._fields, torch.zeros((), dtype=torch.float64))
     beta, tau, compares = settings.emphasis.beta, settings.emphasis.tau, settings.emphasis.compares
     for name, subspace in guard.subspaces.items():
@@ -108,12 +108,14 @@ def dense(model: Any, guard: AlignGuard) -> dict[str, Tensor]:
             cut.append((u @ u.mT, u @ values.diag() @ u.mT, diagonal))
         (p_in, f_in, columns), (p_out, f_out, rows) = cut
         aligned, metric = p_out @ update @ p_in, torch.outer(rows, columns)
+        trusted = torch.ones_like(update) if h is None else h[name]
+        metric = trusted if settings.metric == "curvature" else metric
         rest, looked_at = update - aligned, (weight + update if compares == "weight" else update).abs()
         eta = 1 + beta * torch.sigmoid((looked_at - tau) / (tau if compares == "relative" else 1))
         ours, theirs, mixed = ((metric * a * b).sum() for a, b in ((aligned, aligned), (rest, rest), (aligned, rest)))
         found = {
             "fisher": settings.alignment * torch.trace(aligned.mT @ f_out @ aligned @ f_in),
-            "trust": settings.trust * rest.square().sum(),
+            "trust": settings.trust * (trusted * rest.square()).sum(),
             "collision": settings.collision * settings.overlap * (eta * (aligned * rest).abs()).sum(),
             "coherence": settings.collision * (1 - settings.overlap) * mixed.square() / (ours * theirs),
         }
@@ -254,6 +256,53 @@ def test_a_step_has_the_tasks_gradient_and_once_the_penaltys(case: str, tiny: Ti
         assert terms == pytest.approx({name: expected[name].item() for name in terms}, rel=1e-4)
     assert "alignguard/ratio" not in rows[0]
     assert rows[1]["alignguard/ratio"] == pytest.approx(norm(force) / norm(task[1]), rel=1e-4)
+
+
+class SquaredGradients:
+    """H by another way: the whole loss of each step's batch, and its derivative by every matrix's output."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.of_steps: list[dict[str, tuple[Tensor, Tensor]]] = []
+        compute = trainer.compute_loss
+
+        def watched(model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+            calls: dict[str, tuple[Tensor, Tensor]] = {}
+            handles = [
+                module.register_forward_hook(lambda _, i, o, at=at: calls.__setitem__(at, (i[0], o)))
+                for at, module in model.get_base_model().named_modules()
+                if hasattr(module, "lora_A")
+            ]
+            loss = compute(model, inputs, *rest, **named)
+            for handle in handles:
+                handle.remove()
+            found = grad(loss, [output for _, output in calls.values()], retain_graph=True)
+            real = inputs["attention_mask"].bool() if "attention_mask" in inputs else None
+            self.of_steps.append({})
+            for (at, (x, _)), g in zip(calls.items(), found, strict=True):
+                alive = g.abs().sum(-1) > 0
+                assert real is None or not (alive & ~real).any()
+                self.of_steps[-1][at] = g.double()[alive].square().mean(0), x.double()[alive].square().mean(0)
+            return loss
+
+        trainer.compute_loss = watched
+
+    def h(self) -> dict[str, Tensor]:
+        """After the first step."""
+        return {at: torch.outer(r / r.max(), c / c.max()) for at, (r, c) in self.of_steps[0].items()}
+
+
+def test_a_running_curvature_weighs_the_trust_region_and_the_coherence(tiny: Tiny) -> None:
+    """At learning rate 0: nothing before the first step has been seen, then H of the first batch."""
+    plain, guarded = (tiny.sft(adapter(tiny.base()), learning_rate=0.0, max_grad_norm=0.0) for _ in range(2))
+    guard = tiny.guard(guarded.model, **EVERYTHING, curvature="running", metric="curvature")
+    squares = SquaredGradients(plain)
+    (task, _), (both, rows) = learned(plain), learned(guarded, guard)
+    expected = dense(guarded.model, guard, squares.h())
+    force = forces(expected["total"], guarded.model)
+    is_near(both[1], {name: one + force[name] for name, one in task[1].items()})
+    for term in ("trust", "coherence"):
+        assert rows[0][f"alignguard/{term}"] == 0
+        assert rows[1][f"alignguard/{term}"] == pytest.approx(expected[term].item(), rel=1e-4)
 
 
 def test_the_gradient_is_clipped_with_the_penalty_in_it(tiny: Tiny) -> None:

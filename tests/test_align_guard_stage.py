@@ -111,6 +111,8 @@ def test_a_model_that_cannot_be_guarded_is_refused(tiny: Tiny) -> None:
         tiny.guard(adapter(headless))
     with pytest.raises(NoEffectError, match="under a mask of coordinates both collision terms are 0"):
         AlignGuardSettings(collision=0.1, fisher="diagonal")
+    with pytest.raises(NoEffectError, match="where all are 1, E_geo is 0 for every update"):
+        AlignGuardSettings(collision=0.1, metric="curvature")
 
 
 def test_penalties_that_never_pull_are_an_error_at_the_end(tiny: Tiny) -> None:
@@ -143,7 +145,8 @@ class Bed(NamedTuple):
     def config(self, **changes: Any) -> TrainConfig:
         usual = {
             "model": str(self.model), "data": str(self.data), "method": "alignguard", "batch_size": 4,
-            "alignguard": {"data": str(self.alignment), "alignment": 1.0}, "learning_rate": 2e-3,
+            "alignguard": {"data": str(self.alignment), "alignment": 1.0, "trust": 0.01, "curvature": "running"},
+            "learning_rate": 2e-3,
             "load": {"device": "cpu"}, "trainer": {"save_steps": 2}, "lora": {"dropout": 0.1},
         }  # fmt: skip
         return TrainConfig(**{**usual, **changes})
@@ -210,7 +213,7 @@ def test_a_killed_guarded_tune_continues_to_the_very_bytes_of_one_never_killed(b
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     kept = tmp_path / ".out.partial"
     assert (kept / "subspaces.safetensors").exists()
-    assert (kept / "trainer" / "checkpoint-4" / "trainer_state.json").exists()
+    assert (kept / "trainer" / "checkpoint-4" / "curvature.safetensors").exists()
     again = _alone(bed.config(), tmp_path / "out")
     assert (again / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
     assert (again / "training_log.jsonl").read_bytes() == (whole / "training_log.jsonl").read_bytes()
@@ -221,6 +224,7 @@ def test_the_command_takes_alignment_data_and_its_dry_run_writes_nothing(bed: Be
     (tmp_path / "said").mkdir()
     words = ["train", "--model", bed.model, "--data", bed.data, "--method", "alignguard", "--device", "cpu", "--json",
              "--alignment-data", bed.alignment, "--set", "alignguard.alignment=1", "--set", "learning_rate=2e-3",
+             "--set", "alignguard.trust=0.01", "--set", "alignguard.curvature=running",
              "--set", "batch_size=4", "--set", "lora.dropout=0.1", "--out", tmp_path / "out"]  # fmt: skip
     before = hashes(tmp_path)
     told = run_command(*words, "--dry-run", folder=tmp_path / "said")

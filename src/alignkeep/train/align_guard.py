@@ -28,6 +28,7 @@ from alignkeep.types import Checkpoint, Example
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alignkeep.models.squares import RunningSquares
     from alignkeep.train.split import Subspace
 
 EVERY = (
@@ -58,6 +59,7 @@ class Adapted(NamedTuple):
     up: Any  # B
     scaling: float
     base: Any
+    whole: Any  # the base's matrix with its adapter
 
 
 @dataclass
@@ -67,6 +69,7 @@ class AlignGuard:
     subspaces: Mapping[str, Subspace]
     settings: AlignGuardSettings = field(default_factory=AlignGuardSettings)
     _stacked: Any = field(default=None, init=False, repr=False)
+    _curvature: RunningSquares | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def measure(
@@ -107,12 +110,15 @@ class AlignGuard:
         write_subspaces(Path(path), self.subspaces, under_adapter(model), self.settings)
 
     def penalty(self, model: Any) -> Penalty:
-        """Of the model's adapters as they are; differentiable. 0 for an adapter that has not begun (B = 0)."""
+        """Of the model's adapters as they are; differentiable. 0 for an adapter that has not begun (B = 0).
+
+        A running curvature is what the trainer that the guard is attached to has seen so far.
+        """
         from alignkeep.train.stacked import Stacked
 
         if self._stacked is None:
             self._stacked = Stacked(self.subspaces, self.settings)
-        return self._stacked.penalty(adapted(model))
+        return self._stacked.penalty(adapted(model), self._curvature)
 
     def attach(self, trainer: Any) -> None:
         """Add the penalty to every step of this trainer. With all strengths 0 nothing is touched: it is plain LoRA.
@@ -137,9 +143,12 @@ class AlignGuard:
                 "alignguard", seen="a trainer that is guarded already", expected="one guard", remedy="attach it once"
             )
         setattr(trainer, _GUARDED, True)
+        from alignkeep.models.squares import RunningSquares
         from alignkeep.train.guarded import guard
 
-        guard(trainer, self)
+        if self.settings.curvature == "running":
+            self._curvature = RunningSquares({name: one.whole for name, one in modules.items()})
+        guard(trainer, self, self._curvature)
 
 
 def adapted(model: Any) -> dict[str, Adapted]:
@@ -164,7 +173,7 @@ def adapted(model: Any) -> dict[str, Adapted]:
             )
         for adapter in active:
             down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-            found[name] = Adapted(down, up, module.scaling[adapter], module.base_layer)
+            found[name] = Adapted(down, up, module.scaling[adapter], module.base_layer, module)
     if not found:
         raise RecipeError(
             "alignguard",

@@ -42,7 +42,8 @@ class AlignGuardSettings(BaseModel):
     answers. `alignment`, `trust` and `collision` are the strengths of the paper's three terms (lambda_A, lambda_T,
     lambda_NC), sums over entries; `overlap` is the share of E_RM against E_geo in the third (alpha). `side`, `fisher`,
     `share` and `most` say what the subspace is: of inputs, outputs or both; whole or its diagonal; holding this share
-    of the trace, with at most so many directions.
+    of the trace, with at most so many directions. `curvature` is the trust region's H: none (1 everywhere), or the
+    running mean of the task's squared gradients; `metric` what E_geo weighs coordinates by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,8 @@ class AlignGuardSettings(BaseModel):
     fisher: Literal["full", "diagonal"] = "full"
     share: float = Field(default=0.9, gt=0, le=1)
     most: int = Field(default=64, gt=0)
+    curvature: Literal["none", "running"] = "none"
+    metric: Literal["fisher", "curvature"] = "fisher"
 
     @property
     def is_off(self) -> bool:
@@ -71,7 +74,7 @@ class AlignGuardSettings(BaseModel):
     @classmethod
     def published(cls, data: str | None = None) -> AlignGuardSettings:
         """The constants that reviews of the paper name."""
-        return cls(data=data, alignment=0.25, trust=0.5, collision=0.1, overlap=0.5)
+        return cls(data=data, alignment=0.25, trust=0.5, collision=0.1, overlap=0.5, curvature="running")
 
     @model_validator(mode="after")
     def _acts(self) -> AlignGuardSettings:
@@ -81,6 +84,13 @@ class AlignGuardSettings(BaseModel):
                 seen=f"{self.collision:g} with fisher: diagonal",
                 expected="a full Fisher: under a mask of coordinates both collision terms are 0 for every update",
                 remedy="set fisher: full, or collision: 0",
+            )
+        if self.metric == "curvature" and self.curvature == "none":
+            raise NoEffectError(
+                "alignguard.metric",
+                seen="curvature, of which there is none",
+                expected="coordinates that weigh differently: where all are 1, E_geo is 0 for every update",
+                remedy="set curvature: running, or metric: fisher",
             )
         return self
 

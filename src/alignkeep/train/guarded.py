@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alignkeep.errors import RecipeError
+from alignkeep.checkpoint.files import write_tensors
+from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.train.align_guard import EVERY, AlignGuard, Penalty, check_force
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alignkeep.models.squares import RunningSquares
 
-def guard(trainer: Any, guard: AlignGuard) -> None:
+
+def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = None) -> None:
     """Wrap the two calls by which the trainer trains and logs."""
     accelerator, backward, log = trainer.accelerator, trainer.accelerator.backward, trainer.log
     seen = _Seen()
@@ -31,6 +37,8 @@ def guard(trainer: Any, guard: AlignGuard) -> None:
         looks = step % EVERY == 1 or step + 1 == trainer.state.max_steps
         forces = _forces(found.total, model) if looks else []
         backward(loss + found.total.to(loss), **named)
+        if curvature is not None:
+            curvature.end_step(partial(accelerator.reduce, reduction="sum"), accelerator.device)
         if looks:
             seen.add_ratio(forces, accelerator.scaler)
 
@@ -39,6 +47,8 @@ def guard(trainer: Any, guard: AlignGuard) -> None:
 
     accelerator.backward, trainer.log = with_penalty, with_terms
     trainer.add_callback(_AtEnd(seen))
+    if curvature is not None:  # first of all, so that a checkpoint that is known to be whole has it
+        trainer.callback_handler.callbacks.insert(0, _Kept(curvature))
 
 
 class _Seen:
@@ -94,6 +104,36 @@ class _AtEnd(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         check_force(self._seen.ratios)
+
+
+class _Kept(TrainerCallback):
+    """The running curvature goes into every checkpoint and comes back from it."""
+
+    def __init__(self, curvature: RunningSquares) -> None:
+        self._curvature = curvature
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            write_tensors(_curvature_file(args, state), self._curvature.state(), {})
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.global_step:
+            return
+        kept = _curvature_file(args, state)
+        if not kept.is_file():
+            raise CheckpointError(
+                str(kept.parent),
+                seen="a checkpoint without its curvature",
+                expected=f"{kept.name}, which a guarded trainer writes",
+                remedy="continue from a checkpoint in output_dir, or set curvature: none",
+            )
+        self._curvature.restore(load_file(kept), args.device)
+
+
+def _curvature_file(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "curvature.safetensors"
 
 
 def _forces(total: Tensor, model: Any) -> list[tuple[Any, Tensor]]:

@@ -17,7 +17,7 @@ Symbols (paper -> here)
 Departures
     1. Terms are sums over entries, F and H divided by their largest eigenvalue or entry: as means they vanish.
     2. <., .> in E_geo weighs coordinates by F's diagonal. In the plain inner product dW_A and dW_T are orthogonal and
-       E_geo is 0 whatever the update.
+       E_geo is 0 whatever the update. H is a variant.
     3. E_geo is 0, with gradient 0, while either squared norm is below `SMALLEST`, or is rounding beside the other: LoRA
        begins at dW = 0, where it is 0/0.
     4. With |dW| of 0 to 0.1 and the published tau = 0.01 eta is nearly constant, 1 + beta / 2. Variants compare
@@ -81,10 +81,17 @@ def trust_penalty(
     return inner(rest, rest, rows, columns)
 
 
-def coherence(parts: LowRankSplit, subspace: Subspace) -> PerMatrix:
-    """E_geo, in [0, 1]: the squared cosine between both parts where coordinates weigh as the Fisher's diagonal."""
-    rows = None if subspace.outputs is None else subspace.outputs.diagonal
-    columns = None if subspace.inputs is None else subspace.inputs.diagonal
+def coherence(
+    parts: LowRankSplit,
+    subspace: Subspace,
+    rows: Float[Tensor, "*B d_out"] | None = None,
+    columns: Float[Tensor, "*B d_in"] | None = None,
+) -> PerMatrix:
+    """E_geo, in [0, 1]: the squared cosine between both parts where coordinates weigh as the Fisher's diagonal, or as
+    H's `rows` and `columns`."""
+    if rows is None and columns is None:
+        rows = None if subspace.outputs is None else subspace.outputs.diagonal
+        columns = None if subspace.inputs is None else subspace.inputs.diagonal
     aligned, rest = parts
     ours, theirs = inner(aligned, aligned, rows, columns), inner(rest, rest, rows, columns)
     rounding = torch.finfo(ours.dtype).eps ** 2 * (aligned.left.shape[-2] + aligned.right.shape[-1])

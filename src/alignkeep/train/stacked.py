@@ -16,6 +16,7 @@ from alignkeep.train.split import LowRankSplit, Side, Subspace, split
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alignkeep.models.squares import RunningSquares
     from alignkeep.train.align_guard import Adapted, Penalty
     from alignkeep.train.config import AlignGuardSettings
 
@@ -30,44 +31,48 @@ class Stacked:
         self._subspaces, self._settings = subspaces, settings
         self._stacks: dict[tuple[str, ...], Subspace] = {}
 
-    def _groups(self, modules: Mapping[str, Adapted]) -> list[tuple[list[Adapted], Subspace]]:
+    def _groups(self, modules: Mapping[str, Adapted]) -> list[tuple[list[str], Subspace]]:
         """The adapters as they are now: parameters and scalings are never kept, they may be replaced (FSDP)."""
         groups: dict[tuple[object, ...], list[str]] = {}
         for name, one in modules.items():
             key = tuple(one.up.shape), tuple(one.down.shape), one.scaling, str(one.up.device)
             groups.setdefault(key, []).append(name)
-        found: list[tuple[list[Adapted], Subspace]] = []
+        found: list[tuple[list[str], Subspace]] = []
         for (*_, device), names in groups.items():
             key = (str(device), *names)
             if key not in self._stacks:
                 self._stacks[key] = _stack([self._subspaces[name] for name in names], str(device))
-            found.append(([modules[name] for name in names], self._stacks[key]))
+            found.append((names, self._stacks[key]))
         return found
 
-    def penalty(self, modules: Mapping[str, Adapted]) -> Penalty:
+    def penalty(self, modules: Mapping[str, Adapted], curvature: RunningSquares | None = None) -> Penalty:
+        """`curvature` is what H is made of where the settings want one; before its first step H has no entries yet,
+        and the terms that weigh by it are 0."""
         from alignkeep.train.align_guard import Penalty
 
         settings = self._settings
-        groups = self._groups(modules)
-        device = groups[0][0][0].up.device
+        device = next(iter(modules.values())).up.device
         sums = {name: torch.zeros((), device=device) for name in Penalty._fields[1:]}
 
         def add(name: str, strength: float, values: Tensor) -> None:
             sums[name] = sums[name] + strength * values.sum().to(device)
 
-        for some, subspace in groups:
+        for names, subspace in self._groups(modules):
+            some = [modules[name] for name in names]
             parts = split(_update(some), subspace)
+            h, begun = _squares(names, curvature) if settings.curvature == "running" else ((None, None), True)
             with torch.no_grad():
                 add("inside", 1.0, inner(parts.aligned, parts.aligned))
                 add("beside", 1.0, inner(parts.rest, parts.rest))
             if settings.alignment:
                 add("fisher", settings.alignment, fisher_penalty(parts.aligned, subspace))
-            if settings.trust:
-                add("trust", settings.trust, trust_penalty(parts.rest))
+            if settings.trust and begun:
+                add("trust", settings.trust, trust_penalty(parts.rest, *h))
             if settings.collision and settings.overlap:
                 add("collision", settings.collision * settings.overlap, self._collision(parts, some))
-            if settings.collision and settings.overlap < 1:
-                add("coherence", settings.collision * (1 - settings.overlap), coherence(parts, subspace))
+            metric = h if settings.metric == "curvature" else (None, None)
+            if settings.collision and settings.overlap < 1 and (begun or settings.metric == "fisher"):
+                add("coherence", settings.collision * (1 - settings.overlap), coherence(parts, subspace, *metric))
         total = sums["fisher"] + sums["trust"] + sums["collision"] + sums["coherence"]
         return Penalty(total, **sums)
 
@@ -77,6 +82,19 @@ class Stacked:
         if emphasis.compares != "weight":
             return collision(parts, emphasis)
         return collision(parts, emphasis, torch.stack([_matrix(one.base) for one in modules]))
+
+
+def _squares(
+    names: Sequence[str], curvature: RunningSquares | None
+) -> tuple[tuple[Tensor | None, Tensor | None], bool]:
+    """H's rows and columns of these matrices, and whether there are any. One that no token has reached weighs 0."""
+    found = {} if curvature is None else {name: one for name in names if (one := curvature.of(name)) is not None}
+    if not found:
+        return (None, None), False
+    some = next(iter(found.values()))
+    every = [found.get(name) or tuple(torch.zeros_like(part) for part in some) for name in names]
+    rows, columns = (torch.stack(list(parts)) for parts in zip(*every, strict=True))
+    return (rows, columns), True
 
 
 def _update(modules: Sequence[Adapted]) -> LowRank:
