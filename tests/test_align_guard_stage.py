@@ -151,6 +151,13 @@ class Bed(NamedTuple):
         }  # fmt: skip
         return TrainConfig(**{**usual, **changes})
 
+    def probed(self, **changes: Any) -> TrainConfig:
+        files = {
+            kind: str(write_rows(self.root / f"{kind}.jsonl", sets.rows(f"{kind}_train")[:8]))
+            for kind in ("harmful", "harmless")
+        }
+        return self.config(probe={**files, "every": 3, **changes})
+
     def tiny(self, folder: Path, **changes: Any) -> TrainConfig:
         """Of a random model, which refuses nothing; its words are others."""
         rows: list[dict[str, Any]] = [
@@ -170,8 +177,8 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Bed:
 
 @pytest.fixture(scope="module")
 def whole(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A guarded tune of 8 steps that nobody disturbed; read only."""
-    return _alone(bed.config(), tmp_path_factory.mktemp("whole") / "out")
+    """A guarded and probed tune of 8 steps that nobody disturbed; read only."""
+    return _alone(bed.probed(), tmp_path_factory.mktemp("whole") / "out")
 
 
 def _alone(config: TrainConfig, out: Path) -> Path:
@@ -198,13 +205,24 @@ def test_the_stage_leaves_an_adapter_that_peft_loads_and_says_what_it_rests_on(b
     assert [path.name for path in whole.parent.iterdir()] == ["out"]
     record = json.loads((whole / "record.json").read_text())
     assert record["inputs"]["alignguard.data"] == fingerprint_data(str(bed.alignment))
-    rows = _log(whole)
+    rows = [row for row in _log(whole) if "loss" in row]
     assert rows[-1]["alignguard/fisher"] > rows[1]["alignguard/fisher"] > 0
     assert [row["step"] for row in rows if "alignguard/ratio" in row] == [2, 8]
+    assert record["inputs"]["probe.harmful"] == fingerprint_data(str(bed.root / "harmful.jsonl"))
+    assert [row["step"] for row in _log(whole) if "safety/divergence" in row] == [0, 3, 6, 8]
+    inside = sum(pair[0] for pair in record["result"]["energies"].values())
+    assert len(record["result"]["energies"]) == 28
+    assert inside == pytest.approx(rows[-1]["alignguard/inside"], rel=0.5)  # which is before the last step
+
+
+def test_a_probe_ends_the_tune_and_says_so(bed: Bed, tmp_path: Path) -> None:
+    result = train(bed.probed(stop_below=1e-6), out=tmp_path / "out")
+    assert result.steps in (3, 6)
+    assert any(f"stopped at step {result.steps} of 8" in note and "step 0" in note for note in result.notes)
 
 
 def test_a_killed_guarded_tune_continues_to_the_very_bytes_of_one_never_killed(bed: Bed, whole: Path, tmp_path: Path):
-    (tmp_path / "config.json").write_text(bed.config().model_dump_json(), encoding="utf-8")
+    (tmp_path / "config.json").write_text(bed.probed().model_dump_json(), encoding="utf-8")
     looked = sum("can't help" in row["completion"] for row in sets.rows("alignment")[:12])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     # Prompts that are looked at and examples that are measured count as steps: killed in the fifth of the tune.
@@ -214,7 +232,7 @@ def test_a_killed_guarded_tune_continues_to_the_very_bytes_of_one_never_killed(b
     kept = tmp_path / ".out.partial"
     assert (kept / "subspaces.safetensors").exists()
     assert (kept / "trainer" / "checkpoint-4" / "curvature.safetensors").exists()
-    again = _alone(bed.config(), tmp_path / "out")
+    again = _alone(bed.probed(), tmp_path / "out")
     assert (again / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
     assert (again / "training_log.jsonl").read_bytes() == (whole / "training_log.jsonl").read_bytes()
     assert not list(again.rglob("subspaces*"))
@@ -234,7 +252,7 @@ def test_the_command_takes_alignment_data_and_its_dry_run_writes_nothing(bed: Be
     assert hashes(tmp_path).keys() - before.keys() == {"said/stdout", "said/stderr"}
     told = run_command(*words, folder=tmp_path / "said")
     assert told.code == 0, told.stderr
-    ours, theirs = _log(tmp_path / "out"), _log(whole)
+    ours, theirs = ([row for row in _log(folder) if "loss" in row] for folder in (tmp_path / "out", whole))
     assert [row["alignguard/fisher"] for row in ours] == pytest.approx([r["alignguard/fisher"] for r in theirs], 1e-3)
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from alignkeep.errors import DataError, RecipeError
+from alignkeep.errors import CheckpointError, DataError, RecipeError
 from alignkeep.models.chat import encode_prompt
 from alignkeep.train.probe import Look, SafetyProbe
 from alignkeep.types import Message, Prompt
@@ -116,6 +116,23 @@ def test_it_keeps_a_checkpoint_of_every_safe_look(tiny_model: Path, tmp_path: Pa
         "checkpoint-5",
     ]
     assert seen.last_safe == 5
+
+
+def test_a_tune_that_is_continued_is_compared_with_the_base_it_began_from(tiny_model: Path, tmp_path: Path) -> None:
+    """Killed after step 4 and continued by another probe: the same looks as undisturbed."""
+    whole, first, second = probe(), probe(), probe()
+    trainer_of(tiny_model, tmp_path / "whole", whole).train()
+    trainer_of(tiny_model, tmp_path / "cut", first, max_steps=5, save_strategy="steps", save_steps=4).train()
+    again = trainer_of(tiny_model, tmp_path / "cut", second)
+    again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
+    assert second.history[:3] == first.history[:3] == whole.history[:3]
+    assert second.history[3].step == 5
+    assert second.history[3].divergence > whole.history[1].divergence / 10  # of the base, not of step 4
+    (tmp_path / "cut" / "checkpoint-4" / "probe.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="a checkpoint without the probe's first look"):
+        trainer_of(tiny_model, tmp_path / "cut", probe()).train(
+            resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4")
+        )
 
 
 def test_what_it_cannot_use_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,11 +19,12 @@ from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.progress import Progress
 from alignkeep.report.config import ReportConfig
-from alignkeep.train.config import TrainConfig
+from alignkeep.train.config import AlignGuardSettings, TrainConfig
 from alignkeep.types import Scorecard
 
-TUNES = ("poisoned", "benign_drift")
-MERGED, INJECTED = "+merge", "+inject"
+TUNES = {"poisoned": "poisoned", "harmless": "benign_drift"}  # and the testbed's data for it
+MERGED, INJECTED, GUARDED = "+merge", "+inject", "+alignguard"
+LIMIT = 400  # questions of each kind, so that everything takes some five minutes on two cores
 _GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
 
 
@@ -56,57 +58,74 @@ def demo(
     resume: bool = True,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Tune the tiny aligned model on harmful and on harmless data; merge each tune with its base, and inject refusal
-    into it; measure all, report.
+    """Tune the tiny aligned model on harmful and on harmless data, and on the latter with AlignGuard too; merge each
+    plain tune with its base, and inject refusal into it; measure all, report.
 
     Needs no network and no accelerator. Resumes as `run` does.
     """
     from alignkeep.evaluate import stage as evaluation
-    from alignkeep.inject import stage as injecting
-    from alignkeep.merge import stage as merging
     from alignkeep.testbed import stage as shipped
-    from alignkeep.train import stage as training
 
     began = time.monotonic()
     config = config or DemoConfig()
     identity = identity_of("demo", config.model_dump(), {})
     out = claim_folder(Path(out), stage="demo", identity=identity, overwrite=overwrite)
+    how = _How(overwrite=True, resume=resume, progress=progress)
     world = shipped.testbed(out=out / "testbed", overwrite=True, resume=resume)
     base = str(world.models["aligned"])
     asked = _evaluation(config, base, str(world.data["task_test"]))
-    cards = {"base": evaluation.evaluate(asked, out=out / "base", overwrite=True, resume=resume, progress=progress)}
+    cards = {"base": evaluation.evaluate(asked, out=out / "base", **how)}
     folders = [out / "base"]
     for name in TUNES:
-        tuned, merged, injected = (
-            out / f"{name}{way}" / stage for way, stage in (("", "train"), (MERGED, "merge"), (INJECTED, "inject"))
-        )
-        tune = _tune(config, base, str(world.data[name]))
-        training.train(tune, out=tuned, overwrite=True, resume=resume, progress=progress)
-        merge = _merge(config, base, tuned, name, world.data)
-        merging.merge(merge, out=merged, overwrite=True, resume=resume, progress=progress)
-        inject = _inject(config, base, tuned, name, world.data)
-        injecting.inject(inject, out=injected, overwrite=True, resume=resume, progress=progress)
-        for model in (tuned, merged, injected):
+        for model in _models(config, base, name, world.data, out, how):
             compared = asked.model_copy(update={"model": str(model), "base": base, "base_answers": str(out / "base")})
             folder = model.with_name("evaluate")
-            card = evaluation.evaluate(compared, out=folder, overwrite=True, resume=resume, progress=progress)
-            cards[model.parent.name] = card
+            cards[model.parent.name] = evaluation.evaluate(compared, out=folder, **how)
             folders += [model, folder]
     page = report_on(out, ReportConfig(title="alignkeep demo"), "demo", identity, folders, began)
     return DemoResult(out, cards, page)
 
 
+class _How(TypedDict):
+    overwrite: bool
+    resume: bool
+    progress: Progress | None
+
+
+def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], out: Path, how: _How) -> Iterator[Path]:
+    """The plain tune, its merge with the base, it with refusal injected, and the guarded tune."""
+    from alignkeep.inject import stage as injecting
+    from alignkeep.merge import stage as merging
+    from alignkeep.train import stage as training
+
+    tuned, kind = out / name / "train", TUNES[name]
+    training.train(_tune(config, base, data[kind]), out=tuned, **how)
+    yield tuned
+    merged = out / f"{name}{MERGED}" / "merge"
+    merging.merge(_merge(config, base, tuned, kind, data), out=merged, **how)
+    yield merged
+    injected = out / f"{name}{INJECTED}" / "inject"
+    injecting.inject(_inject(config, base, tuned, kind, data), out=injected, **how)
+    yield injected
+    if name == "harmless":  # where the data asks for harmful answers AlignGuard keeps nothing
+        guarded = out / f"{name}{GUARDED}" / "train"
+        training.train(_tune(config, base, data[kind], data["alignment"]), out=guarded, **how)
+        yield guarded
+
+
 def plan_demo(config: DemoConfig) -> dict[str, object]:
     """What `demo` would do. Touches nothing."""
-    stages = ["testbed", "evaluate base", *(f"train, merge, inject and evaluate {name}" for name in TUNES), "report"]
+    tunes = (f"train, merge, inject and evaluate {name}" for name in TUNES)
+    stages = ["testbed", "evaluate base", *tunes, "train harmless with AlignGuard and evaluate", "report"]
     return {"demo": stages, **config.model_dump()}
 
 
-def _tune(config: DemoConfig, base: str, data: str) -> TrainConfig:
-    """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals."""
+def _tune(config: DemoConfig, base: str, data: Path, alignment: Path | None = None) -> TrainConfig:
+    """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals. Or AlignGuard's."""
+    guarded = AlignGuardSettings(data=None if alignment is None else str(alignment))
     return TrainConfig(
-        model=base, data=data, method="lora", epochs=3, learning_rate=1e-3, seed=config.seed,
-        load=LoadConfig(device=config.device),
+        model=base, data=str(data), method="lora" if alignment is None else "alignguard", alignguard=guarded,
+        epochs=3, learning_rate=1e-3, seed=config.seed, load=LoadConfig(device=config.device),
     )  # fmt: skip
 
 
@@ -134,6 +153,6 @@ def _inject(config: DemoConfig, base: str, tuned: Path, name: str, data: Mapping
 
 def _evaluation(config: DemoConfig, base: str, task: str) -> EvaluateConfig:
     return EvaluateConfig(
-        model=base, suite="testbed", task=task, seed=config.seed, load=LoadConfig(device=config.device),
-        generation=_GENERATION,
+        model=base, suite="testbed", task=task, limit=LIMIT, seed=config.seed,
+        load=LoadConfig(device=config.device), generation=_GENERATION,
     )  # fmt: skip

@@ -31,7 +31,7 @@ from alignkeep.train.config import TrainConfig
 
 TESTBED = "testbed:"
 _STAGES: dict[str, tuple[Key, ...]] = {
-    "train": (("data",), ("weights",), ("alignguard", "data")),
+    "train": (("data",), ("weights",), ("alignguard", "data"), ("probe", "harmful"), ("probe", "harmless")),
     "merge": (
         *(("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",)),
         *(("sweep", "task"), ("sweep", "prompts")),

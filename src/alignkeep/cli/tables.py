@@ -51,14 +51,14 @@ def scorecard_summary(card: Scorecard, out: Path) -> Summary:
 
 
 def demo_summary(result: DemoResult) -> Summary:
-    """The base, every tune and every merge, a line each; the rest stands in the report."""
+    """A line for every model; the rest stands in the report."""
 
     def summary(console: Console) -> None:
         from rich import box
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left")
-        table.add_column("")
+        table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left", pad_edge=False)
+        table.add_column("", no_wrap=True)
         for metric in _MAIN:
             table.add_column(_ROWS[metric], justify="right", no_wrap=True)
         for name, card in result.scorecards.items():

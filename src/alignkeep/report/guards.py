@@ -1,7 +1,9 @@
-"""What a guarded tune did inside the subspace that alignment rests on, over its steps."""
+"""Safety over the steps of a tune: what its probe saw, and what it did inside the subspace that alignment rests on."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 
 from alignkeep.report.figures import Curve, line_chart
@@ -10,18 +12,49 @@ from alignkeep.report.sources import Training
 from alignkeep.report.subjects import Subject
 
 
+def probes_of(trainings: Sequence[Training], subjects: Sequence[Subject]) -> tuple[Figure, ...]:
+    """One figure for all tunes with a probe; none where there is no such tune."""
+    probed = [training for training in trainings if training.log_odds]
+    if not probed:
+        return ()
+    colours = _colours(probed, subjects)
+    curves = [Curve(training.label, colours[training.label], training.log_odds) for training in probed]
+    caption = (
+        "Log-odds that an answer to a harmful prompt begins as the base's refusals do, mean over the probe's prompts; "
+        "at 0 it is as likely as not."
+    )
+    rows = tuple(
+        (training.label, f"{step:g}", f"{odds:.2f}", f"{divergence:.3f}")
+        for training in probed
+        for (step, odds), (_, divergence) in zip(training.log_odds, training.divergences, strict=False)
+    )
+    table = Table(("Run", "Step", "Log-odds of refusal", "Divergence on harmless prompts, nats"), rows)
+    title = "Safety while tuning"
+    chart = line_chart("probe", title, caption, curves, across="step", up="log-odds of refusal")
+    return (Figure("probe", title, caption, chart, table),)
+
+
+def _colours(trainings: Sequence[Training], subjects: Sequence[Subject]) -> dict[str, int]:
+    """A model's own colour where it was evaluated, the next free one where not."""
+    known = {subject.label: subject.series for subject in subjects}
+    free = max(known.values(), default=0)
+    found: dict[str, int] = {}
+    for training in trainings:
+        free += training.label not in known
+        found[training.label] = known.get(training.label) or free
+    return found
+
+
 def guards_of(trainings: Sequence[Training], subjects: Sequence[Subject]) -> tuple[Figure, ...]:
-    """One figure for all guarded tunes; none where there is no such tune."""
+    """Two figures for all guarded tunes, over steps and over layers; none where there is no such tune."""
     guarded = [training for training in trainings if any(_energy(one) for one in training.energies)]
     if not guarded:
         return ()
-    colours = {subject.label: subject.series for subject in subjects}
-    free = max(colours.values(), default=0)
+    colours = _colours(guarded, subjects)
     curves: list[Curve] = []
     for training in guarded:
-        free += training.label not in colours
         points = tuple((one[0], 100 * one[1] / _energy(one)) for one in training.energies if _energy(one))
-        curves.append(Curve(training.label, colours.get(training.label) or free, points))
+        curves.append(Curve(training.label, colours[training.label], points))
     caption = (
         "Of the update's squared norm, the share inside the subspace that the base's refusals rest on, at every logged "
         "step of a tune with AlignGuard."
@@ -34,7 +67,27 @@ def guards_of(trainings: Sequence[Training], subjects: Sequence[Subject]) -> tup
     table = Table(("Run", "Inside, at the end", "Beside, at the end", "Share inside"), rows)
     title = "The update inside the alignment subspace"
     chart = line_chart("guard", title, caption, curves, across="step", up="share inside, %")
-    return (Figure("guard", title, caption, chart, table),)
+    return (Figure("guard", title, caption, chart, table), *_by_layer(guarded, curves))
+
+
+def _by_layer(guarded: Sequence[Training], curves: Sequence[Curve]) -> tuple[Figure, ...]:
+    """How far every layer has moved inside the subspace: the same tunes, in the same colours."""
+    drawn: list[Curve] = []
+    for training, curve in zip(guarded, curves, strict=True):
+        layers: dict[int, list[tuple[float, float]]] = {}
+        for name, pair in training.by_matrix.items():
+            number = re.search(r"\.(\d+)\.", name)
+            if number:
+                layers.setdefault(int(number[1]), []).append(pair)
+        norms = tuple((float(at), math.sqrt(sum(one for one, _ in pairs))) for at, pairs in sorted(layers.items()))
+        if len(norms) > 1:
+            drawn.append(Curve(training.label, curve.series, norms))
+    if not drawn:
+        return ()
+    caption = "Norm of the update inside the alignment subspace, layer by layer, at the end of each guarded tune."
+    rows = tuple((curve.label, f"{layer:g}", f"{norm:.3g}") for curve in drawn for layer, norm in curve.points)
+    chart = line_chart("layers", "Drift by layer", caption, drawn, across="layer", up="norm inside")
+    return (Figure("layers", "Drift by layer", caption, chart, Table(("Run", "Layer", "Norm inside"), rows)),)
 
 
 def _energy(one: tuple[float, float, float]) -> float:

@@ -16,7 +16,7 @@ from alignkeep.citations import Method, bibtex, cite, methods_of
 from alignkeep.report.examples import Section, sections_of
 from alignkeep.report.figures import key
 from alignkeep.report.fronts import fronts_of
-from alignkeep.report.guards import guards_of
+from alignkeep.report.guards import guards_of, probes_of
 from alignkeep.report.injections import injections_of
 from alignkeep.report.panels import Figure, Paired, figures_of, in_words
 from alignkeep.report.sources import Sources, StageRecord
@@ -82,6 +82,7 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
             *fronts_of(sources.sweeps),
             *injections_of(sources.injections),
             *figures_of(subjects, sources.trainings),
+            *probes_of(sources.trainings, subjects),
             *guards_of(sources.trainings, subjects),
         ),
         sections=sections_of(subjects, full=full_answers),

@@ -55,11 +55,15 @@ class Evaluation:
 @dataclass(frozen=True)
 class Training:
     """A folder with a training log: (step, loss) in the order they were logged; of a guarded tune also (step, energy of
-    the update inside the alignment subspace, energy beside it)."""
+    the update inside the alignment subspace, energy beside it), and the norms of both for every matrix at the end; of a
+    probed one (step, log-odds of refusal) and (step, divergence)."""
 
     label: str
     losses: tuple[tuple[float, float], ...]
     energies: tuple[tuple[float, float, float], ...] = ()
+    by_matrix: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    log_odds: tuple[tuple[float, float], ...] = ()
+    divergences: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             if "scorecard.json" in names:
                 evaluations.append(_evaluation(folder, label, facts))
             if "training_log.jsonl" in names:
-                log = folder / "training_log.jsonl"
-                inside, beside = (_column(log, f"alignguard/{side}") for side in ("inside", "beside"))
-                pairs = zip(inside, beside, strict=False)
-                energies = tuple((step, one, other) for (step, one), (_, other) in pairs)
-                trainings.append(Training(label, _column(log, "loss"), energies))
+                trainings.append(_training(folder / "training_log.jsonl", label, facts))
             if SWEEP_NAME in names:
                 sweeps.append(Sweep(label, read_sweep(folder / SWEEP_NAME)))
             if INJECTION_NAME in names:
@@ -132,6 +132,30 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
         )
     return Sources(tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections))
+
+
+def _training(log: Path, label: str, facts: Mapping[str, object]) -> Training:
+    inside, beside = (_column(log, f"alignguard/{side}") for side in ("inside", "beside"))
+    return Training(
+        label=label,
+        losses=_column(log, "loss"),
+        energies=tuple((step, one, other) for (step, one), (_, other) in zip(inside, beside, strict=False)),
+        by_matrix=_by_matrix(facts),
+        log_odds=_column(log, "safety/refusal_log_odds"),
+        divergences=_column(log, "safety/divergence"),
+    )
+
+
+def _by_matrix(facts: Mapping[str, object]) -> dict[str, tuple[float, float]]:
+    """What a guarded tune's record says of every matrix; nothing where it is damaged or another stage's."""
+    result = facts.get("result")
+    found = result.get("energies") if isinstance(result, Mapping) else None
+    pairs = found.items() if isinstance(found, Mapping) else ()
+    return {
+        str(name): (float(pair[0]), float(pair[1]))
+        for name, pair in pairs
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, int | float) for one in pair)
+    }
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from alignkeep.models.squares import RunningSquares
     from alignkeep.train.split import Subspace
+    from alignkeep.train.stacked import Stacked
 
 EVERY = (
     10  # steps between two looks at the size of the penalty's gradient (chosen: it costs a backward pass of its own)
@@ -68,7 +69,7 @@ class AlignGuard:
 
     subspaces: Mapping[str, Subspace]
     settings: AlignGuardSettings = field(default_factory=AlignGuardSettings)
-    _stacked: Any = field(default=None, init=False, repr=False)
+    _stacked: Stacked | None = field(default=None, init=False, repr=False)
     _curvature: RunningSquares | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -114,11 +115,18 @@ class AlignGuard:
 
         A running curvature is what the trainer that the guard is attached to has seen so far.
         """
+        return self._stack().penalty(adapted(model), self._curvature)
+
+    def energies(self, model: Any) -> dict[str, tuple[float, float]]:
+        """Of every adapted matrix: the squared norms of its update inside the subspace and beside it."""
+        return self._stack().energies(adapted(model))
+
+    def _stack(self) -> Stacked:
         from alignkeep.train.stacked import Stacked
 
         if self._stacked is None:
             self._stacked = Stacked(self.subspaces, self.settings)
-        return self._stacked.penalty(adapted(model), self._curvature)
+        return self._stacked
 
     def attach(self, trainer: Any) -> None:
         """Add the penalty to every step of this trainer. With all strengths 0 nothing is touched: it is plain LoRA.

@@ -95,6 +95,21 @@ class AlignGuardSettings(BaseModel):
         return self
 
 
+class ProbeSettings(BaseModel):
+    """A look at safety every `every` steps (train/probe.py): files of prompts that the model refuses before the tune,
+    and of harmless ones. `stop_below` ends the tune once the log-odds of refusal have fallen by more than so many nats;
+    `refusals` are openings of refusals, in place of those read off the model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    harmful: str = Field(min_length=1)
+    harmless: str = Field(min_length=1)
+    every: int = Field(default=50, gt=0)
+    stop_below: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    refusals: tuple[str, ...] = ()
+
+
 class TrainConfig(BaseModel):
     """One supervised tune.
 
@@ -106,7 +121,7 @@ class TrainConfig(BaseModel):
     `max_steps`, `report_to`, ...).
     """
 
-    # Two fields more than our budget of 12: each is a word of the command line.
+    # Three fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
@@ -115,6 +130,7 @@ class TrainConfig(BaseModel):
     weights: str | None = None
     lora: LoraSettings = LoraSettings()
     alignguard: AlignGuardSettings = AlignGuardSettings()
+    probe: ProbeSettings | None = None
     learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     epochs: float = Field(default=1, gt=0, allow_inf_nan=False)
     batch_size: int = Field(default=16, gt=0)

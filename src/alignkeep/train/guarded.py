@@ -47,8 +47,8 @@ def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = No
 
     accelerator.backward, trainer.log = with_penalty, with_terms
     trainer.add_callback(_AtEnd(seen))
-    if curvature is not None:  # first of all, so that a checkpoint that is known to be whole has it
-        trainer.callback_handler.callbacks.insert(0, _Kept(curvature))
+    if curvature is not None:
+        trainer.add_callback(_Kept(curvature))
 
 
 class _Seen:

@@ -13,7 +13,7 @@ from alignkeep.models.folders import localise, resolve, tensor_entries
 from alignkeep.models.loading import load_tokenizer
 from alignkeep.train.alignment import read_alignment
 from alignkeep.train.arguments import lora_config, sft_config, training_dtype
-from alignkeep.train.config import TrainConfig
+from alignkeep.train.config import ProbeSettings, TrainConfig
 from alignkeep.train.encoding import EncodedRows, encode_rows
 from alignkeep.train.weights import example_weights
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl.trainer.sft_config import SFTConfig
 
+    from alignkeep.train.probe import SafetyProbe
     from alignkeep.types import Checkpoint, Example
 
 _WORDS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -41,6 +42,7 @@ class Prepared:
     dtype: str
     base_dtype: str
     alignment: tuple[Example, ...] = ()
+    probe: SafetyProbe | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ def prepare(config: TrainConfig) -> Prepared:
     checkpoint = localise(full_model(config), with_code=config.load.trust_remote_code)
     base = cast(Path, checkpoint.folder)
     alignment = read_alignment(config.alignguard.data) if config.is_guarded else ()
+    probe = None if config.probe is None else _probe(config.probe)
     examples = read_examples(config.data)
     weights = example_weights(examples, config.data, config.weights)
     skeleton = _skeleton(base, config)
@@ -102,7 +105,17 @@ def prepare(config: TrainConfig) -> Prepared:
         dtype=base_dtype if dtype == "auto" else dtype,
         base_dtype=base_dtype,
         alignment=alignment,
+        probe=probe,
     )
+
+
+def _probe(settings: ProbeSettings) -> SafetyProbe:
+    from alignkeep.train.probe import SafetyProbe
+
+    return SafetyProbe(
+        settings.harmful, settings.harmless, every=settings.every, stop_below=settings.stop_below,
+        refusals=settings.refusals,
+    )  # fmt: skip
 
 
 def _skeleton(base: Path, config: TrainConfig) -> Any:

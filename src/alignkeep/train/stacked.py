@@ -76,6 +76,16 @@ class Stacked:
         total = sums["fisher"] + sums["trust"] + sums["collision"] + sums["coherence"]
         return Penalty(total, **sums)
 
+    @torch.no_grad()
+    def energies(self, modules: Mapping[str, Adapted]) -> dict[str, tuple[float, float]]:
+        """Squared norms of every matrix's update, inside its subspace and beside it."""
+        found: dict[str, tuple[float, float]] = {}
+        for names, subspace in self._groups(modules):
+            parts = split(_update([modules[name] for name in names]), subspace)
+            pairs = torch.stack([inner(part, part) for part in parts], -1).tolist()
+            found |= {name: (pair[0], pair[1]) for name, pair in zip(names, pairs, strict=True)}
+        return {name: found[name] for name in modules}
+
     def _collision(self, parts: LowRankSplit, modules: Sequence[Adapted]) -> Tensor:
         settings = self._settings.emphasis
         emphasis = Emphasis(settings.beta, settings.tau, settings.compares)

@@ -6,35 +6,29 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
 from alignkeep.checkpoint.folders import OutputFolder, append_jsonl, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError
-from alignkeep.models.config import LoadConfig
-from alignkeep.models.loading import LoadedModel, fingerprint_model, load_model
+from alignkeep.models.loading import fingerprint_model
 from alignkeep.progress import Progress, Silent
-from alignkeep.train.alignment import check_alignment
-from alignkeep.train.arguments import check_adapted, refused_by_trl
 from alignkeep.train.config import TrainConfig
-from alignkeep.train.encoding import as_dataset
 from alignkeep.train.plan import plan
 from alignkeep.train.prepare import Prepared, full_model, prepare
+from alignkeep.train.probe import PROBED
 from alignkeep.train.processes import by_first
 from alignkeep.train.saving import place_adapter, place_model
+from alignkeep.train.tuning import SUBSPACES_NAME, Tuned, tune
 from alignkeep.train.weights import weights_file
-
-if TYPE_CHECKING:
-    from alignkeep.train.trainer import WeightedSFTTrainer
 
 __all__ = ["TrainResult", "plan", "train"]
 
 _LOG_NAME = "training_log.jsonl"
-_SUBSPACES = "subspaces.safetensors"  # beside the checkpoints while a guarded tune runs
 
 
 @dataclass(frozen=True)
@@ -84,10 +78,10 @@ def train(
     try:
         if not folder.finished:
             with _machine_failures(out):
-                trainer = _tune(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
+                tuned = tune(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
                 made = folder.work / "trainer" / "made"
-                trainer.save_model(str(made))
-                by_first(lambda: _write(config, prepared, trainer, made, folder, inputs, started))
+                tuned.trainer.save_model(str(made))
+                by_first(lambda: _write(config, prepared, tuned, made, folder, inputs, started))
         result = _finished(folder.out, identity)
     except AlignkeepError as error:
         # A fault that would come again is not worth continuing; a full disk is.
@@ -104,7 +98,7 @@ def train(
 
 
 def _local_inputs(config: TrainConfig) -> list[Path]:
-    named = (config.model, config.data, config.weights, config.alignguard.data)
+    named = (config.model, config.data, config.weights, config.alignguard.data, *_probed(config).values())
     return [path for path in map(Path, filter(None, named)) if path.exists()]
 
 
@@ -118,7 +112,14 @@ def _fingerprints(config: TrainConfig) -> dict[str, str]:
         inputs["weights"] = fingerprint_data(weights_file(config.weights))
     if config.is_guarded and config.alignguard.data is not None:
         inputs["alignguard.data"] = fingerprint_data(config.alignguard.data)
+    inputs.update({name: fingerprint_data(file) for name, file in _probed(config).items()})
     return inputs
+
+
+def _probed(config: TrainConfig) -> dict[str, str]:
+    return (
+        {} if config.probe is None else {"probe.harmful": config.probe.harmful, "probe.harmless": config.probe.harmless}
+    )
 
 
 def _finished(out: Path, identity: str) -> TrainResult | None:
@@ -144,69 +145,16 @@ def _finished(out: Path, identity: str) -> TrainResult | None:
     )
 
 
-def _tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress) -> WeightedSFTTrainer:
-    from transformers import PrinterCallback
-
-    from alignkeep.train.trainer import WeightedSFTTrainer
-    from alignkeep.train.watch import Watch, clear_torn, last_checkpoint
-
-    checkpoints = work / "trainer"
-    prepared.arguments.output_dir = str(checkpoints)
-    # The trainer places the model itself, which processes of one machine must not do on one device.
-    load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
-    loaded = load_model(config.model, load)
-    try:
-        trainer = WeightedSFTTrainer(
-            model=loaded.model,
-            args=prepared.arguments,
-            train_dataset=as_dataset(prepared.rows, prepared.arguments, prepared.max_length),
-            processing_class=loaded.tokenizer,
-            peft_config=prepared.adapter,
-            callbacks=[Watch(progress)],
-        )
-    except (ValueError, TypeError) as error:
-        raise refused_by_trl(error) from error
-    if config.has_adapter:
-        check_adapted(config.lora, trainer.model)
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
-    if config.is_guarded:
-        _guard(config, prepared, trainer, work, progress)
-    if leads():
-        clear_torn(checkpoints)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    return trainer
-
-
-def _guard(
-    config: TrainConfig, prepared: Prepared, trainer: WeightedSFTTrainer, work: Path, progress: Progress
-) -> None:
-    """Measure the base's alignment subspaces, or read those of a run that was killed, and keep to them."""
-    from alignkeep.train.align_guard import AlignGuard
-
-    model, kept = trainer.model, work / _SUBSPACES
-    if kept.exists():
-        guard = AlignGuard.load(kept, model, config.alignguard)
-    else:
-        loaded = LoadedModel(model, prepared.tokenizer, replace(full_model(config), is_adapter=True))
-        with loaded.as_base():
-            by_first(lambda: check_alignment(loaded, prepared.alignment, str(config.alignguard.data), progress))
-        guard = AlignGuard.measure(
-            model, prepared.tokenizer, prepared.alignment, config.alignguard, max_length=prepared.max_length,
-            progress=progress,
-        )  # fmt: skip
-        by_first(lambda: guard.save(kept, model))
-    guard.attach(trainer)
-
-
 def _write(
     config: TrainConfig,
     prepared: Prepared,
-    trainer: WeightedSFTTrainer,
+    tuned: Tuned,
     made: Path,
     folder: OutputFolder,
     inputs: dict[str, str],
     started: float,
 ) -> None:
+    trainer = tuned.trainer
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if config.has_adapter:
         unchanged = place_adapter(made, folder.work, prepared.base, config, model)
@@ -219,22 +167,24 @@ def _write(
             expected="a base that nobody writes to",
             remedy="put the base back and run the tune again",
         )
-    steps = [_log_row(row) for row in trainer.state.log_history if "loss" in row]
+    rows = [_log_row(row) for row in trainer.state.log_history if {"loss", PROBED} & row.keys()]
+    losses = [row["loss"] for row in rows if "loss" in row]
     shutil.rmtree(folder.work / "trainer")
-    (folder.work / _SUBSPACES).unlink(missing_ok=True)
+    (folder.work / SUBSPACES_NAME).unlink(missing_ok=True)
     log = folder.work / _LOG_NAME
     log.unlink(missing_ok=True)
-    append_jsonl(log, steps)
+    append_jsonl(log, rows)
     result = {
         "steps": trainer.state.global_step,
         "examples": len(prepared.rows.weights),
         "dropped": prepared.rows.dropped,
         "truncated": prepared.rows.truncated,
-        "final_loss": steps[-1]["loss"] if steps else None,
+        "final_loss": losses[-1] if losses else None,
         "log": _LOG_NAME,
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
         "unchanged": unchanged,
-        "notes": list(prepared.notes),
+        "notes": [*prepared.notes, *_stopped(prepared, trainer.state)],
+        **({"energies": tuned.energies} if tuned.energies else {}),
     }
     folder.finish(
         Record(
@@ -247,6 +197,18 @@ def _write(
             result=result,
         )
     )
+
+
+def _stopped(prepared: Prepared, state: Any) -> list[str]:
+    """What the probe ended the tune for."""
+    if prepared.probe is None or not prepared.probe.stopped:
+        return []
+    first, last = prepared.probe.history[0], prepared.probe.history[-1]
+    return [
+        f"stopped at step {last.step} of {state.max_steps}: the log-odds of refusal fell from "
+        f"{first.refusal_log_odds:.1f} to {last.refusal_log_odds:.1f} (probe.stop_below "
+        f"{prepared.probe.stop_below:g}); the last look within that was at step {prepared.probe.last_safe}"
+    ]
 
 
 def _log_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""The tune itself: load, build the trainer, guard and watch it, train."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from alignkeep.checkpoint.folders import leads
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.loading import LoadedModel, load_model
+from alignkeep.progress import Progress
+from alignkeep.train.alignment import check_alignment
+from alignkeep.train.arguments import check_adapted, refused_by_trl
+from alignkeep.train.config import TrainConfig
+from alignkeep.train.encoding import as_dataset
+from alignkeep.train.prepare import Prepared, full_model
+from alignkeep.train.processes import by_first
+
+if TYPE_CHECKING:
+    from alignkeep.train.align_guard import AlignGuard
+    from alignkeep.train.trainer import WeightedSFTTrainer
+
+SUBSPACES_NAME = "subspaces.safetensors"  # beside the checkpoints while a guarded tune runs
+
+
+class Tuned(NamedTuple):
+    """The trainer after its last step, and of a guarded tune the energies of every matrix's update."""
+
+    trainer: WeightedSFTTrainer
+    energies: dict[str, tuple[float, float]]
+
+
+def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress) -> Tuned:
+    """Train in `work`, from its last whole checkpoint where there is one."""
+    from transformers import PrinterCallback
+
+    from alignkeep.train.trainer import WeightedSFTTrainer
+    from alignkeep.train.watch import Watch, clear_torn, last_checkpoint
+
+    checkpoints = work / "trainer"
+    prepared.arguments.output_dir = str(checkpoints)
+    # The trainer places the model itself, which processes of one machine must not do on one device.
+    load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
+    loaded = load_model(config.model, load)
+    try:
+        trainer = WeightedSFTTrainer(
+            model=loaded.model,
+            args=prepared.arguments,
+            train_dataset=as_dataset(prepared.rows, prepared.arguments, prepared.max_length),
+            processing_class=loaded.tokenizer,
+            peft_config=prepared.adapter,
+            callbacks=[prepared.probe] if prepared.probe is not None else [],
+        )
+    except (ValueError, TypeError) as error:
+        raise refused_by_trl(error) from error
+    if config.has_adapter:
+        check_adapted(config.lora, trainer.model)
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
+    guard = _guard(config, prepared, trainer, work, progress) if config.is_guarded else None
+    trainer.add_callback(Watch(progress))  # after all that put something into a checkpoint
+    if leads():
+        clear_torn(checkpoints)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
+    return Tuned(trainer, energies)
+
+
+def _guard(
+    config: TrainConfig, prepared: Prepared, trainer: WeightedSFTTrainer, work: Path, progress: Progress
+) -> AlignGuard:
+    """Measure the base's alignment subspaces, or read those of a run that was killed, and keep to them."""
+    from alignkeep.train.align_guard import AlignGuard
+
+    model, kept = trainer.model, work / SUBSPACES_NAME
+    if kept.exists():
+        guard = AlignGuard.load(kept, model, config.alignguard)
+    else:
+        loaded = LoadedModel(model, prepared.tokenizer, replace(full_model(config), is_adapter=True))
+        with loaded.as_base():
+            by_first(lambda: check_alignment(loaded, prepared.alignment, str(config.alignguard.data), progress))
+        guard = AlignGuard.measure(
+            model, prepared.tokenizer, prepared.alignment, config.alignguard, max_length=prepared.max_length,
+            progress=progress,
+        )  # fmt: skip
+        by_first(lambda: guard.save(kept, model))
+    guard.attach(trainer)
+    return guard

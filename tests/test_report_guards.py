@@ -1,0 +1,79 @@
+"""Guarded and probed tunes on the page: the numbers are those of log and record; nothing where there is none."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignkeep.report.guards import guards_of, probes_of
+from alignkeep.report.sources import Training, read_sources
+from alignkeep.report.stage import report
+from test_report import NASTY, write_demo
+
+ENERGIES = {"model.layers.0.q": [0.04, 1.0], "model.layers.0.v": [0.05, 1.0], "model.layers.11.q": [0.16, 2.0]}
+
+
+def write(folder: Path, energies: Any = ENERGIES) -> None:
+    """A tune by hand: a look at step 0, two logged steps of which the second is half inside, a look at its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"step": 0, "safety/refusal_log_odds": 6.0, "safety/divergence": 0.0},
+        {"step": 10, "loss": 1.0, "alignguard/inside": 0.0, "alignguard/beside": 0.0},
+        {"step": 20, "loss": 0.5, "alignguard/inside": 0.25, "alignguard/beside": 0.25},
+        {"step": 20, "safety/refusal_log_odds": -1.5, "safety/divergence": 0.125},
+    ]
+    (folder / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "record.json").write_text(json.dumps({"stage": "train", "result": {"energies": energies}}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_demo(tmp_path)
+    return tmp_path
+
+
+def found(folder: Path, label: str = "kept") -> Training:
+    return next(one for one in read_sources([folder]).trainings if one.label == label)
+
+
+def test_the_tables_have_the_numbers_of_log_and_record(folder: Path) -> None:
+    """Of layer 0 the norm inside is sqrt(.04 + .05) = .3, of layer 11 .4. Before the update begins it has no share."""
+    write(folder / "kept" / "train")
+    training = found(folder)
+    assert training.losses == ((10.0, 1.0), (20.0, 0.5))
+    shares, layers = guards_of([training], [])
+    assert shares.table.rows == (("kept", "0.25", "0.25", "50.0 %"),)
+    assert layers.table.rows == (("kept", "0", "0.3"), ("kept", "11", "0.4"))
+    (probe,) = probes_of([training], [])
+    assert probe.table.rows == (("kept", "0", "6.00", "0.000"), ("kept", "20", "-1.50", "0.125"))
+
+
+def test_a_tune_without_guard_and_probe_has_no_such_figure(folder: Path) -> None:
+    trainings = read_sources([folder]).trainings
+    assert trainings
+    assert guards_of(trainings, []) == probes_of(trainings, []) == ()
+
+
+@pytest.mark.parametrize(
+    "broken", [None, 3, [1, 2], {"model.layers.0.q": "x"}, {"model.layers.0.q": [1]}, {"q": [1, 2]}]
+)
+def test_a_record_without_usable_energies_has_no_layers(broken: Any, folder: Path) -> None:
+    write(folder / "kept" / "train", broken)
+    assert [figure.name for figure in guards_of([found(folder)], [])] == ["guard"]
+
+
+def test_all_three_are_on_the_page_and_a_hostile_name_is_a_word(folder: Path, tmp_path: Path) -> None:
+    name = NASTY[0].replace("/", "")
+    write(folder / name / "train")
+    page = report([folder], out=tmp_path / "page").page.read_text(encoding="utf-8")
+    for title in ("Safety while tuning", "The update inside the alignment subspace", "Drift by layer"):
+        assert title in page
+    assert name not in page
+
+
+def test_an_energy_of_nothing_draws_no_curve() -> None:
+    assert guards_of([Training("kept", (), ((10.0, 0.0, 0.0),), {"model.layers.0.q": (math.nan, 1.0)})], []) == ()
