@@ -36,12 +36,15 @@ from alignkeep.types import Example, Message
 
 PLAIN = "plain LoRA"
 ALL = {"trust": 0.01, "collision": 0.01}  # the other two terms, for the ablation
+# fmt: off
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "methods": {
         PLAIN: {"method": "lora"},
         "full tuning": {"method": "full", "learning_rate": 3e-4},
         "AlignGuard": {},
-        "AlignGuard, published strengths": {"alignment": 0.25, "trust": 0.5, "collision": 0.1},
+        "AlignGuard, published strengths": {
+            "alignment": 0.25, "trust": 0.5, "collision": 0.1, "overlap": 0.5, "curvature": "running",
+        },
     },
     "terms": {
         "all three terms": ALL,
@@ -59,12 +62,14 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "strengths": {f"alignment {one:g}": {"alignment": one} for one in (0.03, 0.3, 1.0)},
     "full rates": {f"full, rate {one:g}": {"method": "full", "learning_rate": one} for one in (1e-4, 1e-3)},
     "trusts": {f"trust {one:g}": {"trust": one} for one in (0.001, 0.01)},
+    "curvatures": {f"trust {one:g}, running curvature": {"trust": one, "curvature": "running"} for one in (0.1, 1.0)},
     "collisions": {f"collision {one:g}": {"collision": one} for one in (0.001, 0.01, 0.1)},
     "outputs": {f"output side, {one:g}": {"side": "output", "alignment": one} for one in (1.0, 10.0)},
     "boths": {f"both sides, {one:g}": {"side": "both", "alignment": one} for one in (1.0, 10.0, 100.0)},
     "diagonals": {f"diagonal, {one:g}": {"fisher": "diagonal", "alignment": one} for one in (0.3, 1.0)},
     "decays": {f"weight decay, {one:g}": {"decay": one} for one in (0.001, 0.01)},
 }
+# fmt: on
 AMOUNTS = (125, 250, 500, 1000, 2000)
 MARGIN = 0.01  # task points that a guarded tune may lose against the plain one
 

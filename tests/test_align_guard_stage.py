@@ -113,6 +113,9 @@ def test_a_model_that_cannot_be_guarded_is_refused(tiny: Tiny) -> None:
         AlignGuardSettings(collision=0.1, fisher="diagonal")
     with pytest.raises(NoEffectError, match="where all are 1, E_geo is 0 for every update"):
         AlignGuardSettings(collision=0.1, metric="curvature")
+    for idle in ({"curvature": "running"}, {"collision": 0.1, "overlap": 1.0, "metric": "curvature"}):
+        with pytest.raises(NoEffectError, match="term for it to weigh"):
+            AlignGuardSettings(**idle)
 
 
 def test_penalties_that_never_pull_are_an_error_at_the_end(tiny: Tiny) -> None:
@@ -215,10 +218,25 @@ def test_the_stage_leaves_an_adapter_that_peft_loads_and_says_what_it_rests_on(b
     assert inside == pytest.approx(rows[-1]["alignguard/inside"], rel=0.5)  # which is before the last step
 
 
-def test_a_probe_ends_the_tune_and_says_so(bed: Bed, tmp_path: Path) -> None:
-    result = train(bed.probed(stop_below=1e-6), out=tmp_path / "out")
-    assert result.steps in (3, 6)
-    assert any(f"stopped at step {result.steps} of 8" in note and "step 0" in note for note in result.notes)
+def test_a_probe_ends_the_tune_at_the_last_look_within(bed: Bed, whole: Path, tmp_path: Path) -> None:
+    odds = [row["safety/refusal_log_odds"] for row in _log(whole) if "safety/divergence" in row]
+    lost = [odds[0] - one for one in odds]
+    assert lost[2] > max(lost[1], 0)
+    limit = (max(lost[1], 0) + lost[2]) / 2
+    result = train(bed.probed(stop_below=limit), out=tmp_path / "out")
+    assert result.steps == 6
+    assert any("stopped at step 6 of 8" in note and "those of step 3" in note for note in result.notes)
+    (tmp_path / "none").mkdir()
+    with refused(NoEffectError, "log-odds of refusal that fell by", tmp_path / "none"):
+        train(bed.probed(stop_below=limit, every=6), out=tmp_path / "none" / "out")
+
+
+def test_probe_prompts_that_cannot_be_used_are_told_before_anything_is_measured(
+    bed: Bed, tiny: Tiny, tmp_path: Path
+) -> None:
+    config = bed.tiny(tiny.folder, probe=bed.probed().probe)
+    with refused(DataError, r"train\.probe\.harmful: seen a model that answers harmful prompts as", tmp_path):
+        train(config, out=tmp_path / "out")
 
 
 def test_a_killed_guarded_tune_continues_to_the_very_bytes_of_one_never_killed(bed: Bed, whole: Path, tmp_path: Path):

@@ -18,7 +18,7 @@ from alignkeep import lifecycle
 from alignkeep.checkpoint.injections import Tried, read_injection
 from alignkeep.errors import RecipeError
 from alignkeep.inject.config import InjectConfig
-from alignkeep.inject.prompts import read_sets
+from alignkeep.inject.prompts import SYSTEM_PROMPT, read_sets
 from alignkeep.inject.stage import InjectResult, inject
 from alignkeep.recipe import Recipe
 from alignkeep.testbed import sets
@@ -372,6 +372,22 @@ def test_a_tune_that_is_an_adapter_is_folded_in_and_edited(tune: Path, bed: Bed,
     assert lifecycle.verify(done.folder)["made_again"] is True
     with refused(RecipeError, "form: seen adapter, over the adapter that was given", tmp_path):
         inject(bed.config(model=str(tune), form="adapter"), out=tmp_path / "beside")
+
+
+def test_a_system_prompt_of_a_file_is_its_text(bed: Bed, tmp_path: Path) -> None:
+    made = []
+    for name, text in (("default", None), ("same", SYSTEM_PROMPT), ("other", "Be kind.")):
+        file = tmp_path / f"{name}.txt"
+        file.write_text(text or "")
+        config = bed.config(edit={"allow_lower": True})
+        given = "default" if text is None else str(file)
+        config = config.model_copy(update={"direction": config.direction.model_copy(update={"system_prompt": given})})
+        folder = inject(config, out=tmp_path / name).folder
+        inputs = json.loads((folder / "record.json").read_text())["inputs"]
+        made.append((inputs["direction.system_prompt"], (folder / "direction.safetensors").read_bytes()))
+    assert made[0] == made[1]
+    assert made[0][0] != made[2][0]
+    assert made[0][1] != made[2][1]
 
 
 # ---- in a recipe

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from alignkeep.errors import CheckpointError, DataError, RecipeError
@@ -35,8 +36,8 @@ def trainer_of(tiny_model: Path, folder: Path, *probes: SafetyProbe, **options: 
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
         args=SFTConfig(
             output_dir=str(folder), use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none",
-            learning_rate=0.3, disable_tqdm=True, per_device_train_batch_size=2, logging_steps=1,
-            **{"max_steps": 5, "save_strategy": "no", **options},
+            disable_tqdm=True, per_device_train_batch_size=2, logging_steps=1,
+            **{"max_steps": 5, "save_strategy": "no", "learning_rate": 0.3, **options},
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -107,6 +108,69 @@ def test_it_ends_a_tune_that_has_lost_too_much(tiny_model: Path, tmp_path: Path)
     assert seen.last_safe == 0
 
 
+def test_a_tune_that_ended_did_not_save_where_it_ended(tiny_model: Path, tmp_path: Path) -> None:
+    """One that is continued would not know, and go on."""
+    seen = probe(stop_below=1e-3)
+    trainer_of(tiny_model, tmp_path, seen, save_strategy="steps", save_steps=2).train()
+    assert seen.stopped
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_weights_of_the_last_safe_look_are_put_back(killed: bool, tiny_model: Path, tmp_path: Path) -> None:
+    """The limit lies below the first loss that is larger than all before it."""
+    saves = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 0.01, "max_steps": 8}
+    free = probe(every=1)
+    trainer_of(tiny_model, tmp_path / "free", free, **saves).train()
+    lost = [free.history[0].refusal_log_odds - look.refusal_log_odds for look in free.history]
+    end = next(step for step in range(3, 9) if lost[step] > max(0, *lost[1:step]))
+    between = {"every": 1, "stop_below": (lost[end] + max(0, *lost[1:end])) / 2, "put_back": True}
+    seen = probe(**between)
+    trainer = trainer_of(tiny_model, tmp_path / "seen", seen, **saves)
+    trainer.train()
+    assert (seen.stopped, seen.last_safe, trainer.state.global_step) == (True, end - 1, end)
+    if killed:  # and continued from the last checkpoint
+        before, seen = trainer, probe(**between)
+        trainer = trainer_of(tiny_model, tmp_path / "seen", seen, **saves)
+        trainer.train(resume_from_checkpoint=True)
+        assert seen.stopped
+        assert all(map(torch.equal, before.model.parameters(), trainer.model.parameters()))
+    expected = load_file(tmp_path / "free" / f"checkpoint-{seen.last_safe}" / "adapter_model.safetensors")
+    found = get_peft_model_state_dict(trainer.model)
+    assert all(torch.equal(found[name], one) for name, one in expected.items())
+
+
+def test_a_look_that_is_not_a_number_is_not_safe(tiny_model: Path, tmp_path: Path) -> None:
+    seen = probe(every=1, stop_below=1e3)
+    trainer = trainer_of(tiny_model, tmp_path, seen)
+
+    class Broken(TrainerCallback):
+        def on_step_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+            next(trainer.model.parameters()).data.fill_(torch.nan)
+
+    trainer.add_callback(Broken())
+    trainer.train()
+    assert (seen.stopped, seen.last_safe, trainer.state.global_step) == (True, 0, 1)
+
+
+def test_a_trainer_that_trains_again_is_looked_at_anew(tiny_model: Path, tmp_path: Path) -> None:
+    seen = probe()
+    trainer = trainer_of(tiny_model, tmp_path, seen)
+    trainer.train()
+    trainer.train()
+    assert [look.step for look in seen.history] == [0, 2, 4, 5]
+
+
+def test_prompts_of_a_file_are_spread_over_it(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(f'{{"prompt": "{n}"}}\n' for n in range(100)))
+    chosen = [int(prompt.text) for prompt in SafetyProbe(str(file), HARMLESS)._prompts["harmful"]]
+    assert len(chosen) == 32
+    assert chosen == sorted(set(chosen))
+    assert chosen[0] == 0
+    assert chosen[-1] >= 96
+
+
 def test_it_keeps_a_checkpoint_of_every_safe_look(tiny_model: Path, tmp_path: Path) -> None:
     seen = probe(stop_below=1e3, keep_safe=True)
     trainer_of(tiny_model, tmp_path, seen, save_strategy="steps", save_steps=100).train()
@@ -138,7 +202,7 @@ def test_a_tune_that_is_continued_is_compared_with_the_base_it_began_from(tiny_m
 def test_what_it_cannot_use_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"SafetyProbe\.harmful: seen none"):
         SafetyProbe([], HARMLESS)
-    for wrong in ({"every": 0}, {"stop_below": 0.0}, {"keep_safe": True}):
+    for wrong in ({"every": 0}, {"stop_below": 0.0}, {"keep_safe": True}, {"put_back": True}):
         with pytest.raises(RecipeError, match="SafetyProbe: seen every"):
             probe(**wrong)
     trainer = trainer_of(tiny_model, tmp_path, SafetyProbe(HARMFUL, HARMFUL))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,8 +77,9 @@ def fingerprints(config: InjectConfig) -> dict[str, str]:
     found |= {name: fingerprint_data(path) for name, path in data.items() if path is not None}
     if config.direction.source is not None:
         found["direction.source"] = fingerprint_model(config.direction.source)
-    if config.direction.system_prompt not in (None, "default"):
-        found["direction.system_prompt"] = fingerprint_data(str(config.direction.system_prompt))
+    system = system_prompt(config.direction)
+    if system is not None:
+        found["direction.system_prompt"] = f"sha256:{hashlib.sha256(system.encode()).hexdigest()}"
     return found
 
 

@@ -24,14 +24,18 @@ def probes_of(trainings: Sequence[Training], subjects: Sequence[Subject]) -> tup
         "at 0 it is as likely as not."
     )
     rows = tuple(
-        (training.label, f"{step:g}", f"{odds:.2f}", f"{divergence:.3f}")
+        (training.label, f"{step:g}", f"{odds:.2f}", _nats(dict(training.divergences).get(step)))
         for training in probed
-        for (step, odds), (_, divergence) in zip(training.log_odds, training.divergences, strict=False)
+        for step, odds in training.log_odds
     )
     table = Table(("Run", "Step", "Log-odds of refusal", "Divergence on harmless prompts, nats"), rows)
     title = "Safety while tuning"
     chart = line_chart("probe", title, caption, curves, across="step", up="log-odds of refusal")
     return (Figure("probe", title, caption, chart, table),)
+
+
+def _nats(divergence: float | None) -> str:
+    return "-" if divergence is None else f"{divergence:.3f}"
 
 
 def _colours(trainings: Sequence[Training], subjects: Sequence[Subject]) -> dict[str, int]:

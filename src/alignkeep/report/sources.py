@@ -55,7 +55,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class Training:
     """A folder with a training log: (step, loss) in the order they were logged; of a guarded tune also (step, energy of
-    the update inside the alignment subspace, energy beside it), and the norms of both for every matrix at the end; of a
+    the update inside the alignment subspace, energy beside it), and both for every matrix at the end; of a
     probed one (step, log-odds of refusal) and (step, divergence)."""
 
     label: str

@@ -155,6 +155,13 @@ class AlignGuard:
         from alignkeep.train.guarded import guard
 
         if self.settings.curvature == "running":
+            if getattr(trainer.args, "n_gpu", 1) > 1:
+                raise RecipeError(
+                    "alignguard.curvature",
+                    seen=f"running, with {trainer.args.n_gpu} GPUs in one process",
+                    expected="a process for each",
+                    remedy="start it with torchrun or accelerate launch, or set curvature: none",
+                )
             self._curvature = RunningSquares({name: one.whole for name, one in modules.items()})
         guard(trainer, self, self._curvature)
 

@@ -85,6 +85,21 @@ class AlignGuardSettings(BaseModel):
                 expected="a full Fisher: under a mask of coordinates both collision terms are 0 for every update",
                 remedy="set fisher: full, or collision: 0",
             )
+        weighs = self.collision > 0 and self.overlap < 1 and self.metric == "curvature"
+        if self.metric == "curvature" and not weighs:
+            raise NoEffectError(
+                "alignguard.metric",
+                seen=f"curvature with collision {self.collision:g} and overlap {self.overlap:g}",
+                expected="an E_geo term for it to weigh",
+                remedy="set collision above 0 and overlap below 1, or metric: fisher",
+            )
+        if self.curvature == "running" and not (self.trust or weighs):
+            raise NoEffectError(
+                "alignguard.curvature",
+                seen="running with trust 0",
+                expected="a term for it to weigh",
+                remedy="set trust above 0, or curvature: none",
+            )
         if self.metric == "curvature" and self.curvature == "none":
             raise NoEffectError(
                 "alignguard.metric",
@@ -97,8 +112,9 @@ class AlignGuardSettings(BaseModel):
 
 class ProbeSettings(BaseModel):
     """A look at safety every `every` steps (train/probe.py): files of prompts that the model refuses before the tune,
-    and of harmless ones. `stop_below` ends the tune once the log-odds of refusal have fallen by more than so many nats;
-    `refusals` are openings of refusals, in place of those read off the model.
+    and of harmless ones, of which 32 each are asked. `stop_below` ends the tune once the log-odds of refusal have
+    fallen by more than so many nats, with the weights of the last look that was within; `refusals` are openings of
+    refusals, in place of those read off the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

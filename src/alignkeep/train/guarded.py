@@ -35,10 +35,12 @@ def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = No
         found = guard.penalty(model)
         seen.add(found, step)
         looks = step % EVERY == 1 or step + 1 == trainer.state.max_steps
+        looks = looks and found.total.requires_grad  # a curvature of nothing yet weighs nothing
         forces = _forces(found.total, model) if looks else []
         backward(loss + found.total.to(loss), **named)
         if curvature is not None:
-            curvature.end_step(partial(accelerator.reduce, reduction="sum"), accelerator.device)
+            scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
+            curvature.end_step(partial(accelerator.reduce, reduction="sum"), accelerator.device, scale)
         if looks:
             seen.add_ratio(forces, accelerator.scaler)
 
@@ -107,18 +109,19 @@ class _AtEnd(TrainerCallback):
 
 
 class _Kept(TrainerCallback):
-    """The running curvature goes into every checkpoint and comes back from it."""
+    """The running curvature begins and ends with the tune; it goes into every checkpoint and comes back from it."""
 
     def __init__(self, curvature: RunningSquares) -> None:
         self._curvature = curvature
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
+        if state.is_local_process_zero:
             write_tensors(_curvature_file(args, state), self._curvature.state(), {})
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._curvature.begin()
         if not state.global_step:
             return
         kept = _curvature_file(args, state)
@@ -130,6 +133,11 @@ class _Kept(TrainerCallback):
                 remedy="continue from a checkpoint in output_dir, or set curvature: none",
             )
         self._curvature.restore(load_file(kept), args.device)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._curvature.end()
 
 
 def _curvature_file(args: TrainingArguments, state: TrainerState) -> Path:

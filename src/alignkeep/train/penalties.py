@@ -20,7 +20,9 @@ Departures
        E_geo is 0 whatever the update. H is a variant.
     3. E_geo is 0, with gradient 0, while either squared norm is below `SMALLEST`, or is rounding beside the other: LoRA
        begins at dW = 0, where it is 0/0.
-    4. With |dW| of 0 to 0.1 and the published tau = 0.01 eta is nearly constant, 1 + beta / 2. Variants compare
+    4. H, by default 1 everywhere, is rank one: a running mean (.95) over the task's batches of the mean square of each
+       output's gradient, times that of each input.
+    5. With |dW| of 0 to 0.1 and the published tau = 0.01 eta is nearly constant, 1 + beta / 2. Variants compare
        relatively, (|dW| - tau) / tau, or the whole weight, |W0 + dW|.
 
 Shapes: d_out x d_in update, r its rank; *B any number of matrices at once, or none: terms are one number for each.

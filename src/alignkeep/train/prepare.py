@@ -114,7 +114,7 @@ def _probe(settings: ProbeSettings) -> SafetyProbe:
 
     return SafetyProbe(
         settings.harmful, settings.harmless, every=settings.every, stop_below=settings.stop_below,
-        refusals=settings.refusals,
+        put_back=settings.stop_below is not None, refusals=settings.refusals, key="train.probe",
     )  # fmt: skip
 
 

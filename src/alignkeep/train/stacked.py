@@ -60,7 +60,9 @@ class Stacked:
         for names, subspace in self._groups(modules):
             some = [modules[name] for name in names]
             parts = split(_update(some), subspace)
-            h, begun = _squares(names, curvature) if settings.curvature == "running" else ((None, None), True)
+            h, begun = (None, None), settings.curvature == "none"
+            if not begun:
+                h, begun = _squares(names, curvature, some[0].up.device)
             with torch.no_grad():
                 add("inside", 1.0, inner(parts.aligned, parts.aligned))
                 add("beside", 1.0, inner(parts.rest, parts.rest))
@@ -95,7 +97,7 @@ class Stacked:
 
 
 def _squares(
-    names: Sequence[str], curvature: RunningSquares | None
+    names: Sequence[str], curvature: RunningSquares | None, device: Any
 ) -> tuple[tuple[Tensor | None, Tensor | None], bool]:
     """H's rows and columns of these matrices, and whether there are any. One that no token has reached weighs 0."""
     found = {} if curvature is None else {name: one for name in names if (one := curvature.of(name)) is not None}
@@ -103,7 +105,7 @@ def _squares(
         return (None, None), False
     some = next(iter(found.values()))
     every = [found.get(name) or tuple(torch.zeros_like(part) for part in some) for name in names]
-    rows, columns = (torch.stack(list(parts)) for parts in zip(*every, strict=True))
+    rows, columns = (torch.stack(list(parts)).to(device) for parts in zip(*every, strict=True))
     return (rows, columns), True
 
 

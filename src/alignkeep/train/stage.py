@@ -206,8 +206,8 @@ def _stopped(prepared: Prepared, state: Any) -> list[str]:
     first, last = prepared.probe.history[0], prepared.probe.history[-1]
     return [
         f"stopped at step {last.step} of {state.max_steps}: the log-odds of refusal fell from "
-        f"{first.refusal_log_odds:.1f} to {last.refusal_log_odds:.1f} (probe.stop_below "
-        f"{prepared.probe.stop_below:g}); the last look within that was at step {prepared.probe.last_safe}"
+        f"{first.refusal_log_odds:.1f} to {last.refusal_log_odds:.1f}, probe.stop_below is "
+        f"{prepared.probe.stop_below:g}; the weights are those of step {prepared.probe.last_safe}, the last look within"
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignkeep.checkpoint.folders import leads
+from alignkeep.errors import NoEffectError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.progress import Progress
@@ -57,13 +58,30 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     if config.has_adapter:
         check_adapted(config.lora, trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
+    latest = last_checkpoint(checkpoints)
+    if prepared.probe is not None and latest is None:
+        prepared.probe.prepare(trainer.model, loaded.tokenizer)
     guard = _guard(config, prepared, trainer, work, progress) if config.is_guarded else None
     trainer.add_callback(Watch(progress))  # after all that put something into a checkpoint
     if leads():
         clear_torn(checkpoints)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    trainer.train(resume_from_checkpoint=latest)
+    _refuse_base(prepared)
     energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
     return Tuned(trainer, energies)
+
+
+def _refuse_base(prepared: Prepared) -> None:
+    """A tune that no look after the first was within has nothing to give."""
+    if prepared.probe is not None and prepared.probe.stopped and prepared.probe.last_safe == 0:
+        fallen = prepared.probe.history[0].refusal_log_odds - prepared.probe.history[-1].refusal_log_odds
+        raise NoEffectError(
+            "train.probe.stop_below",
+            seen=f"log-odds of refusal that fell by {fallen:.1f} nats before the look at step "
+            f"{prepared.probe.history[-1].step}",
+            expected=f"a look within {prepared.probe.stop_below:g} nats after the first step",
+            remedy="set probe.every lower, lower learning_rate, or tune with method alignguard",
+        )
 
 
 def _guard(
