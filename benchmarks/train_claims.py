@@ -20,6 +20,7 @@ import numpy as np
 from merge_claims import _points, _rate
 from testbed_claims import RATES, asking, outcomes
 
+from alignkeep.checkpoint.forgetting import ForgettingLaw
 from alignkeep.evaluate.stage import evaluate
 from alignkeep.evaluate.statistics import paired_bootstrap
 from alignkeep.models.chat import IGNORED, encode_example
@@ -182,6 +183,7 @@ def forgetting(world, out: Path, base: Path, seeds: int, name: str) -> None:
             losses = [one.loss for one in found[-seeds:]]
             print(f"{amount} examples, {label}: " + ", ".join(f"{loss:.3f}" for loss in losses), flush=True)
     law = fit_forgetting(found, before, unit=1000)
+    ForgettingLaw(before, law.unit, law.exponent, law.amplitude, law.offset, found).write(base)
     print(f"\nbase {before:.4f} nats; exponent {law.exponent}; residual {law.residual:.2f} log units")
     for label in (PLAIN, "AlignGuard"):
         print(f"{label}: amplitude {law.amplitude[label]}, offset {law.offset[label]}", flush=True)

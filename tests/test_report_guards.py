@@ -7,11 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from alignkeep.checkpoint.forgetting import FORGETTING_NAME, ForgettingLaw, read_forgetting
+from alignkeep.errors import DataError
+from alignkeep.report.forgetting import forgetting_of
 from alignkeep.report.guards import guards_of, probes_of
 from alignkeep.report.sources import Training, read_sources
 from alignkeep.report.stage import report
+from alignkeep.train.forgetting import Observation, fit_forgetting
 from test_report import NASTY, write_demo
 
 ENERGIES = {"model.layers.0.q": [0.04, 1.0], "model.layers.0.v": [0.05, 1.0], "model.layers.11.q": [0.16, 2.0]}
@@ -66,11 +71,62 @@ def test_a_record_without_usable_energies_has_no_layers(broken: Any, folder: Pat
     assert [figure.name for figure in guards_of([found(folder)], [])] == ["guard"]
 
 
-def test_all_three_are_on_the_page_and_a_hostile_name_is_a_word(folder: Path, tmp_path: Path) -> None:
+TUNES = ("plain", 500, 1.25), ("plain", 500, 1.75), ("plain", 1000, 4.5), ("kept", 1000, 0.6)
+LAW = {
+    "base_loss": 0.5, "unit": 1000, "exponent": [2.0, 1.5, 2.5],
+    "tunes": [{"method": name, "amount": amount, "loss": loss} for name, amount, loss in TUNES],
+    "methods": {name: {"amplitude": [size, size / 2, 2 * size], "offset": [0.25, 0.0, 0.5]}
+                for name, size in (("plain", 4.0), ("kept", 0.5))},
+}  # fmt: skip
+
+
+def test_a_law_of_forgetting_has_measured_and_fitted_numbers(tmp_path: Path) -> None:
+    """Of plain at 500: measured (.75 + 1.25) / 2 above the base's .5, fitted 4 x .5^2 + .25."""
+    file = tmp_path / FORGETTING_NAME
+    file.write_text(json.dumps(LAW))
+    law = read_forgetting(file)
+    (figure,) = forgetting_of([law])
+    assert figure.table.rows == (
+        ("plain", "500", "1.000 (2)", "1.250"),
+        ("plain", "1000", "4.000 (1)", "4.250"),
+        ("kept", "1000", "0.100 (1)", "0.750"),
+    )
+    assert figure.notes[0] == "plain: amplitude 4 [2, 8], offset 0.25 [0, 0.5]"
+    assert json.loads(law.write(tmp_path).read_text()) == LAW
+
+
+def test_what_was_fitted_is_what_is_drawn(tmp_path: Path) -> None:
+    tunes = [
+        Observation(name, amount, 0.5 + size * amount / 1000)
+        for name, size in (("plain", 2.0), ("kept", 0.2))
+        for amount in (100, 200, 400, 800, 1600)
+    ]
+    fit = fit_forgetting(tunes, 0.5, unit=1000, draws=20)
+    law = ForgettingLaw(0.5, fit.unit, fit.exponent, fit.amplitude, fit.offset, tunes)
+    (figure,) = forgetting_of([read_forgetting(law.write(tmp_path))])
+    for method, amount, measured, fitted in figure.table.rows:
+        assert float(fitted) == pytest.approx(fit.predicted(method, np.array([float(amount)]))[0], abs=1e-3)
+        assert float(measured.split()[0]) == pytest.approx(float(fitted), abs=0.02)
+
+
+@pytest.mark.parametrize("key", ["base_loss", "exponent", "methods", "tunes"])
+def test_a_law_that_is_none_is_refused(key: str, folder: Path) -> None:
+    (folder / FORGETTING_NAME).write_text(json.dumps({**LAW, key: [1, 2]}))
+    with pytest.raises(DataError, match=f"{FORGETTING_NAME}: seen"):
+        read_sources([folder])
+
+
+def test_all_are_on_the_page_and_a_hostile_name_is_a_word(folder: Path, tmp_path: Path) -> None:
     name = NASTY[0].replace("/", "")
     write(folder / name / "train")
+    (folder / name / FORGETTING_NAME).write_text(json.dumps(LAW).replace("kept", name))
     page = report([folder], out=tmp_path / "page").page.read_text(encoding="utf-8")
-    for title in ("Safety while tuning", "The update inside the alignment subspace", "Drift by layer"):
+    for title in (
+        "Safety while tuning",
+        "The update inside the alignment subspace",
+        "Drift by layer",
+        "What is forgotten",
+    ):
         assert title in page
     assert name not in page
 

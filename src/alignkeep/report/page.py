@@ -15,6 +15,7 @@ from markupsafe import Markup
 from alignkeep.citations import Method, bibtex, cite, methods_of
 from alignkeep.report.examples import Section, sections_of
 from alignkeep.report.figures import key
+from alignkeep.report.forgetting import forgetting_of
 from alignkeep.report.fronts import fronts_of
 from alignkeep.report.guards import guards_of, probes_of
 from alignkeep.report.injections import injections_of
@@ -84,6 +85,7 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
             *figures_of(subjects, sources.trainings),
             *probes_of(sources.trainings, subjects),
             *guards_of(sources.trainings, subjects),
+            *forgetting_of(sources.laws),
         ),
         sections=sections_of(subjects, full=full_answers),
         full_answers=full_answers,

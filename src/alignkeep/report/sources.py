@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignkeep.checkpoint.files import parse_object, read_object
+from alignkeep.checkpoint.forgetting import FORGETTING_NAME, ForgettingLaw, read_forgetting
 from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
 from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.errors import DataError
 from alignkeep.types import Scorecard
 
-_READ = {"scorecard.json", "training_log.jsonl", "record.json", SWEEP_NAME, INJECTION_NAME}
+_READ = {"scorecard.json", "training_log.jsonl", "record.json", SWEEP_NAME, INJECTION_NAME, FORGETTING_NAME}
 _STAGES = {"evaluate", "train", "merge", "inject"}
 
 
@@ -98,6 +99,7 @@ class Sources:
     records: tuple[StageRecord, ...]
     sweeps: tuple[Sweep, ...] = ()
     injections: tuple[Injected, ...] = ()
+    laws: tuple[ForgettingLaw, ...] = ()
 
 
 def read_sources(folders: Sequence[Path]) -> Sources:
@@ -107,6 +109,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
     records: list[StageRecord] = []
     sweeps: list[Sweep] = []
     injections: list[Injected] = []
+    laws: list[ForgettingLaw] = []
     taken: dict[Path, str] = {}
     for root in folders:
         for folder, names in _walk(root):
@@ -124,6 +127,8 @@ def read_sources(folders: Sequence[Path]) -> Sources:
                 sweeps.append(Sweep(label, read_sweep(folder / SWEEP_NAME)))
             if INJECTION_NAME in names:
                 injections.append(Injected(label, read_injection(folder / INJECTION_NAME)))
+            if FORGETTING_NAME in names:
+                laws.append(read_forgetting(folder / FORGETTING_NAME))
     if not evaluations:
         raise DataError(
             ", ".join(str(folder) for folder in folders) or "no folder",
@@ -131,7 +136,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             expected="the folder of `alignkeep evaluate`, `run` or `demo`",
             remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
         )
-    return Sources(tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections))
+    return Sources(tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections), tuple(laws))
 
 
 def _training(log: Path, label: str, facts: Mapping[str, object]) -> Training:
