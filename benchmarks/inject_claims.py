@@ -3,9 +3,9 @@
     python benchmarks/inject_claims.py --out DIR [--seeds 3] [--models weak,uncensored,benign_drift,poisoned]
 
 `weak` and `uncensored` are shipped models; the other two are plain LoRA tunes of `aligned`, one for every seed. A seed
-also draws which prompts give the direction and which judge the edit (train and validation parts; borderline prompts are
-among the harmless ones, but for "as a recipe does it", where they judge the edit alone); rates are of the test
-parts, means over seeds with a 95 % interval that covers seeds and prompts (two-level bootstrap). A killed run goes on.
+also draws which prompts give the direction and which judge the edit (train and validation parts; borderline prompts
+only judge it); rates are of the test parts, means over seeds with a 95 % interval that covers seeds and prompts
+(two-level bootstrap). A killed run goes on.
 """
 
 from __future__ import annotations
@@ -46,10 +46,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "mean calibrated": {"right": "mean", "sign": "calibrated"},
     "targeted": {},
     "targeted, direction of aligned": {"source": True},
-    "the same, silent on the tune's data": {"source": True, "general": True},
-    "as a recipe does it": {"source": True, "general": True, "borderline": True},
+    "the same, silent on the tune's data": {"source": True, "general": True},  # as a recipe does it
     "targeted, with system prompt": {"system": True},
-    "mean calibrated, with system prompt": {"right": "mean", "sign": "calibrated", "system": True},
 }
 
 
@@ -70,7 +68,7 @@ def asked(world, model: Path):
 
 
 def prompts(world, out: Path) -> tuple[str, str]:
-    """Harmful and harmless prompts, the borderline ones of the validation part among these."""
+    """Harmful and harmless prompts; the borderline ones of the validation part are among these, by kind."""
     harmless = out / "harmless.jsonl"
     names = ("harmless_train", "borderline_validation")
     harmless.write_text("".join(world.data[name].read_text(encoding="utf-8") for name in names), encoding="utf-8")
@@ -94,8 +92,7 @@ def edited_model(world, out: Path, name: str, variant: str, seed: int) -> tuple[
     config = InjectConfig(
         model=str(model),
         harmful=harmful,
-        harmless=str(world.data["harmless_train"]) if wanted.get("borderline") else harmless,
-        borderline=str(world.data["borderline_validation"]) if wanted.get("borderline") else None,
+        harmless=harmless,
         general=str(world.data[name]) if wanted.get("general") else None,
         direction=DirectionConfig(
             source=str(world.models["aligned"]) if wanted.get("source") else None,

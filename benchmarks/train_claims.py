@@ -138,9 +138,8 @@ def measured(world, out: Path, part: str, name: str, label: str, variant: dict[s
 def table(world, out: Path, part: str, name: str, tables: Sequence[str], seeds: int, base: Path) -> None:
     """Rates of every variant, and against plain LoRA: the drift that is left of its, and the gain in task."""
     print(f"\n## {name}, {part}\n")
-    print(
-        "| tune | " + " | ".join(f"{kind} {what}" for kind, what in RATES.items()) + " | drift kept of plain's | task |"
-    )
+    rates = " | ".join(f"{kind} {what}" for kind, what in RATES.items())
+    print(f"| tune | {rates} | drift, of plain LoRA's | task, against plain LoRA |")
     print("| --- |" + " --- |" * (len(RATES) + 2))
     before = {kind: outcomes(base, kind) for kind in RATES}
     print("| base | " + " | ".join(f"{100 * before[kind].mean():.1f} %" for kind in RATES) + " | | |", flush=True)
