@@ -1,0 +1,1 @@
+"""Which examples to learn from: optimal transport to safe and from harmful data."""
