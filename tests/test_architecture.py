@@ -19,7 +19,7 @@ ROOMS = {"curate", "train", "align", "merge", "inject", "evaluate", "report", "t
 ABOVE = {"cli", "lifecycle", "demonstration", "recipe"}
 MATH = [
     "refusal.py",
-    "curate/transport.py",
+    "curate/transport.py", "curate/weighting.py",
     "evaluate/statistics.py", "evaluate/drift.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",

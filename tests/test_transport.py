@@ -176,9 +176,10 @@ def swept(costs: Tensor, source: Tensor, target: Tensor, epsilon: float, sweeps:
     """Log-domain sweeps in NumPy."""
     c, a, b = (one.numpy() for one in (costs, source, target))
     f, g = 0 * a, 0 * b
+    logs: Any = logsumexp
     for _ in range(sweeps):
-        f = -epsilon * logsumexp((g - c) / epsilon, b=b, axis=1)
-        g = -epsilon * logsumexp((f[:, None] - c) / epsilon, b=a[:, None], axis=0)
+        f = -epsilon * logs((g - c) / epsilon, b=b, axis=1)
+        g = -epsilon * logs((f[:, None] - c) / epsilon, b=a[:, None], axis=0)
     return float(f @ a + g @ b), f - f @ a
 
 

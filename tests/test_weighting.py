@@ -1,0 +1,205 @@
+"""Push and pull: by hand, laws, limits, twins, refusals."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from alignkeep.curate.transport import CosineCosts, DenseCosts, transport
+from alignkeep.curate.weighting import (
+    Reference,
+    Weighing,
+    alone,
+    effective_sample_size,
+    temperature,
+    top_k,
+    training_weights,
+    weigh,
+)
+
+few = settings(max_examples=25, deadline=None)
+WIDE: dict[str, Any] = {"dtype": torch.float64}
+
+
+def around(centre: list[float], count: int, seed: int, spread: float = 0.2) -> Tensor:
+    noise = torch.randn(count, len(centre), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(torch.tensor(centre, dtype=torch.float64) + spread * noise, dim=1)
+
+
+TASK, HARM = [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
+CLEAN, POISON = around(TASK, 90, 1), around(HARM, 10, 2)
+DATA, SAFE, HARMFUL = torch.cat([CLEAN, POISON]), around(TASK, 15, 3), around(HARM, 25, 4)
+
+
+def weighed(data: Tensor = DATA, safe: Tensor = SAFE, harmful: Tensor = HARMFUL, **options: Any) -> Weighing:
+    references = (alone(CosineCosts(data, one.to(data))) for one in (safe, harmful))
+    return weigh(*references, len(data), options.pop("epsilon", 0.05), **{**WIDE, **options})
+
+
+# By hand
+
+
+def test_one_safe_and_one_harmful_point_by_hand() -> None:
+    """To a single target the plan is the masses themselves: f is the cost, so phi = C_safe - push C_harmful + constant.
+    Costs (0, 1) and (1, 0), push 1: phi = (-1, 1). Masses (p, 1 - p) of sample size 1.6 = 1 / (p^2 + (1 - p)^2), so p =
+    3/4 - a bit: 2 p^2 - 2 p + 1 = .625, p = (1 + sqrt(.25)) / 2 = .75; ln(p / (1 - p)) = 2 / tau, tau = 2 / ln 3."""
+    found = weigh(
+        alone(DenseCosts(torch.tensor([[0.0], [1.0]], dtype=torch.float64))),
+        alone(DenseCosts(torch.tensor([[1.0], [0.0]], dtype=torch.float64))),
+        2, 0.1, most=60, **WIDE,
+    )  # fmt: skip
+    assert found.converged
+    assert_close(found.mass, torch.tensor([0.75, 0.25], dtype=torch.float64), rtol=0, atol=2e-3)
+    assert found.steps[-1].tau == pytest.approx(2 / math.log(3), rel=1e-6)
+    first = found.steps[0]
+    assert (first.safe, first.harmful, first.objective) == pytest.approx((0.5, 0.5, 0.0))
+    assert first.sample_size == pytest.approx(2)
+    assert first.residual == pytest.approx(0.25)
+
+
+def test_sizes_weights_and_the_best_by_hand() -> None:
+    assert effective_sample_size(torch.tensor([0.5, 0.25, 0.25])) == pytest.approx(1 / 0.375)
+    mass = torch.tensor([0.1, 0.4, 0.1, 0.3, 0.1])
+    assert top_k(mass, 0.6).tolist() == [True, True, False, True, False]  # of equal masses the first
+    found = Weighing(mass, mass.log(), mass, mass, (), True)
+    assert_close(training_weights(found, top_k(mass, 0.4)), torch.tensor([0, 8 / 7, 0, 6 / 7, 0]))
+    literal = [2 * math.exp(one) / (math.exp(0.4) + math.exp(0.3)) for one in (0.4, 0.3)]
+    assert_close(
+        training_weights(found, top_k(mass, 0.4), "exponential"), torch.tensor([0, literal[0], 0, literal[1], 0])
+    )
+
+
+# Laws
+
+
+@few
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=30), st.floats(0.05, 0.95))
+def test_the_temperature_is_the_smallest_that_keeps_the_sample_size(values: list[float], floor: float) -> None:
+    slope = torch.tensor(values, dtype=torch.float64)
+    tau, count = temperature(slope, floor), len(values)
+    assert effective_sample_size((-slope / tau).softmax(0)) >= floor * count * (1 - 1e-6)
+    least = values.count(min(values))
+    if slope.std(correction=0) > 1e-3 and least < floor * count * 0.99:
+        assert effective_sample_size((-slope / (0.99 * tau)).softmax(0)) < floor * count
+
+
+@few
+@given(st.integers(0, 99), st.floats(0, 3), st.floats(0.3, 0.95))
+def test_masses_are_a_fixed_point_of_the_sample_size_that_was_asked_for(seed: int, push: float, floor: float) -> None:
+    data = torch.cat([around(TASK, 12, seed), around(HARM, 4, seed + 1)])
+    found = weighed(data, push=push, floor=floor, most=80)
+    assert float(found.mass.sum()) == pytest.approx(1)
+    if found.converged:
+        assert found.sample_size == pytest.approx(floor * len(data), rel=0.02)
+    each = [torch.full((len(one),), 1 / len(one), dtype=torch.float64) for one in (SAFE, HARMFUL)]
+    near, far = (
+        transport(CosineCosts(data, one), found.mass, target, 0.05).source_potential
+        for one, target in zip((SAFE, HARMFUL), each, strict=True)
+    )
+    aim = (-(near - push * far) / found.steps[-1].tau).softmax(0)
+    assert float((aim - found.mass).abs().sum()) / 2 == pytest.approx(found.steps[-1].residual, abs=1e-4)
+
+
+def test_poison_has_less_mass_than_any_clean_example_and_both_terms_move_as_they_should() -> None:
+    found = weighed()
+    assert found.converged
+    assert float(found.mass[:90].min()) > float(found.mass[90:].max())
+    assert found.steps[-1].safe < found.steps[0].safe
+    assert found.steps[-1].harmful > found.steps[0].harmful
+    assert not top_k(found.mass, 0.9)[90:].any()
+
+
+def test_a_permutation_permutes_and_duplicates_share() -> None:
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    assert_close(weighed(DATA[order]).mass, weighed().mass[order], rtol=1e-5, atol=1e-9)
+    twice = weighed(torch.cat([DATA, DATA[:3]])).mass
+    assert_close(twice[100:], twice[:3], rtol=1e-9, atol=0)
+
+
+# Limits
+
+
+def test_against_itself_nothing_is_preferred() -> None:
+    found = weighed(safe=HARMFUL, harmful=HARMFUL)
+    assert_close(found.mass, torch.full((100,), 0.01, dtype=torch.float64))
+    assert found.steps[-1].residual < 1e-9
+
+
+def test_equal_examples_have_equal_masses() -> None:
+    found = weighed(DATA[:1].expand(7, -1))
+    assert_close(found.mass, torch.full((7,), 1 / 7, dtype=torch.float64))
+    assert weighed(DATA[:1]).mass.tolist() == [1.0]
+
+
+def test_a_push_of_nothing_pulls_alone() -> None:
+    found = weighed(push=0.0)
+    other = weighed(push=0.0, harmful=around([0, 0, 1.0, 0], 5, 9))
+    assert_close(found.mass, other.mass, rtol=1e-3, atol=1e-6)
+    assert float(found.mass[:90].mean()) > float(found.mass[90:].mean())
+
+
+def test_the_literal_weights_are_nearly_uniform() -> None:
+    found = weighed()
+    weights = training_weights(found, top_k(found.mass, 0.8), "exponential")
+    assert float((weights[weights > 0] - 1).abs().max()) < 0.05
+
+
+# The same, however it is computed
+
+
+def test_float32_is_float64_up_to_rounding() -> None:
+    narrow = weighed(DATA.float(), dtype=torch.float32)
+    assert narrow.mass.dtype == torch.float32
+    assert_close(narrow.mass.double(), weighed().mass, rtol=5e-3, atol=1e-5)
+
+
+def test_two_processes_are_one() -> None:
+    together, shared = Barrier(2), [torch.zeros(0)] * 2
+
+    def part(rank: int) -> Weighing:
+        here = slice(0, 37) if rank == 0 else slice(37, 100)
+
+        def total(vector: Tensor) -> Tensor:
+            shared[rank] = vector
+            together.wait()
+            found = shared[0] + shared[1]
+            together.wait()
+            return found
+
+        references = (Reference(CosineCosts(DATA[here], one), here, total) for one in (SAFE, HARMFUL))
+        return weigh(*references, 100, 0.05, **WIDE)
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(part, range(2)))
+    for one in parts:
+        assert_close(one.mass, weighed().mass, rtol=1e-6, atol=1e-9)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("options", [{"push": -1.0}, {"push": math.nan}, {"floor": 0.0}, {"floor": 1.0}, {"most": 0}])
+def test_what_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="need push >= 0"):
+        weighed(**options)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.004, 1.1, -0.5])
+def test_keeping_nothing_or_more_than_there_is_is_refused(keep: float) -> None:
+    with pytest.raises(ValueError, match="need to keep 1 to 100 examples"):
+        top_k(torch.full((100,), 0.01), keep)
+
+
+def test_one_that_ran_out_of_steps_says_so() -> None:
+    found = weighed(most=1)
+    assert not found.converged
+    assert len(found.steps) == 1
