@@ -41,8 +41,8 @@ DATA, SAFE, HARMFUL = torch.cat([CLEAN, POISON]), around(TASK, 15, 3), around(HA
 
 
 def weighed(data: Tensor = DATA, safe: Tensor = SAFE, harmful: Tensor = HARMFUL, **options: Any) -> Weighing:
-    references = (alone(CosineCosts(data, one.to(data))) for one in (safe, harmful))
-    return weigh(*references, len(data), options.pop("epsilon", 0.05), **{**WIDE, **options})
+    near, far = (alone(CosineCosts(data, one.to(data))) for one in (safe, harmful))
+    return weigh(near, far, len(data), options.pop("epsilon", 0.05), **{**WIDE, **options})
 
 
 # By hand
@@ -175,8 +175,8 @@ def test_two_processes_are_one() -> None:
             together.wait()
             return found
 
-        references = (Reference(CosineCosts(DATA[here], one), here, total) for one in (SAFE, HARMFUL))
-        return weigh(*references, 100, 0.05, **WIDE)
+        near, far = (Reference(CosineCosts(DATA[here], one), here, total) for one in (SAFE, HARMFUL))
+        return weigh(near, far, 100, 0.05, **WIDE)
 
     with ThreadPoolExecutor(2) as pool:
         parts = list(pool.map(part, range(2)))
