@@ -36,7 +36,7 @@ from alignkeep.train.subspaces import measure_subspaces
 from alignkeep.types import Example, Message
 
 PLAIN = "plain LoRA"
-ALL = {"trust": 0.01, "collision": 0.01}  # the other two terms, for the ablation
+ALL = {"trust": 0.001, "collision": 0.001}  # the other two terms, for the ablation
 # fmt: off
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "methods": {
@@ -60,7 +60,7 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "weight decay on the update": {"decay": 0.003},
     },
     # For the choice of defaults, on validation data.
-    "strengths": {f"alignment {one:g}": {"alignment": one} for one in (0.03, 0.3, 1.0)},
+    "strengths": {f"alignment {one:g}": {"alignment": one} for one in (0.03, 0.05, 0.1, 0.3)},
     "full rates": {f"full, rate {one:g}": {"method": "full", "learning_rate": one} for one in (1e-4, 1e-3)},
     "trusts": {f"trust {one:g}": {"trust": one} for one in (0.001, 0.01)},
     "curvatures": {f"trust {one:g}, running curvature": {"trust": one, "curvature": "running"} for one in (0.1, 1.0)},
