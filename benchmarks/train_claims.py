@@ -171,12 +171,16 @@ def forgetting(world, out: Path, base: Path, seeds: int, name: str) -> None:
     before = loss_of(world.models["aligned"], examples)
     found: list[Observation] = []
     for amount in AMOUNTS:
-        data = out / f"{name}-{amount}.jsonl"
-        rows = world.data[name].read_text(encoding="utf-8").splitlines(keepends=True)
-        data.write_text("".join(rows[:amount]), encoding="utf-8")
+        data, some = world.data[name], f"-{amount}"
+        rows = data.read_text(encoding="utf-8").splitlines(keepends=True)
+        if amount < len(rows):
+            data = out / f"{name}{some}.jsonl"
+            data.write_text("".join(rows[:amount]), encoding="utf-8")
+        else:  # the tunes of the table
+            some = ""
         for label in (PLAIN, "AlignGuard"):
             for seed in range(seeds):
-                model = out / f"{name}-{amount}-{label.replace(' ', '-')}-s{seed}"
+                model = out / f"{name}{some}-{label.replace(' ', '-')}-s{seed}"
                 tuned(world, VARIANTS["methods"][label], data, seed, model)
                 found.append(Observation(label, amount, loss_of(model, examples)))
             losses = [one.loss for one in found[-seeds:]]

@@ -49,7 +49,7 @@ class AlignGuardSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str | None = None
-    alignment: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    alignment: float = Field(default=0.05, ge=0, allow_inf_nan=False)
     trust: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     collision: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     overlap: float = Field(default=0.5, ge=0, le=1)
