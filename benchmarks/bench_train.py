@@ -164,6 +164,30 @@ def fisher_of(width: int) -> float:
         return sorted(found)[1]
 
 
+def probe_of(width: int) -> float:
+    """The share of a tune that a safety probe takes at its usual interval: one look over that many steps."""
+    from alignkeep.train.probe import PROMPTS, SafetyProbe
+    from alignkeep.types import Message, Prompt
+
+    words = " ".join(f"w{at}" for at in range(3, LENGTH // 2))
+    harmful, harmless = ([Prompt((Message("user", f"{end} {words}"),))] * PROMPTS for end in ("w1000", "w2000"))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(width, folder, False, 0.0)
+        probe = SafetyProbe(harmful, harmless, refusals=["w7"])
+        step = stepper(trainer)
+        probe.prepare(trainer.model, trainer.processing_class)
+        step()
+        found = []
+        for _ in range(3):
+            started = time.perf_counter()
+            probe._look()
+            middle = time.perf_counter()
+            for _ in range(3):
+                step()
+            found.append((middle - started) / (time.perf_counter() - middle) * 3 / probe.every)
+        return sorted(found)[1]
+
+
 def memory_of(width: int, guarded: bool, collision: float) -> float:
     """Peak resident MB of a process that takes a few steps. (On a GPU: of its memory.)"""
     command = [sys.executable, __file__, "--one", str(width), str(int(guarded)), str(collision)]
@@ -203,6 +227,7 @@ def main() -> None:
             row |= {"plain_MB": round(plain), "guarded_MB": round(guarded), "memory": round(guarded / plain, 3)}
             print(json.dumps(row), flush=True)
         print(json.dumps({"width": width, "Fisher pass / training pass": round(fisher_of(width), 2)}), flush=True)
+        print(json.dumps({"width": width, "probe's share of the time, %": round(100 * probe_of(width), 2)}), flush=True)
 
 
 if __name__ == "__main__":
