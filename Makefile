@@ -29,9 +29,9 @@ $(VENV)/stamp-dev: pyproject.toml $(VENV)/stamp-torch
 demo: $(VENV)/stamp-run  ## Tune a tiny aligned model and see what is lost: demo/report.html
 	$(BIN)/alignkeep demo --out $(DEMO)
 
-# One file is one worker's: fixtures are made once, and what counts processes or threads is not disturbed.
+# One file is one worker's (tests/conftest.py): fixtures are made once, and what counts processes is not disturbed.
 test: $(VENV)/stamp-dev  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/stamp-dev  ## Check style and types
 	$(BIN)/ruff check

@@ -21,6 +21,13 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file is one worker's, but for the pages of the docs: they take minutes and share nothing."""
+    for item in items:
+        if item.path.name != "test_docs.py":
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 def build_tiny_model(folder: Path, *, seed: int = 0, chat_template: str | None = CHAT_TEMPLATE) -> Path:
     """A random two-layer Llama of 30 k parameters with a word tokenizer."""
     import torch

@@ -29,7 +29,11 @@ from alignkeep.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "alignkeep"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The longest first, so that no worker is left alone with it at the end.
+PAGES = sorted(
+    [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *(ROOT / "docs").glob("*.md")],
+    key=lambda page: (-page.read_text(encoding="utf-8").count("\nalignkeep "), page.name),
+)
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHORT = ("train.trainer.max_steps=4", "evaluate.limit=4", "evaluate.attacks=prefill")
