@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-inject bench-train claims merge-claims inject-claims testbed clean
+.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-inject bench-train claims merge-claims inject-claims train-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -73,6 +73,10 @@ claims: $(VENV)/stamp-run  ## What a plain tune does to the testbed: docs/testbe
 
 merge-claims: $(VENV)/stamp-run  ## What merging brings back on the testbed: docs/merging.md
 	$(BIN)/python benchmarks/merge_claims.py --out claims/merge
+
+train-claims: $(VENV)/stamp-run  ## What AlignGuard keeps on the testbed: docs/alignguard.md
+	$(BIN)/python benchmarks/train_claims.py --out claims/train
+	$(BIN)/python benchmarks/train_claims.py --out claims/train --sets benign_drift --tables forgetting
 
 testbed: $(VENV)/stamp-run  ## Train the shipped tiny models again (developers only)
 	$(BIN)/python -m alignkeep.testbed.build --seed 0 --out src/alignkeep/testbed/models
