@@ -208,7 +208,7 @@ def loss_of(model: Path, examples: Sequence[Example]) -> float:
     loaded = load_model(str(model))
     total, tokens = 0.0, 0
     for start in range(0, len(examples), 64):
-        rows = [encode_example(loaded.tokenizer, one, 1024) for one in examples[start : start + 64]]
+        rows = [encode_example(loaded.tokenizer, one) for one in examples[start : start + 64]]
         batch = padded(rows, loaded.model.device)
         with torch.inference_mode():
             logits = loaded.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).logits
