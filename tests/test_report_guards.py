@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from alignkeep.report.sources import Training, read_sources
 from alignkeep.report.stage import report
 from alignkeep.train.forgetting import Observation, fit_forgetting
 from test_report import NASTY, write_demo
+from test_report_injections import write as write_injection
 
 ENERGIES = {"model.layers.0.q": [0.04, 1.0], "model.layers.0.v": [0.05, 1.0], "model.layers.11.q": [0.16, 2.0]}
 
@@ -114,6 +116,16 @@ def test_a_law_that_is_none_is_refused(key: str, folder: Path) -> None:
     (folder / FORGETTING_NAME).write_text(json.dumps({**LAW, key: [1, 2]}))
     with pytest.raises(DataError, match=f"{FORGETTING_NAME}: seen"):
         read_sources([folder])
+
+
+def test_no_two_figures_of_a_page_have_one_name(folder: Path, tmp_path: Path) -> None:
+    """The injections have layers too."""
+    write(folder / "kept" / "train")
+    write_injection(folder / "kept" / "inject")
+    page = report([folder], out=tmp_path / "page").page.read_text(encoding="utf-8")
+    names = re.findall(r'<section id="([^"]+)"', page)
+    assert len(names) == len(set(names))
+    assert {"layers", "guard-layers"} <= set(names)
 
 
 def test_all_are_on_the_page_and_a_hostile_name_is_a_word(folder: Path, tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def _by_layer(guarded: Sequence[Training], curves: Sequence[Curve]) -> tuple[Fig
         return ()
     caption = "Norm of the update inside the alignment subspace, layer by layer, at the end of each guarded tune."
     rows = tuple((curve.label, f"{layer:g}", f"{norm:.3g}") for curve in drawn for layer, norm in curve.points)
-    chart = line_chart("layers", "Drift by layer", caption, drawn, across="layer", up="norm inside")
-    return (Figure("layers", "Drift by layer", caption, chart, Table(("Run", "Layer", "Norm inside"), rows)),)
+    chart = line_chart("guard-layers", "Drift by layer", caption, drawn, across="layer", up="norm inside")
+    return (Figure("guard-layers", "Drift by layer", caption, chart, Table(("Run", "Layer", "Norm inside"), rows)),)
 
 
 def _energy(one: tuple[float, float, float]) -> float:
