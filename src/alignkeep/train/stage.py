@@ -167,13 +167,9 @@ def _write(
             expected="a base that nobody writes to",
             remedy="put the base back and run the tune again",
         )
-    rows = [_log_row(row) for row in trainer.state.log_history if {"loss", PROBED} & row.keys()]
-    losses = [row["loss"] for row in rows if "loss" in row]
+    losses = _write_log(trainer.state.log_history, folder.work / _LOG_NAME)
     shutil.rmtree(folder.work / "trainer")
     (folder.work / SUBSPACES_NAME).unlink(missing_ok=True)
-    log = folder.work / _LOG_NAME
-    log.unlink(missing_ok=True)
-    append_jsonl(log, rows)
     result = {
         "steps": trainer.state.global_step,
         "examples": len(prepared.rows.weights),
@@ -197,6 +193,14 @@ def _write(
             result=result,
         )
     )
+
+
+def _write_log(history: list[dict[str, Any]], log: Path) -> list[float]:
+    """Put steps and looks into the log; returns the losses."""
+    rows = [_log_row(row) for row in history if {"loss", PROBED} & row.keys()]
+    log.unlink(missing_ok=True)
+    append_jsonl(log, rows)
+    return [row["loss"] for row in rows if "loss" in row]
 
 
 def _stopped(prepared: Prepared, state: Any) -> list[str]:
