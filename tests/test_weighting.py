@@ -84,12 +84,21 @@ def test_sizes_weights_and_the_best_by_hand() -> None:
 @few
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30), st.floats(0.05, 0.95))
 def test_the_temperature_is_the_smallest_that_keeps_the_sample_size(values: list[float], floor: float) -> None:
+    """Or the smallest there is, where as many examples are equally good (or differ by nothing to speak of)."""
     slope = torch.tensor(values, dtype=torch.float64)
-    tau, count = temperature(slope, floor), len(values)
-    assert effective_sample_size((-slope / tau).softmax(0)) >= floor * count * (1 - 1e-6)
-    least = values.count(min(values))
-    if slope.std(correction=0) > 1e-3 and least < floor * count * 0.99:
-        assert effective_sample_size((-slope / (0.99 * tau)).softmax(0)) < floor * count
+    tau, spread = temperature(slope, floor), float(slope.std(correction=0))
+    assert effective_sample_size((-slope / tau).softmax(0)) >= floor * len(values) * (1 - 1e-6)
+    if spread > 0 and tau > 1.01 * spread * math.exp(-20):
+        assert effective_sample_size((-slope / (0.99 * tau)).softmax(0)) < floor * len(values)
+
+
+def test_of_examples_that_are_equally_good_the_smallest_temperature_chooses() -> None:
+    """Two of three are enough for a floor of a half: their sample size is 2."""
+    for second in (0.0, 1e-52):
+        slope = torch.tensor([0.0, 1.0, second], dtype=torch.float64)
+        tau = temperature(slope, 0.5)
+        assert tau == pytest.approx(float(slope.std(correction=0)) * math.exp(-20))
+        assert effective_sample_size((-slope / tau).softmax(0)) == pytest.approx(2)
 
 
 @few

@@ -40,7 +40,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def test_two_processes_keep_to_the_penalties_of_one(tmp_path: Path) -> None:
     """21 examples in batches of 4, two to a step: the last step is one batch, in which one process has nothing."""
-    strengths = {"alignment": 1.0, "trust": 0.05, "collision": 0.1, "curvature": "running", "metric": "curvature"}
+    strengths = {"alignment": 1.0, "trust": 0.05, "collision": 0.1, "curvature": "running"}
     config = TrainConfig(
         model=str(materialise("models/aligned", tmp_path / "T")),
         data=_write(tmp_path / "data.jsonl", sets.rows("task_train")[:21]),

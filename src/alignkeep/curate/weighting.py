@@ -38,7 +38,7 @@ from alignkeep.curate.transport import Costs, Transport, transport
 
 FLOOR = 0.8  # of the examples, effective sample size
 STEPS, DAMPING, TOLERANCE = 40, 0.5, 1e-3  # of the total variation to the fixed point (chosen)
-_HALVINGS = 60
+_HALVINGS, _RANGE = 60, 20.0  # of the logarithm of tau, around that of the slopes' spread
 
 
 class Step(NamedTuple):
@@ -145,12 +145,12 @@ def weigh(
 
 
 def temperature(slope: Float[Tensor, " n"], floor: float) -> float:
-    """The smallest tau for which softmax(-slope / tau) has an effective sample size of `floor` n; of equal slopes any
-    will do."""
+    """The smallest tau for which softmax(-slope / tau) has an effective sample size of `floor` n, or e^-20 of the
+    slopes' spread where that has it already (what differs by less is equal); of equal slopes any will do."""
     spread = float(slope.std(correction=0))
     if spread == 0:
         return 1.0
-    low, high = math.log(spread) - 20, math.log(spread) + 20
+    low, high = math.log(spread) - _RANGE, math.log(spread) + _RANGE
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         enough = effective_sample_size((-slope.double() / math.exp(middle)).softmax(0)) >= floor * len(slope)
