@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def wait_until(claim: Callable[[], bool], child: ForkServerProcess) -> None:
 def _main(arguments: list[str], folder: Path) -> None:
     from alignkeep.cli import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115

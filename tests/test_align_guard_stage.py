@@ -367,6 +367,13 @@ def test_a_tune_of_one_step_has_felt_no_penalty_and_is_told(tiny: Tiny) -> None:
         learned(trainer, tiny.guard(trainer.model))
 
 
+def test_a_curvature_that_never_had_a_step_to_weigh_is_told(tiny: Tiny) -> None:
+    trainer = tiny.sft(adapter(tiny.base()), max_steps=1)
+    tiny.guard(trainer.model, alignment=0.0, trust=0.1, curvature="running").attach(trainer)
+    with pytest.raises(NoEffectError, match="gradient was at most 0"):
+        trainer.train()
+
+
 def test_a_short_tune_whose_penalty_pulls_in_the_end_is_not_refused(tiny: Tiny) -> None:
     trainer, plain = (tiny.sft(adapter(tiny.base(), begun=False), max_steps=8) for _ in range(2))
     guard = tiny.guard(trainer.model, alignment=1e-3)

@@ -49,6 +49,11 @@ def write(folder: Path, **changes: Any) -> Path:
     return folder / "injection.json"
 
 
+@pytest.mark.parametrize(("source", "said"), [("/home/me/models/aligned", "aligned"), ("a/base", "a/base")])
+def test_a_page_that_is_passed_on_does_not_say_where_a_folder_lies(source: str, said: str, tmp_path: Path) -> None:
+    assert figures(tmp_path, source=source)[1].caption.endswith(f"taken from {said}.")
+
+
 def figures(folder: Path, **changes: Any) -> tuple[Figure, Figure]:
     strengths, layers = injections_of([Injected("tune", read_injection(write(folder, **changes)))])
     return strengths, layers

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from threading import Barrier
 from typing import Any
 
 import ot
@@ -19,7 +17,8 @@ from scipy.special import logsumexp
 from torch import Tensor
 from torch.testing import assert_close
 
-from alignkeep.curate.transport import CosineCosts, Costs, DenseCosts, transport
+from alignkeep.curate.transport import CosineCosts, Costs, DenseCosts, Transport, transport
+from together import Total, together
 
 exact = partial(torch.tensor, dtype=torch.float64)
 tight = partial(transport, tolerance=1e-10)
@@ -257,22 +256,12 @@ def test_from_a_near_solution_it_takes_fewer_passes_to_the_same_answer() -> None
 def test_two_processes_are_one() -> None:
     costs, source, target = problem(31, 7)
     whole = transport(DenseCosts(costs), source, target, 0.05)
-    together, shared = Barrier(2), [torch.zeros(0)] * 2
 
-    def half(rank: int) -> Any:
+    def half(rank: int, total: Total) -> Transport:
         mine = slice(0, 11) if rank == 0 else slice(11, 31)
-
-        def total(vector: Tensor) -> Tensor:
-            shared[rank] = vector
-            together.wait()
-            found = shared[0] + shared[1]
-            together.wait()
-            return found
-
         return transport(DenseCosts(costs[mine]), source[mine], target, 0.05, total=total)
 
-    with ThreadPoolExecutor(2) as pool:
-        parts = list(pool.map(half, range(2)))
+    parts = together(2, half)
     assert [part.passes for part in parts] == [whole.passes] * 2
     assert_close(torch.cat([part.source_potential for part in parts]), whole.source_potential)
     assert parts[0].value == parts[1].value == pytest.approx(whole.value, abs=1e-12)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -25,6 +23,7 @@ from alignkeep.curate.weighting import (
     training_weights,
     weigh,
 )
+from together import Total, together
 
 few = settings(max_examples=25, deadline=None)
 WIDE: dict[str, Any] = {"dtype": torch.float64}
@@ -172,23 +171,12 @@ def test_float32_is_float64_up_to_rounding() -> None:
 
 
 def test_two_processes_are_one() -> None:
-    together, shared = Barrier(2), [torch.zeros(0)] * 2
-
-    def part(rank: int) -> Weighing:
+    def part(rank: int, total: Total) -> Weighing:
         here = slice(0, 37) if rank == 0 else slice(37, 100)
-
-        def total(vector: Tensor) -> Tensor:
-            shared[rank] = vector
-            together.wait()
-            found = shared[0] + shared[1]
-            together.wait()
-            return found
-
         near, far = (Reference(CosineCosts(DATA[here], one), here, total) for one in (SAFE, HARMFUL))
         return weigh(near, far, 100, 0.05, **WIDE)
 
-    with ThreadPoolExecutor(2) as pool:
-        parts = list(pool.map(part, range(2)))
+    parts = together(2, part)
     for one in parts:
         assert_close(one.mass, weighed().mass, rtol=1e-6, atol=1e-9)
 

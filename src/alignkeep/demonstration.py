@@ -24,7 +24,7 @@ from alignkeep.types import Scorecard
 
 TUNES = {"poisoned": "poisoned", "harmless": "benign_drift"}  # and the testbed's data for it
 MERGED, INJECTED, GUARDED = "+merge", "+inject", "+alignguard"
-LIMIT = 400  # questions of each kind, so that everything takes some five minutes on two cores
+LIMIT = 300  # questions of each kind, so that everything takes some five minutes on two cores
 _GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
 
 

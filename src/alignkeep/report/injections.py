@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from alignkeep.checkpoint.injections import Injection, Tried
 from alignkeep.report.figures import Curve, line_chart
@@ -56,12 +57,17 @@ def _strengths(name: str, beside: str, found: Injection) -> Figure:
     return Figure(name, title, caption, chart, _trials(found, rates), notes)
 
 
+def _named(source: str) -> str:
+    """The folder's name, not where it lies: pages are passed on, and the record has the whole path."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
 def _layers(name: str, beside: str, found: Injection) -> Figure:
     title = f"Harmful and harmless prompts, block by block{beside}"
     points = tuple((float(layer.layer), layer.d_prime) for layer in found.layers)
     caption = (
         "Distance of the mean activations of the two sets before every block, in units of their spread (d'). The "
-        f"direction is that of block {found.layer}, taken from {found.source}."
+        f"direction is that of block {found.layer}, taken from {_named(found.source)}."
     )
     header = ("Block", "d'", "Length of the difference", "Log-odds of refusal, edited", "Divergence, nats")
     rows = tuple(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +11,16 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignkeep.checkpoint.files import write_tensors
-from alignkeep.errors import CheckpointError, RecipeError
+from alignkeep.errors import RecipeError
 from alignkeep.train.align_guard import EVERY, AlignGuard, Penalty, check_force
+from alignkeep.train.kept import file_in_checkpoint, kept_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkeep.models.squares import RunningSquares
+
+_CURVATURE = "curvature.safetensors"
 
 
 def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = None) -> None:
@@ -35,8 +37,8 @@ def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = No
         found = guard.penalty(model)
         seen.add(found, step)
         looks = step % EVERY == 1 or step + 1 == trainer.state.max_steps
-        looks = looks and found.total.requires_grad  # a curvature of nothing yet weighs nothing
-        forces = _forces(found.total, model) if looks else []
+        # A curvature of nothing yet weighs nothing: there is no gradient, which is a ratio of 0.
+        forces = _forces(found.total, model) if looks and found.total.requires_grad else []
         backward(loss + found.total.to(loss), **named)
         if curvature is not None:
             scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
@@ -74,7 +76,10 @@ class _Seen:
         self._terms.append(terms)
 
     def add_ratio(self, forces: list[tuple[Any, Tensor]], scaler: Any) -> None:
-        """The norm of the penalty's gradient over that of the task's, which is what is left of the sum."""
+        """The norm of the penalty's gradient over that of the task's, which is what is left of the sum; 0 of none."""
+        if not forces:
+            self.ratios.append(0.0)
+            return
         scale = scaler.get_scale() if scaler is not None else 1.0
         ours = theirs = 0.0
         for parameter, force in forces:
@@ -116,7 +121,7 @@ class _Kept(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_local_process_zero:
-            write_tensors(_curvature_file(args, state), self._curvature.state(), {})
+            write_tensors(file_in_checkpoint(args, state, _CURVATURE), self._curvature.state(), {})
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -124,24 +129,13 @@ class _Kept(TrainerCallback):
         self._curvature.begin()
         if not state.global_step:
             return
-        kept = _curvature_file(args, state)
-        if not kept.is_file():
-            raise CheckpointError(
-                str(kept.parent),
-                seen="a checkpoint without its curvature",
-                expected=f"{kept.name}, which a guarded trainer writes",
-                remedy="continue from a checkpoint in output_dir, or set curvature: none",
-            )
+        kept = kept_file(args, state, _CURVATURE, "set curvature: none")
         self._curvature.restore(load_file(kept), args.device)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._curvature.end()
-
-
-def _curvature_file(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "curvature.safetensors"
 
 
 def _forces(total: Tensor, model: Any) -> list[tuple[Any, Tensor]]:

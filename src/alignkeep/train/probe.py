@@ -21,11 +21,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from alignkeep.checkpoint.files import write_tensors
 from alignkeep.data import read_prompts
-from alignkeep.errors import CheckpointError, DataError, RecipeError
+from alignkeep.errors import DataError, RecipeError
 from alignkeep.models.activations import Tokens, last_tokens, next_token_log_probs
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import untouched
 from alignkeep.refusal import mean_divergence, opening_tokens, refusal_log_odds
+from alignkeep.train.kept import file_in_checkpoint, kept_file
 from alignkeep.types import Checkpoint, Prompt
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 PROBED = "safety/refusal_log_odds"  # what a look is known by in a log
 PROMPTS = 32  # of each kind that are read from a file (chosen: two forward passes of one batch)
+_NAME = "probe.safetensors"  # in a checkpoint
 _SAFE = "safe|"  # before the name of a parameter of the last safe look
 
 
@@ -125,7 +127,7 @@ class SafetyProbe(TrainerCallback):
             )
         self.history, self.stopped, self.last_safe, self._safe = [], False, None, {}
         if state.global_step:
-            self._restore(_file(args, state), model, tokenizer)
+            self._restore(kept_file(args, state, _NAME, "train without the probe"), model, tokenizer)
             return
         if self._loaded is None or self._loaded.model is not model:
             self.prepare(model, tokenizer)
@@ -147,16 +149,9 @@ class SafetyProbe(TrainerCallback):
             facts = {"history": json.dumps(self.history), "last_safe": json.dumps(self.last_safe)}
             tensors = {"tokens": self._tokens, "harmful": self._first[0], "harmless": self._first[1]}
             safe = {f"{_SAFE}{name}": one for name, one in self._safe.items()}
-            write_tensors(_file(args, state), tensors | safe, facts)
+            write_tensors(file_in_checkpoint(args, state, _NAME), tensors | safe, facts)
 
     def _restore(self, file: Path, model: Any, tokenizer: Any) -> None:
-        if not file.is_file():
-            raise CheckpointError(
-                str(file.parent),
-                seen="a checkpoint without the probe's first look",
-                expected=f"{file.name}, which a trainer with a probe writes into it",
-                remedy="continue from a checkpoint in output_dir, or train without the probe",
-            )
         self._loaded = LoadedModel(model, tokenizer, Checkpoint("the trainer's model", None, False, None))
         self._texts = {name: last_tokens(self._loaded, prompts) for name, prompts in self._prompts.items()}
         with safe_open(file, framework="pt") as kept:
@@ -222,10 +217,6 @@ class SafetyProbe(TrainerCallback):
     def _trained(self) -> dict[str, Any]:
         assert self._loaded is not None
         return {name: one for name, one in self._loaded.model.named_parameters() if one.requires_grad}
-
-
-def _file(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "probe.safetensors"
 
 
 def _read(prompts: Sequence[Prompt] | str, where: str) -> list[Prompt]:
