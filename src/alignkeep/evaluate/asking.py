@@ -12,6 +12,7 @@ from alignkeep.evaluate.answers import AnswerLog, Side
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Preparation, Question
 from alignkeep.evaluate.statistics import wilson
+from alignkeep.models.adapters import fold_adapter
 from alignkeep.models.chat import encode_prompt, unknown_share
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.fingerprint import fingerprint_model
@@ -76,11 +77,12 @@ def answer_all(
 ) -> None:
     """Fill the log with the answers that are missing.
 
-    An adapter over this very base, read with the same tokens, is loaded once and answers for both. Raises what loading
-    and generation raise; the log keeps what was answered before.
+    An adapter over this very base, read with the same tokens, is loaded once and answers for both: first without the
+    adapter, which is then folded into the weights where that is exact. Raises what loading and generation raise; the
+    log keeps what was answered before.
     """
     shared = prepared.base is not None and _answers_for_both(config, prepared, vocabulary, questions)
-    sides: tuple[Side, ...] = ("tuned",) if prepared.base is None else ("tuned", "base")
+    sides: tuple[Side, ...] = ("tuned",) if prepared.base is None else ("base", "tuned") if shared else ("tuned", "base")
     loaded: LoadedModel | None = None
     for side in sides:
         missing = log.missing(side, questions)
@@ -93,6 +95,8 @@ def answer_all(
                 loaded = load_model(config.model, config.load)
             else:
                 loaded = load_model(str(config.base), _of_base(config.load))
+        if side == "tuned" and loaded.checkpoint.is_adapter and config.generation.backend == "transformers":
+            fold_adapter(loaded.model)
         with loaded.as_base() if side == "base" and shared else nullcontext():
             _answer(loaded, side, missing, config, log, progress)
 
