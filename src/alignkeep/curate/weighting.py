@@ -57,12 +57,15 @@ class Step(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Weighing:
     """Masses, and the potentials that they rest on: how far an example lies from safe and from harmful data, beyond the
-    mean. `converged` says that masses and both transports are."""
+    mean; `safe_targets` and `harmful_targets` are the references' own, from which `shares` makes rows of the plans.
+    `converged` says that masses and both transports are."""
 
     mass: Float[Tensor, " n"]
     logits: Float[Tensor, " n"]
     safe_potential: Float[Tensor, " n"]
     harmful_potential: Float[Tensor, " n"]
+    safe_targets: Float[Tensor, " m"]
+    harmful_targets: Float[Tensor, " h"]
     steps: tuple[Step, ...]
     converged: bool
 
@@ -141,7 +144,13 @@ def weigh(
         logits = (1 - DAMPING) * (logits - logits.mean()) + DAMPING * (aim - aim.mean())
         mass = logits.softmax(0)
     good = residual <= TOLERANCE and to_safe.converged and to_harmful.converged
-    return Weighing(mass.to(dtype), logits.to(dtype), near.to(dtype), far.to(dtype), tuple(steps), good)
+    targets = to_safe.target_potential, to_harmful.target_potential
+    return Weighing(mass.to(dtype), logits.to(dtype), near.to(dtype), far.to(dtype), *targets, tuple(steps), good)
+
+
+def shares(costs: Float[Tensor, "rows m"], targets: Float[Tensor, " m"], epsilon: float) -> Float[Tensor, "rows m"]:
+    """Which share of an example's mass goes to which uniform reference: T_ij / w_i, of which every row sums to 1."""
+    return ((targets.double() - costs.double()) / epsilon).softmax(1)
 
 
 def temperature(slope: Float[Tensor, " n"], floor: float) -> float:
@@ -169,9 +178,12 @@ def top_k(mass: Float[Tensor, " n"], keep: float) -> Bool[Tensor, " n"]:
 
 
 def training_weights(
-    weighing: Weighing, kept: Bool[Tensor, " n"], form: Literal["softmax", "exponential"] = "softmax"
+    weighing: Weighing, kept: Bool[Tensor, " n"], form: Literal["softmax", "exponential", "equal"] = "softmax"
 ) -> Float[Tensor, " n"]:
-    """omega of eq. 7: of mean 1 over the kept, 0 for the others. `exponential` is the paper's exp(w_i) / sum exp(w)."""
+    """omega of eq. 7: of mean 1 over the kept, 0 for the others. `exponential` is the paper's exp(w_i) / sum exp(w),
+    `equal` Top-K alone."""
+    if form == "equal":
+        return kept.to(weighing.mass)
     scores = weighing.logits if form == "softmax" else weighing.mass
     weights = torch.zeros_like(scores)
     weights[kept] = scores[kept].double().softmax(0).to(scores) * int(kept.sum())

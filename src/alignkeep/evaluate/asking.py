@@ -82,7 +82,9 @@ def answer_all(
     log keeps what was answered before.
     """
     shared = prepared.base is not None and _answers_for_both(config, prepared, vocabulary, questions)
-    sides: tuple[Side, ...] = ("tuned",) if prepared.base is None else ("base", "tuned") if shared else ("tuned", "base")
+    sides: tuple[Side, ...] = (
+        ("tuned",) if prepared.base is None else ("base", "tuned") if shared else ("tuned", "base")
+    )
     loaded: LoadedModel | None = None
     for side in sides:
         missing = log.missing(side, questions)

@@ -80,17 +80,17 @@ def collect_sides(
     import torch
 
     chosen = _chosen(loaded, modules)
-    encoded = _encoded(loaded, examples, max_length)
-    collector = _Collector(chosen, tuple(sides))
+    rows = sorted(encoded(loaded, examples, max_length), key=lambda row: -len(row.input_ids))
+    collector = Collector(chosen, tuple(sides))
     backward = any(side != "moment" for side in sides)
     progress = progress or Silent()
-    progress.start("examples", len(encoded))
+    progress.start("examples", len(rows))
     try:
-        with untouched(loaded.model), collector.hooked(), _gradients(loaded.model, backward):
-            for start in range(0, len(encoded), batch_size):
-                rows = encoded[start : start + batch_size]
-                _run(loaded.model, padded(rows, loaded.model.device), collector, backward)
-                progress.advance(len(rows))
+        with untouched(loaded.model), collector.hooked(), gradients_flow(loaded.model, backward):
+            for start in range(0, len(rows), batch_size):
+                some = rows[start : start + batch_size]
+                run(loaded.model, padded(some, loaded.model.device), collector, backward)
+                progress.advance(len(some))
     except torch.OutOfMemoryError as error:
         raise MachineError(
             "batch_size",
@@ -127,7 +127,7 @@ class _Call:
 
 
 @dataclass
-class _Collector:
+class Collector:
     """The sums, and the hooks that feed them.
 
     A matrix used once is contracted as soon as its gradient is known, and its activations are let go. One that is used
@@ -231,7 +231,7 @@ class _Collector:
         )
 
 
-def _run(model: Any, batch: Batch, collector: _Collector, backward: bool) -> None:
+def run(model: Any, batch: Batch, collector: Collector, backward: bool) -> None:
     """One forward pass, and one backward pass of the answers' summed negative log-likelihood."""
     import torch
 
@@ -252,7 +252,7 @@ def _run(model: Any, batch: Batch, collector: _Collector, backward: bool) -> Non
 
 
 @contextmanager
-def _gradients(model: Any, wanted: bool) -> Iterator[None]:
+def gradients_flow(model: Any, wanted: bool) -> Iterator[None]:
     """With every parameter frozen nothing has a gradient unless the embeddings' output begins one."""
     import torch
 
@@ -280,8 +280,10 @@ def _chosen(loaded: LoadedModel, names: Sequence[str] | None) -> dict[str, Any]:
     return {name: found[name] for name in dict.fromkeys(names)}
 
 
-def _encoded(loaded: LoadedModel, examples: Sequence[Example], max_length: int) -> list[EncodedExample]:
-    """Examples as tokens, cut, longest first."""
+def encoded(
+    loaded: LoadedModel, examples: Sequence[Example], max_length: int, *, what: str = "alignment example"
+) -> list[EncodedExample]:
+    """Examples as tokens, cut, in their order."""
     length = min(max_length, context_length(loaded) or max_length)
     rows = []
     for number, example in enumerate(examples, start=1):
@@ -289,12 +291,12 @@ def _encoded(loaded: LoadedModel, examples: Sequence[Example], max_length: int) 
         # The label of the first token is never predicted.
         if all(label == IGNORED for label in labels[1:length]):
             raise DataError(
-                f"alignment example {number}",
+                f"{what} {number}",
                 seen=f"no token of the answer among the first {length} of {len(ids)}",
                 expected="some of each answer within max_length and the model's context",
                 remedy="raise max_length, or shorten or drop this example",
             )
         rows.append(EncodedExample(ids[:length], labels[:length]))
     if not rows:
-        raise DataError("alignment examples", seen="none", expected="prompts with answers", remedy="give some examples")
-    return sorted(rows, key=lambda row: -len(row.input_ids))
+        raise DataError(f"{what}s", seen="none", expected="prompts with answers", remedy="give some examples")
+    return rows

@@ -1,0 +1,104 @@
+"""What a curation is: the settings of `alignkeep curate`, the recipe's `curate:` and the Python call."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from alignkeep.errors import NoEffectError, RecipeError
+from alignkeep.models.config import LoadConfig
+
+Method = Literal["sot", "mean_cosine", "dsir", "bidirectional", "random"]
+ON_VECTORS = ("sot", "mean_cosine")
+
+
+class EmbedSettings(BaseModel):
+    """How an example becomes a vector: the hidden state of its last token, behind the model's final norm or before
+    block `layer`; or `encoder`, a sentence-transformers model. `max_length` in tokens; what is longer is cut."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int | None = Field(default=None, ge=0)
+    encoder: str | None = None
+    batch_size: int = Field(default=32, gt=0)
+    max_length: int = Field(default=1024, gt=1)
+
+
+class SotSettings(BaseModel):
+    """Push and pull (eqs. 6 and 7). `push` is lambda, 0 only pulls. `epsilon` is a share of the median cost, or the
+    number itself with `epsilon_is: absolute`. `sample_size` is the share of the examples below which the effective
+    sample size may not fall. `weights` is omega: softmax of the logits, exponential of the masses (the paper's, nearly
+    uniform), or equal. `block` examples at a time are held against the references."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    push: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    epsilon: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    epsilon_is: Literal["relative", "absolute"] = "relative"
+    sample_size: float = Field(default=0.8, gt=0, lt=1)
+    weights: Literal["softmax", "exponential", "equal"] = "softmax"
+    precision: Literal["float32", "float64"] = "float32"
+    block: int = Field(default=4096, gt=0)
+
+
+class CurateConfig(BaseModel):
+    """One choice of examples to learn from.
+
+    `data` are the examples, `safe` clean examples of the same task, `harmful` answered harmful requests. `model` makes
+    the vectors, unless `embeddings` are given: a .safetensors or .npz file with `data`, `safe` and `harmful`, or a
+    folder of such .npy files. `keep` is the share that is kept. `evaluation` names files of prompts that will measure
+    the tune: anchors that repeat one of them are an error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(default=None, min_length=1)
+    embeddings: str | None = Field(default=None, min_length=1)
+    data: str | None = Field(default=None, min_length=1)
+    safe: str | None = Field(default=None, min_length=1)
+    harmful: str | None = Field(default=None, min_length=1)
+    method: Method = "sot"
+    keep: float = Field(default=0.8, gt=0, le=1)
+    evaluation: tuple[str, ...] = ()
+    embed: EmbedSettings = EmbedSettings()
+    sot: SotSettings = SotSettings()
+    load: LoadConfig = LoadConfig()
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @property
+    def loads_model(self) -> bool:
+        """Whether the model itself is looked into."""
+        if self.method == "bidirectional":
+            return True
+        return self.method in ON_VECTORS and self.embeddings is None and self.embed.encoder is None
+
+    @model_validator(mode="after")
+    def _whole(self) -> CurateConfig:
+        if self.keep == 1 and (self.method != "sot" or self.sot.weights == "equal"):
+            raise NoEffectError(
+                "keep", seen=f"1 with {self.method}, which drops nothing and weighs all alike", expected="below 1",
+                remedy="give a smaller share, as 0.8",
+            )  # fmt: skip
+        if self.embeddings is not None and (self.embed.encoder is not None or self.method == "bidirectional"):
+            raise RecipeError(
+                "embeddings",
+                seen="vectors beside " + ("embed.encoder" if self.embed.encoder else "a method on gradients"),
+                expected="one source of vectors, and --model where gradients are asked for",
+                remedy="drop one of the two",
+            )
+        if self.loads_model and self.model is None:
+            raise RecipeError(
+                "model", seen=f"none for {self.method}", expected="the model that will be tuned, or its embeddings",
+                remedy="give --model M" + (", or --embeddings E" if self.method in ON_VECTORS else ""),
+            )  # fmt: skip
+        needs = ["data"] if self.method == "random" else ["data", "safe"] if self.method == "dsir" else (
+            [] if self.embeddings is not None else ["data", "safe", "harmful"]
+        )  # fmt: skip
+        missing = [name for name in needs if getattr(self, name) is None]
+        if missing:
+            raise RecipeError(
+                " and ".join(missing), seen="nothing", expected=f"files of examples for {self.method}",
+                remedy="give " + ", ".join(f"--{name} FILE" for name in missing),
+            )  # fmt: skip
+        return self

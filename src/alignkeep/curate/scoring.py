@@ -1,0 +1,151 @@
+"""From sets to masses, weights and the kept, by every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkeep.curate.config import ON_VECTORS, CurateConfig
+from alignkeep.curate.prepare import Prepared
+from alignkeep.curate.text import BUCKETS, hashed_ngrams, whole
+from alignkeep.curate.vectors import Vectors, made_vectors
+from alignkeep.models.processes import Processes
+from alignkeep.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkeep.curate.baselines import Scores
+    from alignkeep.curate.weighting import Weighing
+
+_DENSE_BYTES = (
+    1 << 30
+)  # costs of one process that are kept in memory; larger ones are made again in every pass (chosen)
+_SAMPLE = 2000  # examples whose costs give the median
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Stage 1 masses that sum to 1, training weights of mean 1 over the kept, and what they rest on; vectors and
+    weighing where the method has them. `facts` go into summary.json."""
+
+    mass: Tensor
+    weights: Tensor
+    kept: Tensor
+    safe: Tensor | None
+    harmful: Tensor | None
+    facts: dict[str, object]
+    epsilon: float | None = None
+    vectors: Vectors | None = None
+    weighing: Weighing | None = None
+
+
+def choose(prepared: Prepared, store: Path, processes: Processes, progress: Progress) -> Choice:
+    """What the configured method chooses. `store` keeps vectors until the stage is done."""
+    config = prepared.config
+    if config.method in ON_VECTORS:
+        vectors = prepared.vectors or _embedded(prepared, store, processes, progress)
+        if config.method == "sot":
+            return by_transport(config, vectors, processes)
+        return _by_scores(config, _mean_cosine(vectors), vectors)
+    return _by_scores(config, _unembedded(prepared, progress), None)
+
+
+def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes) -> Choice:
+    """Push and pull over the vectors; every process holds its part of the rows against the references."""
+    import torch
+
+    from alignkeep.curate import weighting
+    from alignkeep.models.loading import choose_device
+
+    sot, count = config.sot, len(vectors.data)
+    device, dtype = choose_device(config.load.device), getattr(torch, sot.precision)
+    epsilon = sot.epsilon if sot.epsilon_is == "absolute" else sot.epsilon * _median_cost(vectors)
+    here = processes.share(count)
+    sources = vectors.data[here].to(device, dtype)
+    references = [
+        weighting.Reference(_costs(sources, one.to(device, dtype), sot.block), here, processes.total)
+        for one in (vectors.safe, vectors.harmful)
+    ]
+    found = weighting.weigh(
+        references[0], references[1], count, epsilon, push=sot.push, floor=sot.sample_size, dtype=dtype, device=device
+    )
+    kept = weighting.top_k(found.mass, config.keep)
+    last = found.steps[-1]
+    facts: dict[str, object] = {
+        "ess": found.sample_size, "tau": last.tau, "epsilon": epsilon, "push": sot.push,
+        "iterations": len(found.steps), "residual": last.residual, "converged": found.converged,
+        "safe_distance": last.safe, "harmful_distance": last.harmful,
+        "steps": [step._asdict() for step in found.steps],
+    }  # fmt: skip
+    return Choice(
+        mass=found.mass.cpu(), weights=weighting.training_weights(found, kept, sot.weights).cpu(), kept=kept.cpu(),
+        safe=found.safe_potential.cpu(), harmful=found.harmful_potential.cpu(), facts=facts, epsilon=epsilon,
+        vectors=vectors, weighing=found,
+    )  # fmt: skip
+
+
+def _embedded(prepared: Prepared, store: Path, processes: Processes, progress: Progress) -> Vectors:
+    from alignkeep.models.loading import load_model
+
+    config = prepared.config
+    loaded = load_model(str(config.model), config.load) if config.loads_model else None
+    sets = prepared.data, prepared.safe, prepared.harmful
+    return made_vectors(config, loaded, sets, store, processes, progress)
+
+
+def _costs(sources: Tensor, targets: Tensor, block: int) -> Any:
+    from alignkeep.curate.transport import CosineCosts, DenseCosts
+
+    if len(sources) * len(targets) * sources.element_size() <= _DENSE_BYTES:
+        return DenseCosts(1 - sources @ targets.mT, block)
+    return CosineCosts(sources, targets, block)
+
+
+def _median_cost(vectors: Vectors) -> float:
+    """The median of the costs to both references, of evenly spread examples where there are many."""
+    import torch
+
+    step = max(1, len(vectors.data) // _SAMPLE)
+    some = vectors.data[::step]
+    return float(torch.cat([(1 - some @ one.mT).flatten() for one in (vectors.safe, vectors.harmful)]).median())
+
+
+def _mean_cosine(vectors: Vectors) -> Scores:
+    from alignkeep.curate.baselines import mean_cosine
+
+    return mean_cosine(vectors.data, vectors.safe, vectors.harmful)
+
+
+def _unembedded(prepared: Prepared, progress: Progress) -> Scores:
+    from alignkeep.curate import baselines
+
+    config = prepared.config
+    if config.method == "random":
+        return baselines.by_chance(prepared.count, config.seed)
+    if config.method == "dsir":
+        data, safe = ([hashed_ngrams(whole(one)) for one in some] for some in (prepared.data, prepared.safe))
+        return baselines.importance_ratio(data, safe, BUCKETS)
+    from alignkeep.models.gradients import gradient_products, mean_gradient
+    from alignkeep.models.loading import load_model
+
+    loaded = load_model(str(config.model), config.load)
+    how: Any = {"batch_size": config.embed.batch_size, "max_length": config.embed.max_length, "progress": progress}
+    means = [mean_gradient(loaded, examples, **how) for examples in (prepared.safe, prepared.harmful)]
+    products = gradient_products(loaded, prepared.data, means, **how)
+    return baselines.bidirectional(products[:, 0], products[:, 1])
+
+
+def _by_scores(config: CurateConfig, scores: Scores, vectors: Vectors | None) -> Choice:
+    """The best are kept and weigh alike; the others have no mass."""
+    from alignkeep.curate.weighting import top_k
+
+    kept = top_k(scores.value, config.keep)
+    count = int(kept.sum())
+    facts: dict[str, object] = {"tau": None, "epsilon": None, "push": None, "residual": None}
+    facts |= {"ess": float(count), "iterations": 0, "converged": True}
+    return Choice(
+        mass=kept.double() / count, weights=kept.double(), kept=kept, safe=scores.safe, harmful=scores.harmful,
+        facts=facts, vectors=vectors,
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""The vectors of the three sets: given, or made by the model or a sentence encoder; checked, of length 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.text import whole
+from alignkeep.errors import DataError, NoEffectError, ShapeError
+from alignkeep.models.processes import Processes
+from alignkeep.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy
+    from torch import Tensor
+
+    from alignkeep.models.loading import LoadedModel
+    from alignkeep.types import Example
+
+SETS = ("data", "safe", "harmful")
+_FORMS = "a .safetensors or .npz file with data, safe and harmful, or a folder with such .npy files"
+_SHORTEST = 1e-12  # a shorter vector has no direction
+
+
+class Vectors(NamedTuple):
+    """Rows of length 1, float32 on the CPU; of the `truncated` texts the end was cut off."""
+
+    data: Tensor
+    safe: Tensor
+    harmful: Tensor
+    truncated: int = 0
+
+
+def embeddings_files(reference: str) -> list[Path]:
+    """The files behind `--embeddings`. Raises DataError where there are none."""
+    path = Path(reference).expanduser()
+    found = [path / f"{name}.npy" for name in SETS] if path.is_dir() else [path]
+    for file in found:
+        if not file.is_file() or (not path.is_dir() and file.suffix not in {".safetensors", ".npz"}):
+            raise DataError(
+                str(file), seen="no such file" if not file.is_file() else f"the ending {file.suffix!r}",
+                expected=_FORMS, remedy="check the path",
+            )  # fmt: skip
+    return found
+
+
+def given_vectors(reference: str) -> Vectors:
+    """Those of `--embeddings`, checked. Raises DataError naming set and row, ShapeError for unequal widths."""
+    import torch
+
+    arrays = _read(embeddings_files(reference))
+    tensors = {name: torch.from_numpy(arrays[name]).float() for name in SETS}
+    return checked(tensors["data"], tensors["safe"], tensors["harmful"], where=reference)
+
+
+def made_vectors(
+    config: CurateConfig,
+    loaded: LoadedModel | None,
+    sets: tuple[list[Example], list[Example], list[Example]],
+    store: Path,
+    processes: Processes,
+    progress: Progress,
+) -> Vectors:
+    """Those that the model, or the sentence encoder, makes of the texts."""
+    from alignkeep.models.embeddings import embed, embed_texts
+    from alignkeep.models.loading import choose_device
+
+    found: list[Tensor] = []
+    truncated = 0
+    for name, examples in zip(SETS, sets, strict=True):
+        if loaded is None:
+            device = str(choose_device(config.load.device))
+            texts = [whole(example) for example in examples]
+            found.append(
+                embed_texts(texts, str(config.embed.encoder), batch_size=config.embed.batch_size, device=device)
+            )
+            continue
+        made = embed(
+            loaded, examples, store / name, layer=config.embed.layer, batch_size=config.embed.batch_size,
+            max_length=config.embed.max_length, processes=processes, progress=progress,
+        )  # fmt: skip
+        found.append(made.vectors)
+        truncated += made.truncated
+    return checked(*found, where="embeddings")._replace(truncated=truncated)
+
+
+def checked(data: Tensor, safe: Tensor, harmful: Tensor, *, where: str) -> Vectors:
+    """Rows brought to length 1. Raises ShapeError, DataError or, where all data are one, NoEffectError."""
+    import torch
+
+    found: list[Tensor] = []
+    for name, tensor in zip(SETS, (data, safe, harmful), strict=True):
+        if tensor.ndim != 2 or tensor.shape[1] != data.shape[-1]:
+            raise ShapeError(
+                f"{where}: {name}", seen=f"shape {tuple(tensor.shape)}",
+                expected=f"(rows, {data.shape[-1]}), as wide as data", remedy="embed all three sets alike",
+            )  # fmt: skip
+        if not len(tensor):
+            raise DataError(f"{where}: {name}", seen="no rows", expected="some", remedy="give examples")
+        lengths = tensor.norm(dim=1)
+        bad = (~(tensor.isfinite().all(1) & (lengths > _SHORTEST))).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise DataError(
+                f"{where}: {name}, row {row + 1}",
+                seen="a vector of zeros" if tensor[row].isfinite().all() else "numbers that are not finite",
+                expected="a vector with a direction", remedy=f"mend or drop it ({len(bad)} such rows)",
+            )  # fmt: skip
+        found.append(torch.nn.functional.normalize(tensor.float(), dim=1))
+    if len(data) < 2:
+        raise DataError(
+            f"{where}: data", seen="one example", expected="at least two to choose from", remedy="give more"
+        )
+    if float((found[0] - found[0][0]).abs().max()) < 1e-6:
+        raise NoEffectError(
+            f"{where}: data", seen=f"{len(data)} examples with the same vector", expected="vectors that differ",
+            remedy="take another layer or encoder: nothing tells these examples apart",
+        )  # fmt: skip
+    return Vectors(found[0], found[1], found[2])
+
+
+def _read(files: list[Path]) -> dict[str, numpy.ndarray]:
+    import numpy
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = files[0]
+    try:
+        if file.suffix == ".safetensors":
+            found = dict(load_file(file))
+        elif file.suffix == ".npz":
+            with numpy.load(file, allow_pickle=False) as stored:
+                found = {name: stored[name] for name in stored.files}
+        else:
+            found = {one.stem: numpy.load(one, allow_pickle=False) for one in files}
+    except (OSError, ValueError, SafetensorError, EOFError) as error:
+        raise DataError(str(file), seen=f"unreadable ({error})", expected=_FORMS, remedy="write it again") from error
+    missing = [name for name in SETS if name not in found]
+    if missing:
+        raise DataError(
+            str(file), seen=f"no {' and no '.join(missing)} among {', '.join(sorted(found)) or 'nothing'}",
+            expected=_FORMS, remedy="name the tensors so",
+        )  # fmt: skip
+    for name in SETS:
+        if found[name].dtype.kind != "f":
+            raise DataError(
+                f"{file}: {name}", seen=f"numbers of type {found[name].dtype}", expected="floating point",
+                remedy="store them as float32",
+            )  # fmt: skip
+    return found

@@ -1,0 +1,171 @@
+"""One vector for every chat: the hidden state of its last token, as the model that is about to be tuned sees it.
+
+Texts of like length share a batch, padded on the right, the longest first. Vectors are kept on disk in parts, so that
+a killed run goes on behind the last part, and several processes make different ones.
+
+Source: SOT, arXiv:2601.07200: last token of prompt and answer, last layer after the final norm, frozen.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignkeep.checkpoint.files import write_tensors
+from alignkeep.errors import CheckpointError, DataError, MachineError, RecipeError
+from alignkeep.models.architecture import blocks_of
+from alignkeep.models.chat import encode_example
+from alignkeep.models.generation import context_length
+from alignkeep.models.loading import LoadedModel
+from alignkeep.models.matrices import under_adapter
+from alignkeep.models.processes import Processes
+from alignkeep.progress import Progress, Silent
+from alignkeep.types import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PART = 2048  # texts to a file (chosen: a few minutes of an 8 B model)
+
+
+class Embedded(NamedTuple):
+    """Vectors (n, d) float32 on the CPU; of the `truncated` the end was cut off before it was looked at."""
+
+    vectors: Tensor
+    truncated: int
+
+
+def embed(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    store: Path,
+    *,
+    layer: int | None = None,
+    batch_size: int = 32,
+    max_length: int = 1024,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Embedded:
+    """The examples' vectors, in their order. `layer` None is behind the final norm, a number before that block.
+
+    What `store` holds of this very work is taken from there. Raises RecipeError for a layer that the model has not,
+    DataError for no examples, CheckpointError for numbers that are not finite, MachineError where memory runs out.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    processes, progress = processes or Processes(), progress or Silent()
+    _check_layer(loaded, layer)
+    texts, truncated = _tokens(loaded, examples, max_length)
+    order = sorted(range(len(texts)), key=lambda at: (-len(texts[at]), at))
+    parts = [order[start : start + PART] for start in range(0, len(order), PART)]
+    store.mkdir(parents=True, exist_ok=True)
+    files = [store / f"part-{number:05d}.safetensors" for number in range(len(parts))]
+    mine = [number for number in range(len(parts)) if number % processes.count == processes.rank]
+    progress.start("embeddings", sum(len(parts[number]) for number in mine))
+    for number in mine:
+        if not files[number].is_file():
+            batches = _batches([texts[at] for at in parts[number]], batch_size)
+            vectors = torch.cat([_look(loaded, batch, layer) for batch in batches])
+            _check_finite(vectors, parts[number])
+            write_tensors(files[number], {"vectors": vectors}, {})
+        progress.advance(len(parts[number]))
+    progress.done()
+    processes.wait()
+    found = [load_file(file)["vectors"] for file in files]
+    whole = torch.empty(len(texts), found[0].shape[1])
+    for part, vectors in zip(parts, found, strict=True):
+        whole[part] = vectors
+    return Embedded(whole, truncated)
+
+
+def embed_texts(texts: Sequence[str], encoder: str, *, batch_size: int = 32, device: str = "cpu") -> Tensor:
+    """Vectors of texts by a sentence-transformers model: (n, d) float32 on the CPU. Raises RecipeError without that
+    library, CheckpointError where it cannot load the model."""
+    try:
+        from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise RecipeError(
+            "embed.encoder", seen=f"{encoder}, without the package sentence-transformers", expected="it installed",
+            remedy="pip install sentence-transformers, or give --model",
+        ) from error  # fmt: skip
+    try:
+        model: Any = SentenceTransformer(encoder, device=device)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            encoder, seen=f"{type(error).__name__}: {str(error)[:200]}", expected="a sentence-transformers model",
+            remedy="name its folder or hub id",
+        ) from error  # fmt: skip
+    found = model.encode(list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
+    return found.float().cpu()
+
+
+def _tokens(loaded: LoadedModel, examples: Sequence[Example], max_length: int) -> tuple[list[list[int]], int]:
+    if not examples:
+        raise DataError("embeddings", seen="no examples", expected="at least one", remedy="give a file that has data")
+    length = min(max_length, context_length(loaded) or max_length)
+    texts = [encode_example(loaded.tokenizer, example).input_ids for example in examples]
+    return [ids[:length] for ids in texts], sum(len(ids) > length for ids in texts)
+
+
+def _batches(texts: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]
+
+
+def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None) -> Tensor:
+    """The state at the last token of every text of one batch."""
+    import torch
+
+    model = under_adapter(loaded.model)
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, : len(text)] = 1
+    seen: list[Tensor] = []
+
+    def keep(_: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        seen.append(inputs[0] if inputs else named["hidden_states"])
+
+    handle = None
+    if layer is not None:
+        handle = blocks_of(loaded.model)[1][layer].register_forward_pre_hook(keep, with_kwargs=True)
+    inner = model.base_model  # without the output embeddings
+    options = {"use_cache": False} if "use_cache" in inspect.signature(inner.forward).parameters else {}
+    try:
+        with torch.inference_mode():
+            output = inner(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options)
+            states = output.last_hidden_state if layer is None else seen[-1]
+            last = (mask.sum(1) - 1).to(states.device)
+            return states[torch.arange(len(texts), device=states.device), last].float().cpu().clone()
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            "embed.batch_size", seen=f"out of memory with {len(texts)} texts at once", expected="room for them",
+            remedy="lower the batch size; the parts that are finished are kept",
+        ) from error  # fmt: skip
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _check_layer(loaded: LoadedModel, layer: int | None) -> None:
+    if layer is None:
+        return
+    count = len(blocks_of(loaded.model)[1])
+    if not 0 <= layer < count:
+        raise RecipeError(
+            "embed.layer", seen=str(layer), expected=f"0 to {count - 1}, or none for the last state",
+            remedy="choose one of these",
+        )  # fmt: skip
+
+
+def _check_finite(vectors: Tensor, rows: Sequence[int]) -> None:
+    bad = (~vectors.isfinite().all(1)).nonzero()
+    if len(bad):
+        raise CheckpointError(
+            f"example {rows[int(bad[0])] + 1}", seen="a hidden state that is not finite", expected="finite numbers",
+            remedy="load the model with --dtype bfloat16 or float32",
+        )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Gradients of examples at the model as it is: their mean over a set, and every example's product with such means.
+
+An example's loss is the mean negative log-likelihood of its answer's tokens. Its gradient is never made: with the
+activations x_t and the output gradients d_t of a matrix, <g_i, G> = sum_t d_t . (G x_t), for one more product a matrix.
+
+Shapes: n examples; G one (d_out, d_in) per matrix, float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkeep.errors import MachineError
+from alignkeep.models.chat import IGNORED, EncodedExample
+from alignkeep.models.collectors import Collector, encoded, gradients_flow, padded, run
+from alignkeep.models.loading import LoadedModel
+from alignkeep.models.matrices import matrices, untouched, widths
+from alignkeep.progress import Progress, Silent
+from alignkeep.types import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Use = Callable[[str, "Tensor", "Tensor"], None]
+
+
+def mean_gradient(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 8,
+    max_length: int = 1024,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """The mean over the examples, by matrix. Raises what `collect_factors` raises."""
+    import torch
+
+    modules = matrices(loaded.model).modules
+    sums = {name: torch.zeros(*widths(one)[::-1], device=one.weight.device) for name, one in modules.items()}
+
+    def use(name: str, vectors: Tensor, gradients: Tensor) -> None:
+        sums[name] += torch.einsum("bto,bti->oi", gradients, vectors)
+
+    rows = encoded(loaded, examples, max_length, what="reference")
+    _pass(loaded, rows, lambda _: use, batch_size, progress, "gradients of references")
+    return {name: found / len(rows) for name, found in sums.items()}
+
+
+def gradient_products(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    against: Sequence[Mapping[str, Tensor]],
+    *,
+    batch_size: int = 8,
+    max_length: int = 1024,
+    progress: Progress | None = None,
+) -> Tensor:
+    """<g_i, G_k> of every example with every one of `against`, over all their matrices: (n, k) float64 on the CPU."""
+    import torch
+
+    rows = encoded(loaded, examples, max_length, what="example")
+    found = torch.zeros(len(rows), len(against), dtype=torch.float64)
+
+    def using(places: Sequence[int]) -> Use:
+        def use(name: str, vectors: Tensor, gradients: Tensor) -> None:
+            for column, one in enumerate(against):
+                parts = (vectors @ one[name].mT * gradients).sum((1, 2))
+                found[list(places), column] += parts.double().cpu()
+
+        return use
+
+    _pass(loaded, rows, using, batch_size, progress, "gradients of examples")
+    return found
+
+
+@dataclass
+class _Users(Collector):
+    """Hands what is collected on to `use`, each example's gradients divided by its answer's tokens."""
+
+    use: Use | None = None
+    lengths: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """No sums."""
+
+    def _add(self, name: str, vectors: Tensor, gradients: Tensor, uses: int) -> None:
+        assert self.use is not None and self.lengths is not None
+        vectors, gradients = vectors.float(), gradients.float() / self.lengths[:, None, None]
+        if self.mask is not None:
+            vectors = vectors * self.mask.repeat(1, uses)[:, :, None]
+        self.use(name, vectors, gradients)
+
+
+def _pass(
+    loaded: LoadedModel,
+    rows: Sequence[EncodedExample],
+    using: Callable[[Sequence[int]], Use],
+    size: int,
+    progress: Progress | None,
+    label: str,
+) -> None:
+    """Forward and backward over all rows, the longest first."""
+    import torch
+
+    progress = progress or Silent()
+    collector: Any = _Users(matrices(loaded.model).modules, ("input",))
+    order = sorted(range(len(rows)), key=lambda at: -len(rows[at].input_ids))
+    progress.start(label, len(rows))
+    try:
+        with untouched(loaded.model), collector.hooked(), gradients_flow(loaded.model, wanted=True):
+            for start in range(0, len(order), size):
+                places = order[start : start + size]
+                batch = padded([rows[at] for at in places], loaded.model.device)
+                collector.use = using(places)
+                collector.lengths = (batch.labels[:, 1:] != IGNORED).sum(1)
+                run(loaded.model, batch, collector, backward=True)
+                progress.advance(len(places))
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            "embed.batch_size", seen=f"out of memory with {size} examples", expected="room for their gradients",
+            remedy="lower the batch size",
+        ) from error  # fmt: skip
+    progress.done()
