@@ -16,10 +16,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "alignkeep"
 ROOMS = {"curate", "train", "align", "merge", "inject", "evaluate", "report", "testbed"}
 # What puts the rooms together.
-ABOVE = {"cli", "lifecycle", "demonstration", "recipe"}
+ABOVE = {"cli", "composition", "lifecycle", "demonstration", "recipe"}
 MATH = [
     "refusal.py",
-    "curate/transport.py", "curate/weighting.py",
+    "curate/transport.py", "curate/weighting.py", "curate/baselines.py",
     "evaluate/statistics.py", "evaluate/drift.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",

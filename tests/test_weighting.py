@@ -69,7 +69,7 @@ def test_sizes_weights_and_the_best_by_hand() -> None:
     assert effective_sample_size(torch.tensor([0.5, 0.25, 0.25])) == pytest.approx(1 / 0.375)
     mass = torch.tensor([0.1, 0.4, 0.1, 0.3, 0.1])
     assert top_k(mass, 0.6).tolist() == [True, True, False, True, False]  # of equal masses the first
-    found = Weighing(mass, mass.log(), mass, mass, (), True)
+    found = Weighing(mass, mass.log(), *[mass] * 4, (), True)
     assert_close(training_weights(found, top_k(mass, 0.4)), torch.tensor([0, 8 / 7, 0, 6 / 7, 0]))
     literal = [2 * math.exp(one) / (math.exp(0.4) + math.exp(0.3)) for one in (0.4, 0.3)]
     assert_close(

@@ -30,6 +30,27 @@ _METHODS = {
     method.name: method
     for method in (
         _method(
+            "sot",
+            "Push-pull weights by optimal transport",
+            "wang2026safeguarding cuturi2013sinkhorn brauer2017sinkhorn",
+            "Masses are kept near the uniform ones, so that their effective sample size does not fall below a share.",
+            "The gradient is the dual potential; no iteration is unrolled, and masses follow mirror descent.",
+            "Training weights are a softmax of the logits; the paper's exponential of masses is one option away.",
+        ),
+        _method("mean_cosine", "Mean cosine to safe minus mean cosine to harmful references", "wang2026safeguarding"),
+        _method(
+            "dsir",
+            "Importance ratio of hashed n-grams",
+            "xie2023data",
+            "The largest ratios are taken, without the noise of resampling.",
+        ),
+        _method(
+            "bidirectional",
+            "Gradients towards safe and away from harmful references",
+            "he2024what",
+            "All answer tokens count, by plain products; the paper takes the first ten, and cosines.",
+        ),
+        _method(
             "lora",
             "Low-rank adaptation",
             "hu2022lora",
@@ -185,6 +206,9 @@ def methods_of(stage: str, config: Mapping[str, object], metrics: Iterable[str] 
     An unknown stage or method uses none: there is no entry for what is not implemented.
     """
     match stage:
+        case "curate":
+            method = str(config.get("method", "sot"))
+            return (method,) if method in _METHODS else ()
         case "train":
             method = config.get("method", "lora")
             return {"lora": ("sft", "lora"), "alignguard": ("sft", "lora", "alignguard")}.get(str(method), ("sft",))

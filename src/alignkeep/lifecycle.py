@@ -1,5 +1,5 @@
-"""A whole tune as one readable function: train -> merge -> inject -> evaluate -> report. The stages work; this is their
-order.
+"""A whole tune as one readable function: curate -> train -> merge -> inject -> evaluate -> report. The stages work;
+this is their order.
 
 Every stage has its own folder below `out` and knows by the fingerprints of its inputs whether it is finished, so that
 the same command after a kill continues, and after a change redoes the changed stage and what follows from it.
@@ -19,9 +19,7 @@ from alignkeep import citations
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
-from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.inject.config import InjectConfig
-from alignkeep.merge.config import MergeConfig
+from alignkeep.composition import base_of, curation_of, evaluation_of, injection_of, makes_a_model, merge_of, tune_of
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
 from alignkeep.report.config import ReportConfig
@@ -64,26 +62,28 @@ def _stages(
 ) -> RunResult:
     recipe = recipe.with_references(lambda reference: _local(reference, out / "testbed"))
     model, card, folders = None, None, []
+    if recipe.curate is not None:
+        folders.append(_curate(recipe, out / "curate", resume, progress))
     if recipe.train is not None:
         from alignkeep.train import stage as training
 
         _check_later_stages(recipe)
         model = out / "train"
-        training.train(recipe.train, out=model, overwrite=True, resume=resume, progress=progress)
+        training.train(tune_of(recipe, out / "curate"), out=model, overwrite=True, resume=resume, progress=progress)
         folders.append(model)
     if not leads():  # of the processes that trained together, one goes on
         return RunResult(out, model, None, None)
     if recipe.merge is not None:
         from alignkeep.merge import stage as merging
 
-        config = _merge(recipe, model)
+        config = merge_of(recipe, model)
         model = out / "merge"
         merging.merge(config, out=model, overwrite=True, resume=resume, progress=progress)
         folders.append(model)
     if recipe.inject is not None:
         from alignkeep.inject import stage as injecting
 
-        config = _injection(recipe, model)
+        config = injection_of(recipe, model)
         model = out / "inject"
         injecting.inject(config, out=model, overwrite=True, resume=resume, progress=progress)
         folders.append(model)
@@ -91,11 +91,27 @@ def _stages(
         from alignkeep.evaluate import stage as evaluation
 
         card = evaluation.evaluate(
-            _evaluation(recipe, model), out=out / "evaluate", overwrite=True, resume=resume, progress=progress
+            evaluation_of(recipe, model), out=out / "evaluate", overwrite=True, resume=resume, progress=progress
         )
         folders.append(out / "evaluate")
     page = None if card is None else report_on(out, recipe.report or ReportConfig(), "run", identity, folders, began)
     return RunResult(out, model, card, page)
+
+
+def _curate(recipe: Recipe, out: Path, resume: bool, progress: Progress | None) -> Path:
+    """The weights of the examples, and the page that says why. A mistake in what comes after is found before."""
+    from alignkeep.curate import stage as curating
+    from alignkeep.report.curations import write_explanation
+
+    if recipe.train is not None:
+        from alignkeep.train import stage as training
+
+        training.plan(recipe.train)
+        _check_later_stages(recipe)
+    result = curating.curate(curation_of(recipe), out=out, overwrite=True, resume=resume, progress=progress)
+    if leads():
+        write_explanation(result.folder)
+    return result.folder
 
 
 def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, object]:
@@ -118,6 +134,11 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, objec
 def plan(recipe: Recipe) -> dict[str, object]:
     """What `run` would do, and what it would take where the inputs are there to be looked at. Touches nothing."""
     stages: dict[str, object] = {}
+    if recipe.curate is not None:
+        from alignkeep.curate import stage as curating
+
+        in_testbed = _uses_testbed(recipe.curate)
+        stages["curate"] = _settings(recipe.curate) if in_testbed else curating.plan(curation_of(recipe))
     if recipe.train is not None:
         from alignkeep.train import stage as training
 
@@ -136,6 +157,8 @@ def plan(recipe: Recipe) -> dict[str, object]:
 def methods_of(recipe: Recipe) -> tuple[str, ...]:
     """Names of the methods that the recipe's stages use, as `citations` knows them."""
     names: list[str] = []
+    if recipe.curate is not None:
+        names += citations.methods_of("curate", recipe.curate.model_dump())
     if recipe.train is not None:
         names += citations.methods_of("train", recipe.train.model_dump())
     if recipe.merge is not None:
@@ -146,47 +169,11 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
         from alignkeep.evaluate.attacks import select_attacks
 
         config = recipe.evaluate.model_dump()
-        if _makes_a_model(recipe):
+        if makes_a_model(recipe):
             config["base"] = recipe.model
         attacks = [f"attack_success.{attack.name}" for attack in select_attacks(recipe.evaluate.attacks)]
         names += citations.methods_of("evaluate", config, ["over_refusal", *attacks])
     return tuple(dict.fromkeys(names))
-
-
-def _merge(recipe: Recipe, tuned: Path | None) -> MergeConfig:
-    """The recipe's merge of its own tune, or of the models it names."""
-    assert recipe.merge is not None
-    if tuned is None:
-        return recipe.merge
-    return recipe.merge.model_copy(update={"base": _base(recipe), "tuned": (str(tuned),)})
-
-
-def _injection(recipe: Recipe, tuned: Path | None) -> InjectConfig:
-    """The recipe's injection into what came out so far, with the direction of the base and silent on the tune's data
-    unless told otherwise; or into the model itself where nothing came before."""
-    assert recipe.inject is not None
-    config = recipe.inject
-    if tuned is None:
-        return config
-    load = config.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
-    source = config.direction.source or (None if config.direction.system_prompt else _base(recipe))
-    general = config.general or (None if recipe.train is None else recipe.train.data)
-    direction = config.direction.model_copy(update={"source": source})
-    return config.model_copy(update={"model": str(tuned), "direction": direction, "general": general, "load": load})
-
-
-def _makes_a_model(recipe: Recipe) -> bool:
-    return any(stage is not None for stage in (recipe.train, recipe.merge, recipe.inject))
-
-
-def _evaluation(recipe: Recipe, tuned: Path | None) -> EvaluateConfig:
-    """The recipe's evaluation of what came out against its base, or of the model itself where nothing did."""
-    assert recipe.evaluate is not None
-    if tuned is None:
-        return recipe.evaluate
-    load = recipe.evaluate.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
-    base = recipe.evaluate.base or _base(recipe)
-    return recipe.evaluate.model_copy(update={"model": str(tuned), "base": base, "load": load})
 
 
 def _check_later_stages(recipe: Recipe) -> None:
@@ -204,10 +191,10 @@ def _check_merge(recipe: Recipe) -> dict[str, object]:
     from alignkeep.merge import stage as merging
 
     if recipe.train is None:
-        return merging.plan(_merge(recipe, None))
+        return merging.plan(merge_of(recipe, None))
     assert recipe.merge is not None
     form = recipe.merge.form
-    plan = merging.plan(_merge(recipe, Path(_base(recipe))).model_copy(update={"form": "model"}))
+    plan = merging.plan(merge_of(recipe, Path(base_of(recipe))).model_copy(update={"form": "model"}))
     return {**plan, "tuned": ["the train stage's"], "form": form}
 
 
@@ -216,8 +203,8 @@ def _check_injection(recipe: Recipe) -> dict[str, object]:
     from alignkeep.inject import stage as injecting
 
     if recipe.train is None and recipe.merge is None:
-        return injecting.plan(_injection(recipe, None))
-    return injecting.plan(_injection(recipe, Path(_base(recipe))))
+        return injecting.plan(injection_of(recipe, None))
+    return injecting.plan(injection_of(recipe, Path(base_of(recipe))))
 
 
 def _check_evaluation(recipe: Recipe) -> dict[str, object]:
@@ -225,24 +212,9 @@ def _check_evaluation(recipe: Recipe) -> dict[str, object]:
     from alignkeep.evaluate import stage as evaluation
 
     assert recipe.evaluate is not None
-    if not _makes_a_model(recipe):
+    if not makes_a_model(recipe):
         return evaluation.plan(recipe.evaluate)
-    return evaluation.plan(_evaluation(recipe, Path(_base(recipe))))
-
-
-def _base(recipe: Recipe) -> str:
-    """The recipe's model, at the revision that was tuned or merged."""
-    stage = recipe.train or recipe.merge or recipe.inject
-    return _at_revision(recipe.model, None if stage is None else stage.load.revision)
-
-
-def _at_revision(model: str, revision: str | None) -> str:
-    """The folder of a hub model's revision, which is what was tuned; a model without a revision as it is."""
-    if revision is None:
-        return model
-    from alignkeep.models.folders import localise, resolve
-
-    return str(localise(resolve(model, revision)).folder)
+    return evaluation.plan(evaluation_of(recipe, Path(base_of(recipe))))
 
 
 def report_on(

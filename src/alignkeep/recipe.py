@@ -3,6 +3,7 @@
     name: my-tune
     seed: 0
     model: path-or-hub-id            # the aligned base
+    curate: {safe: clean.jsonl, harmful: harmful.jsonl, keep: 0.8}
     train: {data: notes.jsonl, method: lora, epochs: 2}
     merge: {method: linear, weight: 0.6}
     inject: {harmful: harmful.jsonl, harmless: harmless.jsonl}
@@ -21,6 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from alignkeep.curate.config import CurateConfig
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.inject.config import InjectConfig
@@ -31,6 +33,7 @@ from alignkeep.train.config import TrainConfig
 
 TESTBED = "testbed:"
 _STAGES: dict[str, tuple[Key, ...]] = {
+    "curate": (("data",), ("safe",), ("harmful",), ("embeddings",), ("evaluation",)),
     "train": (("data",), ("weights",), ("alignguard", "data"), ("probe", "harmful"), ("probe", "harmless")),
     "merge": (
         *(("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",)),
@@ -49,7 +52,13 @@ REFERENCES: tuple[Key, ...] = (
     *((stage, *key) for stage, keys in _STAGES.items() for key in keys),
 )
 # What the top of a recipe, or an earlier stage, gives to a stage.
-_FILLED = {"train": ("model",), "merge": ("base", "mergekit"), "inject": ("model",), "evaluate": ("model",)}
+_FILLED = {
+    "curate": ("model",),
+    "train": ("model",),
+    "merge": ("base", "mergekit"),
+    "inject": ("model",),
+    "evaluate": ("model",),
+}
 _LOCAL_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".yaml", ".yml")
 
 
@@ -63,6 +72,7 @@ class Recipe(BaseModel):
     name: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     model: str = Field(min_length=1)
+    curate: CurateConfig | None = None
     train: TrainConfig | None = None
     merge: MergeConfig | None = None
     inject: InjectConfig | None = None
@@ -82,6 +92,9 @@ class Recipe(BaseModel):
             if isinstance(settings, dict) and stage != "report":
                 model = "base" if stage == "merge" else "model"
                 settings = {model: values.get("model", ""), "seed": values.get("seed", 0), **settings}
+                tune = values.get("train")
+                if stage == "curate" and isinstance(tune, dict) and tune.get("data") is not None:
+                    settings = {"data": tune["data"], **settings}
             values[stage] = settings
         return values
 
@@ -128,8 +141,13 @@ class Recipe(BaseModel):
         recipe = settings.build(cls)
         if all(getattr(recipe, stage) is None for stage in _STAGES):
             raise RecipeError(
-                settings.source, seen="no stage", expected="train, merge, inject or evaluate", remedy="add evaluate: {}"
+                settings.source,
+                seen="no stage",
+                expected="curate, train, merge, inject or evaluate",
+                remedy="add evaluate: {}",
             )
+        if recipe.curate is not None and recipe.train is not None:
+            _check_curation(settings, recipe.curate, recipe.train)
         if recipe.merge is not None and (recipe.train is None) == (not recipe.merge.tuned):
             raise RecipeError(
                 settings.where(("merge", "tuned")),
@@ -171,6 +189,20 @@ class Recipe(BaseModel):
                 model = "base" if stage == "merge" else "model"
                 update[stage] = config.model_copy(update={model: update["model"]})
         return self.model_copy(update=update)
+
+
+def _check_curation(settings: Settings, curate: CurateConfig, train: TrainConfig) -> None:
+    """The weights that are made are those that are used."""
+    if train.weights is not None:
+        raise RecipeError(
+            settings.where(("train", "weights")), seen="weights beside a curate stage, which makes them",
+            expected="one source of weights", remedy="drop train.weights, or the curate stage",
+        )  # fmt: skip
+    if curate.data != train.data:
+        raise RecipeError(
+            settings.where(("curate", "data")), seen=f"{curate.data}, of which nothing is learned",
+            expected=f"the tune's own data, {train.data}", remedy="drop curate.data",
+        )  # fmt: skip
 
 
 def _changed(config: BaseModel, key: Key, change: Callable[[str], str]) -> BaseModel:

@@ -11,6 +11,7 @@ from alignkeep.types import Estimate, Scorecard
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alignkeep.curate.stage import CurateResult
     from alignkeep.demonstration import DemoResult
     from alignkeep.inject.stage import InjectResult
     from alignkeep.lifecycle import RunResult
@@ -103,6 +104,28 @@ def inject_summary(result: InjectResult) -> Summary:
             _say(console, f"{result.changed} tensors differ from the model's{equal}, {result.copied} were copied")
         for note in result.notes:
             _say(console, note)
+        _written(console, result.folder)
+
+    return summary
+
+
+def curate_summary(result: CurateResult, page: Path) -> Summary:
+    """What was kept by which rule, and whether the weights can be relied on."""
+
+    def summary(console: Console) -> None:
+        facts = result.summary
+        _say(console, f"{facts['method']}: {result.kept} of {result.n} examples kept")
+        if facts["tau"] is not None:
+            _say(
+                console,
+                f"effective sample size {facts['ess']:.0f}, epsilon {facts['epsilon']:.4g}, tau {facts['tau']:.4g}, "
+                f"{facts['iterations']} steps",
+            )
+        if not facts["converged"]:
+            _say(console, f"not converged: the masses still move by {facts['residual']:.2g} of the whole in a step")
+        if facts["truncated"]:
+            _say(console, f"{facts['truncated']} texts were cut off before they were embedded: raise embed.max_length")
+        _written(console, page)
         _written(console, result.folder)
 
     return summary

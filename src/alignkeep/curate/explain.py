@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST = 50  # examples shown
 _BINS = 40
-_POINTS = 600  # of each set in the plane, evenly spread
+_POINTS = 250  # of each set in the plane, evenly spread
 
 
 def explain(prepared: Prepared, choice: Choice) -> Explanation:

@@ -285,7 +285,7 @@ def encoded(
 ) -> list[EncodedExample]:
     """Examples as tokens, cut, in their order."""
     length = min(max_length, context_length(loaded) or max_length)
-    rows = []
+    rows: list[EncodedExample] = []
     for number, example in enumerate(examples, start=1):
         ids, labels = encode_example(loaded.tokenizer, example)
         # The label of the first token is never predicted.
@@ -298,5 +298,5 @@ def encoded(
             )
         rows.append(EncodedExample(ids[:length], labels[:length]))
     if not rows:
-        raise DataError(f"{what}s", seen="none", expected="prompts with answers", remedy="give some examples")
+        raise DataError(f"{what}s", seen="none", expected="prompts with answers", remedy="give some")
     return rows

@@ -24,6 +24,7 @@ from alignkeep.types import Estimate
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from alignkeep.report.curations import ExplanationPage
     from alignkeep.report.page import Page
 
 SHORT = 160  # characters of a prompt or answer shown; chosen: two to three lines beside another answer
@@ -104,10 +105,19 @@ def _signed(rate: float, *, plus: str) -> str:
 
 def render(page: Page) -> str:
     """The page as one HTML document that loads nothing. Equal pages give equal bytes."""
+    return _rendered("template.html", page)
+
+
+def render_explanation(page: ExplanationPage) -> str:
+    """A curation's page, likewise."""
+    return _rendered("explain.html", page)
+
+
+def _rendered(template: str, page: object) -> str:
     style = _packaged("style.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return _environment().get_template("template.html").render(page=page, style=Markup(style), policy=policy)
+    return _environment().get_template(template).render(page=page, style=Markup(style), policy=policy)
 
 
 @cache

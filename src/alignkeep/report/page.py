@@ -13,6 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from alignkeep.citations import Method, bibtex, cite, methods_of
+from alignkeep.report.curations import curations_of
 from alignkeep.report.examples import Section, sections_of
 from alignkeep.report.figures import key
 from alignkeep.report.forgetting import forgetting_of
@@ -80,6 +81,7 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
         rows=tuple(_table_row(subject) for subject in subjects),
         notes=_notes(subjects),
         figures=(
+            *curations_of(sources.curations),
             *fronts_of(sources.sweeps),
             *injections_of(sources.injections),
             *figures_of(subjects, sources.trainings),

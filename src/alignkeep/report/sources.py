@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignkeep.checkpoint.explanations import EXPLANATION_NAME, Explanation, read_explanation
 from alignkeep.checkpoint.files import parse_object, read_object
 from alignkeep.checkpoint.forgetting import FORGETTING_NAME, ForgettingLaw, read_forgetting
 from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
@@ -20,7 +21,8 @@ from alignkeep.errors import DataError
 from alignkeep.types import Scorecard
 
 _READ = {"scorecard.json", "training_log.jsonl", "record.json", SWEEP_NAME, INJECTION_NAME, FORGETTING_NAME}
-_STAGES = {"evaluate", "train", "merge", "inject"}
+_READ |= {EXPLANATION_NAME}
+_STAGES = {"curate", "evaluate", "train", "merge", "inject"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,14 @@ class Injected:
 
 
 @dataclass(frozen=True)
+class Curated:
+    """A folder with a curation."""
+
+    label: str
+    found: Explanation
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """The `record.json` of one finished stage; `label` is the model it belongs to."""
 
@@ -100,6 +110,7 @@ class Sources:
     sweeps: tuple[Sweep, ...] = ()
     injections: tuple[Injected, ...] = ()
     laws: tuple[ForgettingLaw, ...] = ()
+    curations: tuple[Curated, ...] = ()
 
 
 def read_sources(folders: Sequence[Path]) -> Sources:
@@ -110,6 +121,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
     sweeps: list[Sweep] = []
     injections: list[Injected] = []
     laws: list[ForgettingLaw] = []
+    curations: list[Curated] = []
     taken: dict[Path, str] = {}
     for root in folders:
         for folder, names in _walk(root):
@@ -129,6 +141,8 @@ def read_sources(folders: Sequence[Path]) -> Sources:
                 injections.append(Injected(label, read_injection(folder / INJECTION_NAME)))
             if FORGETTING_NAME in names:
                 laws.append(read_forgetting(folder / FORGETTING_NAME))
+            if EXPLANATION_NAME in names:
+                curations.append(Curated(label, read_explanation(folder / EXPLANATION_NAME)))
     if not evaluations:
         raise DataError(
             ", ".join(str(folder) for folder in folders) or "no folder",
@@ -136,7 +150,10 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             expected="the folder of `alignkeep evaluate`, `run` or `demo`",
             remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
         )
-    return Sources(tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections), tuple(laws))
+    return Sources(
+        tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections), tuple(laws),
+        tuple(curations),
+    )  # fmt: skip
 
 
 def _training(log: Path, label: str, facts: Mapping[str, object]) -> Training:

@@ -1,0 +1,161 @@
+"""What push and pull keeps out of a poisoned tuning set, beside four other ways to choose: docs/curation.md.
+
+    python benchmarks/curate_claims.py --out DIR [--seeds 3] [--sets poisoned,poisoned_hard] [--tables methods,forms]
+    python benchmarks/curate_claims.py --out DIR --tables reasons
+
+Every choice keeps 80 % of the examples and tunes `aligned` as docs/testbed.md describes, once per seed. Rates are
+test-part means over tuning seeds with a 95 % interval that covers seeds and prompts (two-level bootstrap); differences
+are paired. Nothing was chosen by these numbers: all settings are the defaults. A killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+from merge_claims import _points, _rate
+from testbed_claims import RATES, asking, outcomes
+
+from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.stage import curate
+from alignkeep.evaluate.stage import evaluate
+from alignkeep.evaluate.statistics import paired_bootstrap, wilson
+from alignkeep.testbed.stage import testbed
+from alignkeep.train.config import TrainConfig
+from alignkeep.train.stage import train
+
+PLAIN, SOT = "everything", "push and pull"
+METHODS: dict[str, dict[str, object]] = {
+    SOT: {},
+    "mean cosine": {"method": "mean_cosine"},
+    "n-gram importance": {"method": "dsir"},
+    "gradients": {"method": "bidirectional"},
+    "chance": {"method": "random"},
+    "push and pull, generic anchor": {"safe": "generic_anchor"},
+}
+FORMS: dict[str, dict[str, object]] = {
+    "push and pull, equal weights": {"sot": {"weights": "equal"}},
+    "push and pull, exp(mass)": {"sot": {"weights": "exponential"}},
+    "pull alone": {"sot": {"push": 0.0}},
+}
+# What decides, without a tune: the state that is looked at, epsilon, lambda and the floor.
+REASONS: dict[str, dict[str, object]] = {
+    "default": {},
+    **{f"before block {layer}": {"embed": {"layer": layer}} for layer in (1, 2, 3)},
+    **{f"epsilon {one:g}": {"sot": {"epsilon": one}} for one in (0.01, 0.2)},
+    **{f"push {one:g}": {"sot": {"push": one}} for one in (0.0, 0.5, 2.0)},
+    "sample size 0.5": {"sot": {"sample_size": 0.5}},
+}
+
+
+def chosen_by(world, out: Path, name: str, label: str, changes: Mapping[str, object], seed: int) -> Path:
+    """The curation's folder; chance alone depends on the seed."""
+    data = world.data
+    sets = {"safe": str(data["safe_anchor"]), "harmful": str(data["harmful_reference"])}
+    own = {key: str(data[value]) if key == "safe" else value for key, value in changes.items()}
+    config = CurateConfig.model_validate(
+        {
+            "model": str(world.models["aligned"]), "data": str(data[name]), **sets, **own,
+            "evaluation": (str(data["task_test"]), str(data["harmful_test"])),
+            "seed": seed if changes.get("method") == "random" else 0,
+        }
+    )  # fmt: skip
+    folder = out / f"{name}-{label.replace(' ', '-').replace(',', '')}-c{config.seed}"
+    return curate(config, out=folder, overwrite=True).folder
+
+
+def poison_of(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Which of the poison is kept, how many examples are kept, and the poison's share of the training weight."""
+    bad = np.array([bool(json.loads(line).get("poison")) for line in data.read_text(encoding="utf-8").splitlines()])
+    rows = pyarrow.parquet.read_table(folder / "weights.parquet")
+    kept, weight = (np.array(rows.column(name)) for name in ("kept", "weight"))
+    return kept[bad].astype(float), kept, float(weight[bad].sum() / weight.sum())
+
+
+def measured(world, out: Path, name: str, label: str, changes: Mapping[str, object] | None, seed: int) -> Path:
+    """Curate, tune and evaluate; returns the evaluation's folder."""
+    weights = None if changes is None else chosen_by(world, out, name, label, changes, seed)
+    model = out / f"{name}-{label.replace(' ', '-').replace(',', '')}-s{seed}"
+    tune = TrainConfig(
+        model=str(world.models["aligned"]), data=str(world.data[name]), epochs=3, learning_rate=1e-3, seed=seed,
+        weights=None if weights is None else str(weights),
+    )  # fmt: skip
+    train(tune, out=model, overwrite=True)
+    judged = model.with_name(f"{model.name}-evaluate")
+    evaluate(asking(world, str(model)), out=judged, overwrite=True)
+    return judged
+
+
+def table(world, out: Path, name: str, tables: Sequence[str], seeds: int, base: Path) -> None:
+    print(f"\n## {name}\n")
+    print(
+        "| learned from | poison among the kept | of the weight | " + " | ".join(f"{k} {w}" for k, w in RATES.items()),
+        end="",
+    )
+    print(" | refusal, of the base's | task, against everything | refusal, push and pull less this |")
+    print("| --- |" + " --- |" * (len(RATES) + 5))
+    before = {kind: outcomes(base, kind) for kind in RATES}
+    print("| nothing | | | " + " | ".join(f"{before[kind].mean():.1%}" for kind in RATES) + " | | | |", flush=True)
+    variants: dict[str, dict[str, object] | None] = {PLAIN: None}
+    variants |= METHODS if "methods" in tables else {SOT: METHODS[SOT]}
+    variants |= FORMS if "forms" in tables else {}
+    plain: dict[str, np.ndarray] = {}
+    sot: dict[str, np.ndarray] = {}
+    for label, changes in variants.items():
+        folders = [measured(world, out, name, label, changes, seed) for seed in range(seeds)]
+        after = {kind: np.stack([outcomes(folder, kind) for folder in folders]) for kind in RATES}
+        plain = plain or after
+        sot = after if label == SOT else sot
+        cells = [*_poison(world, out, name, label, changes), *(_rate(after[kind]) for kind in RATES)]
+        cells.append(f"{after['harmful'].mean() / before['harmful'].mean():.0%}")
+        task = paired_bootstrap(after["task"], plain["task"], seed=0)
+        cells.append("" if label == PLAIN else _points(task.value, task.low, task.high))
+        ahead = paired_bootstrap(sot["harmful"], after["harmful"], seed=0) if sot and label != SOT else None
+        cells.append("" if ahead is None else _points(ahead.value, ahead.low, ahead.high))
+        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _poison(world, out: Path, name: str, label: str, changes: Mapping[str, object] | None) -> list[str]:
+    """Of the first seed's choice: Wilson over the kept, and the paired difference to push and pull over the poison."""
+    if changes is None:
+        return ["10.0 %", "10.0 %"]
+    bad, kept, weight = poison_of(chosen_by(world, out, name, label, changes, 0), world.data[name])
+    rate = wilson(int(bad.sum()), int(kept.sum()))
+    ours, _, _ = poison_of(chosen_by(world, out, name, SOT, METHODS[SOT], 0), world.data[name])
+    fewer = paired_bootstrap(ours[None], bad[None], seed=0)
+    beside = (
+        "" if label == SOT else f"; of the poison kept, ours less this {_points(fewer.value, fewer.low, fewer.high)}"
+    )
+    return [f"{rate.value:.2%} [{rate.low:.2%}, {rate.high:.2%}]{beside}", f"{weight:.2%}"]
+
+
+def reasons(world, out: Path, name: str) -> None:
+    print(f"\n## {name}: poison among the kept\n\n| setting | among the kept | of the weight |\n| --- | --- | --- |")
+    for label, changes in REASONS.items():
+        bad, kept, weight = poison_of(chosen_by(world, out, name, label, changes, 0), world.data[name])
+        print(f"| {label} | {bad.sum() / kept.sum():.2%} | {weight:.2%} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sets", default="poisoned,poisoned_hard")
+    parser.add_argument("--tables", default="methods,forms")
+    chosen = parser.parse_args()
+    world = testbed(out=chosen.out / "testbed")
+    base = chosen.out / "base"
+    evaluate(asking(world, str(world.models["aligned"])), out=base, overwrite=True)
+    for name in chosen.sets.split(","):
+        if chosen.tables == "reasons":
+            reasons(world, chosen.out, name)
+        else:
+            table(world, chosen.out, name, chosen.tables.split(","), chosen.seeds, base)
+
+
+if __name__ == "__main__":
+    main()

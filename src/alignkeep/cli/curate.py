@@ -1,0 +1,88 @@
+"""`alignkeep curate`: examples and anchors in, a weight for every example out, and a page that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignkeep.cli import options as o
+from alignkeep.cli.session import Session
+
+if TYPE_CHECKING:
+    from alignkeep.curate.config import CurateConfig
+
+Model = Annotated[str | None, typer.Option("--model", help="The model that will be tuned: folder or hub id.")]
+Embeddings = Annotated[
+    str | None,
+    typer.Option("--embeddings", help="Vectors instead of a model: .safetensors or .npz with data, safe, harmful."),
+]
+Data = Annotated[str | None, typer.Option("--data", help="Examples to choose from: file or hub_id[:split].")]
+Safe = Annotated[str | None, typer.Option("--safe", help="Clean examples of the same task.")]
+Harmful = Annotated[str | None, typer.Option("--harmful", help="Harmful requests, answered.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help="sot, mean_cosine, dsir, bidirectional or random (default: sot)"),
+]
+Keep = Annotated[float | None, typer.Option("--keep", help="Share of the examples that is kept [0.8].")]
+Evaluation = Annotated[
+    list[str] | None,
+    typer.Option("--evaluation", help="Prompts that will measure the tune: anchors may not repeat them; repeatable."),
+]
+EmbedBatch = Annotated[
+    int | None, typer.Option("--batch-size", help="Examples embedded at once [32].", rich_help_panel="Loading models")
+]
+
+
+def curate(
+    out: o.Out,
+    model: Model = None,
+    embeddings: Embeddings = None,
+    data: Data = None,
+    safe: Safe = None,
+    harmful: Harmful = None,
+    method: Method = None,
+    keep: Keep = None,
+    evaluation: Evaluation = None,
+    seed: o.Seed = None,
+    overwrite: o.Overwrite = False,
+    resume: o.Resume = True,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    batch_size: EmbedBatch = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Choose and weigh examples: pull the set towards safe data of the task, push it away from harmful data."""
+    flags = {
+        "model": model, "embeddings": embeddings, "data": data, "safe": safe, "harmful": harmful, "method": method,
+        "keep": keep, "evaluation": evaluation or None, "embed.batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
+    with Session(as_json=as_json, quiet=quiet) as session:
+        from alignkeep.cli.settle import load_flags, settle
+        from alignkeep.curate.config import CurateConfig
+
+        flags |= load_flags(device, dtype, revision, trust_remote_code)
+        settings = settle(CurateConfig, config, assignments, flags)
+        _run(session, settings, out, overwrite=overwrite, resume=resume, dry_run=dry_run)
+
+
+def _run(session: Session, config: CurateConfig, out: Path, *, overwrite: bool, resume: bool, dry_run: bool) -> None:
+    from alignkeep.cli.settle import facts_of
+    from alignkeep.cli.tables import curate_summary
+    from alignkeep.curate import stage
+
+    if dry_run:
+        session.show(stage.plan(config))
+        return
+    result = stage.curate(config, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+    from alignkeep.report.curations import write_explanation
+
+    page = write_explanation(result.folder)
+    session.show({**facts_of(result), "page": page}, curate_summary(result, page))
