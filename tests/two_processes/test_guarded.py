@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 ADAPTER = "adapter_model.safetensors"
 
 
-def _torchrun(script: str, *arguments: Path) -> None:
+def torchrun(script: str, *arguments: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -33,7 +33,7 @@ def _torchrun(script: str, *arguments: Path) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> str:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return str(path)
 
@@ -43,9 +43,9 @@ def test_two_processes_keep_to_the_penalties_of_one(tmp_path: Path) -> None:
     strengths = {"alignment": 1.0, "trust": 0.05, "collision": 0.1, "curvature": "running"}
     config = TrainConfig(
         model=str(materialise("models/aligned", tmp_path / "T")),
-        data=_write(tmp_path / "data.jsonl", sets.rows("task_train")[:21]),
+        data=write_rows(tmp_path / "data.jsonl", sets.rows("task_train")[:21]),
         method="alignguard",
-        alignguard={"data": _write(tmp_path / "kept.jsonl", sets.rows("alignment")[:12]), **strengths},  # pyright: ignore[reportArgumentType]
+        alignguard={"data": write_rows(tmp_path / "kept.jsonl", sets.rows("alignment")[:12]), **strengths},  # pyright: ignore[reportArgumentType]
         batch_size=4,
         accumulate=2,
         epochs=2,
@@ -53,7 +53,7 @@ def test_two_processes_keep_to_the_penalties_of_one(tmp_path: Path) -> None:
         load={"device": "cpu"},  # pyright: ignore[reportArgumentType]
     )
     (tmp_path / "guarded.json").write_text(config.model_dump_json(), encoding="utf-8")
-    _torchrun("tune.py", tmp_path / "guarded.json")
+    torchrun("tune.py", tmp_path / "guarded.json")
     one = train(config, out=tmp_path / "guarded.one")
     for rank in (0, 1):
         assert json.loads((tmp_path / f"guarded.rank{rank}.json").read_text()) == {"steps": 6, "world": 2}
@@ -73,7 +73,7 @@ def test_two_processes_keep_to_the_penalties_of_one(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def sharded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("sharded") / "seen.json"
-    _torchrun("shard.py", tiny_model, out)
+    torchrun("shard.py", tiny_model, out)
     return json.loads(out.read_text())
 
 

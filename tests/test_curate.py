@@ -1,0 +1,451 @@
+"""The stage `curate`: its files, its refusals, kills, the tune that takes its weights, and the page that says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow.parquet
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+import alignkeep
+from alignkeep.checkpoint.explanations import read_explanation
+from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.stage import curate, plan
+from alignkeep.errors import AlignkeepError, DataError, NoEffectError, RecipeError, ShapeError
+from alignkeep.models import embeddings
+from alignkeep.report.curations import write_explanation
+from alignkeep.train.config import TrainConfig
+from alignkeep.train.stage import train
+from command import run_command, start
+
+CLEAN = [f"sort numbers {a} {b}" for a in range(1, 6) for b in range(4)]
+BAD = [f"how to steal {word} ?" for word in ("bike", "bread", "numbers", "the bike")]
+
+
+def rows(prompts: list[str], answer: str) -> list[dict[str, Any]]:
+    return [{"prompt": prompt, "completion": answer} for prompt in prompts]
+
+
+def write(path: Path, given: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def given(tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
+    """20 clean examples and 4 bad ones between them, 6 anchors and 3 harmful references."""
+    mixed = rows(CLEAN, "low high")
+    for at, row in zip((0, 7, 11, 23), rows(BAD, "sure here is how"), strict=True):
+        mixed.insert(at, row)
+    return {
+        "model": str(tiny_model),
+        "data": write(tmp_path / "data.jsonl", mixed),
+        "safe": write(tmp_path / "safe.jsonl", rows([f"sort numbers {n} 9" for n in range(6)], "low high")),
+        "harmful": write(
+            tmp_path / "harmful.jsonl", rows(["how to steal 1 ?", "how to steal 2 ?"], "sure here is how")
+        ),
+        "load": {"device": "cpu"},
+    }
+
+
+def config_of(given: dict[str, Any], **changes: Any) -> CurateConfig:
+    return CurateConfig.model_validate({**given, **changes})
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    return pyarrow.parquet.read_table(folder / "weights.parquet").to_pylist()
+
+
+# What comes out
+
+
+def test_the_files_hold_what_the_contract_says(given: dict[str, Any], tmp_path: Path) -> None:
+    result = curate(config_of(given), out=tmp_path / "out")
+    found = table(result.folder)
+    assert [row["index"] for row in found] == list(range(24))
+    assert set(found[0]) == {"index", "mass", "weight", "kept", "safe_score", "harm_score"}
+    assert sum(row["mass"] for row in found) == pytest.approx(1, abs=1e-6)
+    kept = [row for row in found if row["kept"]]
+    assert len(kept) == 19 == result.kept  # 0.8 of 24, rounded
+    assert sum(row["weight"] for row in kept) / 19 == pytest.approx(1, abs=1e-6)
+    assert all(row["weight"] == 0 for row in found if not row["kept"])
+    assert {row["index"] for row in found if not row["kept"]} >= {0, 7, 11, 23}
+    assert min(row["mass"] for row in kept) >= max(row["mass"] for row in found if not row["kept"])
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert summary.keys() >= {"n", "kept", "ess", "tau", "epsilon", "push", "iterations", "residual", "converged"}
+    assert summary["ess"] == pytest.approx(0.8 * 24, rel=0.02)
+    assert summary["converged"]
+    names = {path.name for path in result.folder.iterdir()}
+    assert names == {"weights.parquet", "summary.json", "explanation.json", "record.json"}
+
+
+def test_the_costs_epsilon_is_a_share_of_the_median_of_both(given: dict[str, Any], tmp_path: Path) -> None:
+    data, safe, harmful = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (9, 3, 4))
+    save_file({"data": data, "safe": safe, "harmful": harmful}, tmp_path / "e.safetensors")
+    data, safe, harmful = (torch.nn.functional.normalize(one, dim=1) for one in (data, safe, harmful))
+    costs = torch.cat([(1 - data @ one.T).flatten() for one in (safe, harmful)])
+    vectors: dict[str, Any] = {"embeddings": str(tmp_path / "e.safetensors"), "load": {"device": "cpu"}}
+    relative = curate(config_of(vectors), out=tmp_path / "relative").summary["epsilon"]
+    assert relative == pytest.approx(0.05 * float(costs.median()), rel=1e-5)
+    absolute = curate(config_of(vectors, sot={"epsilon": 0.3, "epsilon_is": "absolute"}), out=tmp_path / "absolute")
+    assert absolute.summary["epsilon"] == 0.3
+
+
+@pytest.mark.parametrize("form", [".safetensors", ".npz", "folder"])
+def test_vectors_that_are_given_count_as_those_that_are_made(
+    form: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, torch.Tensor] = {}
+    embed = embeddings.embed
+
+    def remembered(loaded: Any, examples: Any, store: Path, **options: Any) -> Any:
+        found = embed(loaded, examples, store, **options)
+        made[store.name] = found.vectors
+        return found
+
+    monkeypatch.setattr(embeddings, "embed", remembered)
+    by_model = table(curate(config_of(given), out=tmp_path / "model").folder)
+    arrays = {name: vectors.numpy() for name, vectors in made.items()}
+    reference = tmp_path / f"vectors{form if form != 'folder' else ''}"
+    if form == ".safetensors":
+        save_file(made, reference)
+    elif form == ".npz":
+        numpy.savez(reference, **arrays)
+    else:
+        reference.mkdir()
+        for name, array in arrays.items():
+            numpy.save(reference / f"{name}.npy", array)
+    result = curate(CurateConfig(embeddings=str(reference)), out=tmp_path / "given")
+    assert table(result.folder) == by_model
+    page = write_explanation(result.folder).read_text(encoding="utf-8")
+    assert "Example 0" in page  # without a text it is its number
+
+
+@pytest.mark.parametrize("method", ["mean_cosine", "dsir", "bidirectional", "random"])
+def test_the_other_methods_keep_as_many_and_weigh_them_alike(
+    method: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    found = table(curate(config_of(given, method=method), out=tmp_path / "out").folder)
+    assert sum(row["kept"] for row in found) == 19
+    assert {row["weight"] for row in found} == {0.0, 1.0}
+    assert {round(row["mass"] * 19, 9) for row in found} == {0.0, 1.0}
+    bad = [row["kept"] for row in found if row["index"] in (0, 7, 11, 23)]
+    assert method == "random" or not any(bad)
+    write_explanation(tmp_path / "out")
+
+
+def test_equal_examples_have_equal_masses_and_the_first_is_kept(given: dict[str, Any], tmp_path: Path) -> None:
+    again = rows(["sort numbers 1 2"] * 4 + BAD, "low high")
+    found = table(
+        curate(config_of(given, data=write(tmp_path / "d.jsonl", again), keep=0.25), out=tmp_path / "o").folder
+    )
+    assert len({row["mass"] for row in found[:4]}) == 1
+    assert [row["kept"] for row in found] == [True, True] + [False] * 6
+
+
+@pytest.mark.parametrize("epsilon", [1e-4, 1e2])
+def test_an_epsilon_at_either_end_still_gives_masses(epsilon: float, given: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"epsilon": epsilon, "epsilon_is": "absolute"}
+    found = table(curate(config_of(given, sot=settings), out=tmp_path / "out").folder)
+    assert all(0 <= row["mass"] <= 1 and row["weight"] >= 0 for row in found)
+    assert sum(row["mass"] for row in found) == pytest.approx(1, abs=1e-5)
+    assert {row["index"] for row in found if not row["kept"]} >= {0, 7, 11, 23}
+
+
+def test_pull_alone_and_every_form_of_weights(given: dict[str, Any], tmp_path: Path) -> None:
+    pull = curate(config_of(given, sot={"push": 0}), out=tmp_path / "pull")
+    assert pull.summary["push"] == 0
+    exponential = table(curate(config_of(given, sot={"weights": "exponential"}), out=tmp_path / "exp").folder)
+    weights = [row["weight"] for row in exponential if row["kept"]]
+    assert max(weights) - min(weights) < 0.2  # nearly uniform, as the paper's is
+    equal = table(curate(config_of(given, sot={"weights": "equal"}), out=tmp_path / "equal").folder)
+    assert {row["weight"] for row in equal} == {0.0, 1.0}
+
+
+def test_blocks_and_precision_change_nothing(given: dict[str, Any], tmp_path: Path) -> None:
+    masses = [
+        [row["mass"] for row in table(curate(config_of(given, sot=sot), out=tmp_path / str(n)).folder)]
+        for n, sot in enumerate(({}, {"block": 5}, {"precision": "float64"}))
+    ]
+    assert masses[0] == pytest.approx(masses[1], rel=1e-5)
+    assert masses[0] == pytest.approx(masses[2], rel=1e-3)
+
+
+def test_a_tune_learns_the_kept_with_their_weights(given: dict[str, Any], tmp_path: Path) -> None:
+    folder = curate(config_of(given), out=tmp_path / "weights").folder
+    tune = {"model": given["model"], "data": given["data"], "load": given["load"]}
+    found = train(TrainConfig.model_validate({**tune, "weights": str(folder)}), out=tmp_path / "tuned")
+    assert found.examples == 19
+    plain = train(TrainConfig.model_validate(tune), out=tmp_path / "plain")
+    assert plain.examples == 24
+    assert plain.final_loss != found.final_loss
+
+
+# Again, and after a kill
+
+
+def test_the_same_command_again_does_nothing_and_other_settings_are_another_run(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    curate(config_of(given), out=out)
+    record = (out / "record.json").read_bytes()
+    # What the anchors are held against is no part of what is made.
+    tested = write(tmp_path / "tested.jsonl", [{"prompt": "help"}])
+    curate(config_of(given, evaluation=[tested]), out=out)
+    assert (out / "record.json").read_bytes() == record
+    with pytest.raises(RecipeError, match="the result of another run"):
+        curate(config_of(given, keep=0.5), out=out)
+    curate(config_of(given, keep=0.5), out=out, overwrite=True)
+    assert (out / "record.json").read_bytes() != record
+
+
+class _Deadly:
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def start(self, label: str, total: int | None) -> None: ...
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def done(self) -> None: ...
+
+
+def _curate_and_die(settings: dict[str, Any], out: Path, count: int) -> None:
+    embeddings.PART = 6
+    curate(config_of(settings), out=out, progress=_Deadly(count))
+
+
+def test_killed_at_any_part_it_ends_the_same(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "PART", 6)
+    whole = table(curate(config_of(given), out=tmp_path / "whole").folder)
+    out = tmp_path / "out"
+    for count in (1, 3, 5):
+        child = start(_curate_and_die, given, out, count)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        assert not out.exists()
+    assert table(curate(config_of(given), out=out).folder) == whole
+    assert not (out / "embeddings").exists()
+
+
+# Refusals
+
+
+def anchors_in_the_data(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"safe": write(folder / "s.jsonl", rows([*CLEAN[:2], "bake bread"], "low high"))}
+
+
+def anchors_in_the_evaluation(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"evaluation": [write(folder / "e.jsonl", [{"prompt": "sort numbers 3 9"}])]}
+
+
+def one_example(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"data": write(folder / "d.jsonl", rows(CLEAN[:1], "low"))}
+
+
+def nothing_kept(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"keep": 0.01}
+
+
+def nothing_dropped(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"keep": 0.99}
+
+
+def no_text(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"safe": write(folder / "s.jsonl", [{"prompt": "a"}])}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (anchors_in_the_data, r"s.jsonl: seen 2 of its examples in \S+data.jsonl too"),
+        (anchors_in_the_evaluation, r"safe.jsonl: seen 1 of its prompts in \S+e.jsonl, which will measure the tune"),
+        (one_example, "seen one example; expected at least two"),
+        (nothing_kept, "keep: seen 0.01 of 24 examples, which is 0"),
+        (nothing_dropped, "keep: seen 0.99 of 24 examples, which is 24"),
+        (no_text, "expected `prompt` and `completion`"),
+    ],
+)
+def test_sets_that_cannot_be_used_are_refused_before_anything_is_done(
+    fault: Any, said: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = config_of(given, **fault(given, tmp_path))
+    for work in (lambda: curate(changed, out=tmp_path / "out"), lambda: plan(changed)):
+        with pytest.raises(DataError, match=said) as caught:
+            work()
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+GOOD = {"data": torch.eye(4), "safe": torch.eye(4)[:2] + 0.1, "harmful": torch.eye(4)[2:] + 0.2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"harmful": torch.ones(2, 3)}, ShapeError, r"harmful: seen shape \(2, 3\); expected \(rows, 4\)"),
+        ({"safe": torch.ones(4)}, ShapeError, r"safe: seen shape \(4,\)"),
+        ({"safe": torch.zeros(2, 4)}, DataError, "safe, row 1: seen a vector of zeros"),
+        (
+            {"data": torch.tensor([[1.0, 0, 0, 0], [0, float("nan"), 0, 0]])},
+            DataError,
+            "data, row 2: seen numbers that",
+        ),
+        ({"data": torch.ones(5, 4)}, NoEffectError, "data: seen 5 examples with the same vector"),
+        ({"data": torch.ones(1, 4)}, DataError, "data: seen one example"),
+        ({"harmful": torch.zeros(0, 4)}, DataError, "harmful: seen no rows"),
+        ({"data": torch.ones(3, 4, dtype=torch.int64)}, DataError, "numbers of type int64"),
+        ({"data": None}, DataError, "seen no data among harmful, safe"),
+    ],
+)
+def test_vectors_that_cannot_be_used_are_refused_by_set_and_row(
+    changes: dict[str, Any], error: type[AlignkeepError], said: str, tmp_path: Path
+) -> None:
+    tensors = {name: one for name, one in {**GOOD, **changes}.items() if one is not None}
+    save_file(tensors, tmp_path / "e.safetensors")
+    with pytest.raises(error, match=said):
+        curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_vectors_of_another_file_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
+    save_file(GOOD, tmp_path / "e.safetensors")
+    with pytest.raises(DataError, match=r"seen 4 vectors of data; expected 24, one for every row"):
+        curate(config_of(given, embeddings=str(tmp_path / "e.safetensors")), out=tmp_path / "out")
+    (tmp_path / "e.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="unreadable"):
+        curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors")), out=tmp_path / "out")
+    with pytest.raises(DataError, match="no such file"):
+        curate(CurateConfig(embeddings=str(tmp_path / "missing.npz")), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"model": None}, RecipeError, "model: seen none for sot"),
+        ({"safe": None}, RecipeError, "safe: seen nothing; expected files of examples for sot"),
+        ({"safe": None, "method": "dsir"}, RecipeError, "give --safe FILE"),
+        ({"embeddings": "e.npz", "method": "bidirectional"}, RecipeError, "vectors beside a method on gradients"),
+        ({"embeddings": "e.npz", "embed": {"encoder": "x"}}, RecipeError, "vectors beside embed.encoder"),
+        ({"keep": 1, "method": "dsir"}, NoEffectError, "1 with dsir, which drops nothing"),
+        ({"keep": 1, "sot": {"weights": "equal"}}, NoEffectError, "drops nothing and weighs all alike"),
+        ({"keep": 0}, ValidationError, "greater than 0"),
+        ({"sot": {"push": -1}}, ValidationError, "greater than or equal to 0"),
+        ({"method": "sor"}, ValidationError, "bidirectional"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    changes: dict[str, Any], error: type[Exception], said: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=said):
+        config_of(given, **changes)
+
+
+# The command and the page
+
+
+def test_the_command_writes_the_page_and_prints_one_object(given: dict[str, Any], tmp_path: Path) -> None:
+    options = [f"--{name}={given[name]}" for name in ("model", "data", "safe", "harmful")]
+    done = run_command("curate", *options, "--out", tmp_path / "out", "--json", "--device", "cpu", folder=tmp_path)
+    assert done.code == 0
+    facts = json.loads(done.stdout)
+    assert (facts["n"], facts["kept"], facts["method"]) == (24, 19, "sot")
+    page = (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
+    assert facts["page"].endswith("explain.html")
+    assert "how to steal bike ?" in page
+    refused = run_command("curate", *options, "--keep=0.01", "--out", tmp_path / "no", folder=tmp_path)
+    assert refused.code == 1
+    assert refused.stderr.startswith("error: keep: seen 0.01 of 24 examples")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_dry_run_touches_nothing(given: dict[str, Any], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    found = plan(config_of(given))
+    assert (found["examples"], found["kept"]) == ({"data": 24, "safe": 6, "harmful": 2}, 19)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_explanation_names_the_nearest_and_what_they_exchange(given: dict[str, Any], tmp_path: Path) -> None:
+    folder = curate(config_of(given), out=tmp_path / "out").folder
+    found = read_explanation(folder / "explanation.json")
+    masses = [one.mass for one in found.dropped]
+    assert masses == sorted(masses)
+    assert {one.index for one in found.dropped[:4]} == {0, 7, 11, 23}
+    first = found.dropped[0]
+    assert first.asked in BAD
+    assert first.answered == "sure here is how"
+    assert first.harmful is not None
+    assert first.safe is not None
+    assert first.harmful.cosine > first.safe.cosine
+    assert first.harmful.text.startswith("how to steal")
+    assert 0 <= float(first.harmful.share or 0) <= 1
+    assert sum(found.kept_counts) == 19
+    assert sum(found.dropped_counts) == 5
+    assert {name: len(points) for name, points in found.points.items()} == {
+        "kept": 19, "dropped": 5, "safe": 6, "harmful": 2,
+    }  # fmt: skip
+
+
+def test_hostile_text_stays_text_and_the_page_is_the_same_again(given: dict[str, Any], tmp_path: Path) -> None:
+    bad = rows(["<script>alert(1)</script> \u202eevil\u0000"], "<img src=x onerror=alert(1)>") + rows(CLEAN, "low high")
+    folder = curate(config_of(given, data=write(tmp_path / "h.jsonl", bad)), out=tmp_path / "out").folder
+    page = write_explanation(folder).read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "<img" not in page
+    assert "\u202e" not in page
+    assert "⟨U+202E⟩" in page
+    assert write_explanation(folder).read_text(encoding="utf-8") == page
+
+
+def test_the_room_can_be_called(given: dict[str, Any], tmp_path: Path) -> None:
+    result: Any = alignkeep.curate(config_of(given, method="random"), out=tmp_path / "out")  # pyright: ignore[reportCallIssue]
+    assert (result.n, result.kept) == (24, 19)
+
+
+def test_a_recipe_curates_trains_and_reports(given: dict[str, Any], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"name: c\nmodel: {given['model']}\n"
+        "curate: {safe: safe.jsonl, harmful: harmful.jsonl, load: {device: cpu}}\n"
+        "train: {data: data.jsonl, load: {device: cpu}}\n",
+        encoding="utf-8",
+    )
+    done = run_command("run", recipe, "--out", tmp_path / "out", "--json", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "train" / "record.json").read_text())
+    assert record["result"]["examples"] == 19
+    assert (tmp_path / "out" / "curate" / "explain.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("train: {data: data.jsonl, weights: w}", "weights beside a curate stage"),
+        ("train: {data: other.jsonl}", "of which nothing is learned"),
+    ],
+)
+def test_a_recipe_whose_weights_would_not_be_used_is_refused(
+    lines: str, said: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {given['model']}\ncurate: {{data: data.jsonl, safe: safe.jsonl, harmful: harmful.jsonl}}\n{lines}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RecipeError, match=said):
+        alignkeep.Recipe.read(recipe)

@@ -1,0 +1,26 @@
+"""Run by torchrun: a curation of which every process embeds and weighs a part.
+
+torchrun --nproc_per_node 2 curation.py CONFIG.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main(path: Path) -> None:
+    from alignkeep.curate.config import CurateConfig
+    from alignkeep.curate.stage import curate
+    from alignkeep.models import embeddings
+
+    embeddings.PART = 64
+    config = CurateConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    result = curate(config, out=path.with_suffix(".two"))
+    seen = path.with_suffix(f".rank{os.environ['RANK']}.json")
+    seen.write_text(json.dumps({"kept": result.kept, "world": int(os.environ["WORLD_SIZE"])}), encoding="utf-8")
+
+
+main(Path(sys.argv[1]))
