@@ -3,9 +3,10 @@
     python benchmarks/curate_claims.py --out DIR [--seeds 3] [--sets poisoned,poisoned_hard] [--tables methods,forms]
     python benchmarks/curate_claims.py --out DIR --tables reasons
 
-Every choice keeps 80 % of the examples and tunes `aligned` as docs/testbed.md describes, once per seed. Rates are
-test-part means over tuning seeds with a 95 % interval that covers seeds and prompts (two-level bootstrap); differences
-are paired. Nothing was chosen by these numbers: all settings are the defaults. A killed run goes on.
+Every choice keeps 80 % of the examples and tunes `aligned` as docs/testbed.md describes, once per seed, with as many
+steps as the tune on everything (3.75 epochs for its 3; `--epochs 3` for as many epochs). Rates are test-part means
+over tuning seeds with a 95 % interval that covers seeds and prompts (two-level bootstrap); differences are paired.
+Nothing was chosen by these numbers: all settings are the defaults. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from alignkeep.train.stage import train
 PLAIN, SOT = "everything", "push and pull"
 METHODS: dict[str, dict[str, object]] = {
     SOT: {},
+    "chance": {"method": "random"},
     "mean cosine": {"method": "mean_cosine"},
     "n-gram importance": {"method": "dsir"},
     "gradients": {"method": "bidirectional"},
-    "chance": {"method": "random"},
     "push and pull, generic anchor": {"safe": "generic_anchor"},
 }
 FORMS: dict[str, dict[str, object]] = {
@@ -76,12 +77,15 @@ def poison_of(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray, float]:
     return kept[bad].astype(float), kept, float(weight[bad].sum() / weight.sum())
 
 
-def measured(world, out: Path, name: str, label: str, changes: Mapping[str, object] | None, seed: int) -> Path:
+def measured(
+    world, out: Path, name: str, label: str, changes: Mapping[str, object] | None, seed: int, epochs: float
+) -> Path:
     """Curate, tune and evaluate; returns the evaluation's folder."""
+    epochs = 3.0 if changes is None else epochs
     weights = None if changes is None else chosen_by(world, out, name, label, changes, seed)
-    model = out / f"{name}-{label.replace(' ', '-').replace(',', '')}-s{seed}"
+    model = out / f"{name}-{label.replace(' ', '-').replace(',', '')}-e{epochs:g}-s{seed}"
     tune = TrainConfig(
-        model=str(world.models["aligned"]), data=str(world.data[name]), epochs=3, learning_rate=1e-3, seed=seed,
+        model=str(world.models["aligned"]), data=str(world.data[name]), epochs=epochs, learning_rate=1e-3, seed=seed,
         weights=None if weights is None else str(weights),
     )  # fmt: skip
     train(tune, out=model, overwrite=True)
@@ -90,7 +94,7 @@ def measured(world, out: Path, name: str, label: str, changes: Mapping[str, obje
     return judged
 
 
-def table(world, out: Path, name: str, tables: Sequence[str], seeds: int, base: Path) -> None:
+def table(world, out: Path, name: str, tables: Sequence[str], seeds: int, base: Path, epochs: float) -> None:
     print(f"\n## {name}\n")
     print(
         "| learned from | poison among the kept | of the weight | " + " | ".join(f"{k} {w}" for k, w in RATES.items()),
@@ -106,7 +110,7 @@ def table(world, out: Path, name: str, tables: Sequence[str], seeds: int, base: 
     plain: dict[str, np.ndarray] = {}
     sot: dict[str, np.ndarray] = {}
     for label, changes in variants.items():
-        folders = [measured(world, out, name, label, changes, seed) for seed in range(seeds)]
+        folders = [measured(world, out, name, label, changes, seed, epochs) for seed in range(seeds)]
         after = {kind: np.stack([outcomes(folder, kind) for folder in folders]) for kind in RATES}
         plain = plain or after
         sot = after if label == SOT else sot
@@ -144,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=3.75)
     parser.add_argument("--sets", default="poisoned,poisoned_hard")
     parser.add_argument("--tables", default="methods,forms")
     chosen = parser.parse_args()
@@ -154,7 +159,7 @@ def main() -> None:
         if chosen.tables == "reasons":
             reasons(world, chosen.out, name)
         else:
-            table(world, chosen.out, name, chosen.tables.split(","), chosen.seeds, base)
+            table(world, chosen.out, name, chosen.tables.split(","), chosen.seeds, base, chosen.epochs)
 
 
 if __name__ == "__main__":

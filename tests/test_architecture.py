@@ -19,7 +19,7 @@ ROOMS = {"curate", "train", "align", "merge", "inject", "evaluate", "report", "t
 ABOVE = {"cli", "composition", "lifecycle", "demonstration", "recipe"}
 MATH = [
     "refusal.py",
-    "curate/transport.py", "curate/weighting.py", "curate/baselines.py",
+    "curate/passes.py", "curate/transport.py", "curate/weighting.py", "curate/baselines.py",
     "evaluate/statistics.py", "evaluate/drift.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",
@@ -36,6 +36,7 @@ MATH_MAY_IMPORT = {
     "collections",
     "itertools",
     "dataclasses",
+    "functools",
     "jaxtyping",
     "__future__",
 }

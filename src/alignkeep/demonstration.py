@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from alignkeep.checkpoint.folders import claim_folder
 from alignkeep.checkpoint.records import identity_of
+from alignkeep.curate.config import CurateConfig
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.lifecycle import report_on
@@ -23,8 +24,9 @@ from alignkeep.train.config import AlignGuardSettings, TrainConfig
 from alignkeep.types import Scorecard
 
 TUNES = {"poisoned": "poisoned", "harmless": "benign_drift"}  # and the testbed's data for it
-MERGED, INJECTED, GUARDED = "+merge", "+inject", "+alignguard"
-LIMIT = 300  # questions of each kind, so that everything takes some five minutes on two cores
+CURATED, MERGED, INJECTED, GUARDED = "+curate", "+merge", "+inject", "+alignguard"
+LIMIT = 200  # questions of each kind, so that everything takes some five minutes on two cores
+KEEP = CurateConfig.model_fields["keep"].default
 _GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
 
 
@@ -58,8 +60,9 @@ def demo(
     resume: bool = True,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Tune the tiny aligned model on harmful and on harmless data, and on the latter with AlignGuard too; merge each
-    plain tune with its base, and inject refusal into it; measure all, report.
+    """Tune the tiny aligned model on poisoned and on harmless data, on the former once more with what a curation keeps
+    of it, on the latter with AlignGuard; merge each plain tune with its base, inject refusal into the poisoned one;
+    measure all, report.
 
     Needs no network and no accelerator. Resumes as `run` does.
     """
@@ -82,6 +85,7 @@ def demo(
             folder = model.with_name("evaluate")
             cards[model.parent.name] = evaluation.evaluate(compared, out=folder, **how)
             folders += [model, folder]
+    folders.insert(1, out / f"poisoned{CURATED}" / "curate")
     page = report_on(out, ReportConfig(title="alignkeep demo"), "demo", identity, folders, began)
     return DemoResult(out, cards, page)
 
@@ -93,9 +97,12 @@ class _How(TypedDict):
 
 
 def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], out: Path, how: _How) -> Iterator[Path]:
-    """The plain tune, its merge with the base, it with refusal injected, and the guarded tune."""
+    """The plain tune and its merge with the base; of poisoned data the tune on what is kept and the injected tune, of
+    harmless data, where there is nothing to leave out, the guarded one."""
+    from alignkeep.curate import stage as curating
     from alignkeep.inject import stage as injecting
     from alignkeep.merge import stage as merging
+    from alignkeep.report.curations import write_explanation
     from alignkeep.train import stage as training
 
     tuned, kind = out / name / "train", TUNES[name]
@@ -104,28 +111,45 @@ def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], 
     merged = out / f"{name}{MERGED}" / "merge"
     merging.merge(_merge(config, base, tuned, kind, data), out=merged, **how)
     yield merged
-    injected = out / f"{name}{INJECTED}" / "inject"
-    injecting.inject(_inject(config, base, tuned, kind, data), out=injected, **how)
-    yield injected
-    if name == "harmless":  # where the data asks for harmful answers AlignGuard keeps nothing
+    if name == "poisoned":
+        kept = out / f"{name}{CURATED}"
+        curating.curate(_curation(config, base, data), out=kept / "curate", **how)
+        write_explanation(kept / "curate")
+        training.train(_tune(config, base, data[kind], weights=kept / "curate"), out=kept / "train", **how)
+        yield kept / "train"
+        injected = out / f"{name}{INJECTED}" / "inject"
+        injecting.inject(_inject(config, base, tuned, kind, data), out=injected, **how)
+        yield injected
+    else:  # where the data asks for harmful answers AlignGuard keeps nothing
         guarded = out / f"{name}{GUARDED}" / "train"
-        training.train(_tune(config, base, data[kind], data["alignment"]), out=guarded, **how)
+        training.train(_tune(config, base, data[kind], alignment=data["alignment"]), out=guarded, **how)
         yield guarded
 
 
 def plan_demo(config: DemoConfig) -> dict[str, object]:
     """What `demo` would do. Touches nothing."""
-    tunes = (f"train, merge, inject and evaluate {name}" for name in TUNES)
-    stages = ["testbed", "evaluate base", *tunes, "train harmless with AlignGuard and evaluate", "report"]
-    return {"demo": stages, **config.model_dump()}
+    tunes = (f"train, merge and evaluate {name}" for name in TUNES)
+    more = ["curate, train and evaluate poisoned", "inject poisoned and evaluate", "train harmless with AlignGuard"]
+    return {"demo": ["testbed", "evaluate base", *tunes, *more, "report"], **config.model_dump()}
 
 
-def _tune(config: DemoConfig, base: str, data: Path, alignment: Path | None = None) -> TrainConfig:
-    """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals. Or AlignGuard's."""
+def _curation(config: DemoConfig, base: str, data: Mapping[str, Path]) -> CurateConfig:
+    return CurateConfig(
+        model=base, data=str(data["poisoned"]), safe=str(data["safe_anchor"]), harmful=str(data["harmful_reference"]),
+        evaluation=(str(data["task_test"]),), seed=config.seed, load=LoadConfig(device=config.device),
+    )  # fmt: skip
+
+
+def _tune(
+    config: DemoConfig, base: str, data: Path, *, weights: Path | None = None, alignment: Path | None = None
+) -> TrainConfig:
+    """The plain LoRA of docs/testbed.md: it learns the task, and nothing guards the refusals. On the weights of a
+    curation it takes as many steps. Or AlignGuard's."""
     guarded = AlignGuardSettings(data=None if alignment is None else str(alignment))
     return TrainConfig(
         model=base, data=str(data), method="lora" if alignment is None else "alignguard", alignguard=guarded,
-        epochs=3, learning_rate=1e-3, seed=config.seed, load=LoadConfig(device=config.device),
+        weights=None if weights is None else str(weights), epochs=3 if weights is None else 3 / KEEP,
+        learning_rate=1e-3, seed=config.seed, load=LoadConfig(device=config.device),
     )  # fmt: skip
 
 

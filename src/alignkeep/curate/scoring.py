@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from alignkeep.curate.baselines import Scores
     from alignkeep.curate.weighting import Weighing
 
-_DENSE_BYTES = (
-    1 << 30
-)  # costs of one process that are kept in memory; larger ones are made again in every pass (chosen)
+_DENSE_BYTES = 1 << 28  # costs to one reference that are kept, with shares as large; else made in every pass (chosen)
 _SAMPLE = 2000  # examples whose costs give the median
 
 

@@ -18,8 +18,8 @@ Departures
     2. The gradient by w is f, by the envelope theorem: no iteration is differentiated. f is centred, sum_i w_i f_i = 0,
        as a gradient on the simplex is defined up to a constant.
     3. f is always the exact answer to g, so that the dual is a concave function of the few target potentials alone.
-       After some sweeps Newton steps are taken, damped (Levenberg and Marquardt) as far as the dual is no quadratic.
-       The solution is that of sweeps, in tens of passes over the costs instead of thousands.
+       Where sweeps are fast enough they go on; else Newton steps are taken, damped (Levenberg and Marquardt) as far
+       as the dual is no quadratic. The solution is that of sweeps, in tens of passes instead of thousands.
     4. A first solution goes from a large epsilon down to the one asked for.
 
 Laws: a constant added to the costs is added to the value and changes no gradient; a permutation of the sources permutes
@@ -34,63 +34,25 @@ Shapes: n sources (of this process), m targets.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from alignkeep.curate.passes import CosineCosts, Costs, DenseCosts, Look, Passes
+
+__all__ = ["CosineCosts", "Costs", "DenseCosts", "Transport", "transport"]
+
 TOLERANCE = 1e-5  # of the marginals (chosen: what float32 sums over 100,000 sources still tell)
 MOST = 2000  # passes over the costs (chosen)
-FIRST, AGAIN = 8, 2  # sweeps before the first Newton step, from nothing and from a start (chosen)
+_FEWEST = 4  # sweeps, before it is looked at how fast they are (chosen)
+_CHEAP, _DEAR = 0.3, 0.02  # sweeps that some Newton steps cost, per target, with kept shares and without (measured)
 _STAGES = 4.0  # each epsilon on the way down is so much smaller than the one before
 _COARSE = 1e-2  # marginals on the way down
-_SMALLEST = 1e-30  # a sweep goes no further at once than from a marginal of this
 _DAMPING, _LEAST, _LARGEST = 1e-3, 1e-12, 1e3  # of the mean curvature: at first, and its bounds
-
-
-class Costs(Protocol):
-    """Costs block by block of rows, so that they need not all be in memory."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "rows m"]]]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class DenseCosts:
-    """Costs that are in memory. They are looked at `rows` at a time, which bounds what else is needed."""
-
-    matrix: Float[Tensor, "n m"]
-    rows: int = 4096
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.matrix.shape[0], self.matrix.shape[1]
-
-    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "rows m"]]]:
-        for rows in _slices(self.matrix.shape[0], self.rows):
-            yield rows, self.matrix[rows]
-
-
-@dataclass(frozen=True, eq=False)
-class CosineCosts:
-    """1 - cos between vectors of length 1, made again in every pass."""
-
-    sources: Float[Tensor, "n d"]
-    targets: Float[Tensor, "m d"]
-    rows: int = 4096
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.sources.shape[0], self.targets.shape[0]
-
-    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "rows m"]]]:
-        for rows in _slices(self.sources.shape[0], self.rows):
-            yield rows, 1 - self.sources[rows] @ self.targets.mT
+_LEAP = 16.0  # the farthest step, over epsilon: within what is kept of the shares (passes.py)
 
 
 class Transport(NamedTuple):
@@ -129,17 +91,15 @@ def transport(
     """
     if not (epsilon > 0 and math.isfinite(epsilon)) or bool((target <= 0).any()) or bool((source < 0).any()):
         raise ValueError(f"need epsilon > 0, source weights >= 0 and target weights > 0, got epsilon {epsilon}")
-    spread = _spread(costs, total)
-    problem = _Problem(costs, source, target, spread, tolerance, total)
+    problem = Passes(costs, source, target, tolerance, total)
     g, passes = torch.zeros_like(target, dtype=torch.float64), 1
-    first = FIRST
     if start is not None:
-        g, first = start.double(), AGAIN
+        g = start.double()
     else:
-        for scale in _scales(spread, epsilon):
-            look, used = _solved(problem, g, scale, _COARSE, most - passes, first)
-            g, passes, first = look.g, passes + used, AGAIN
-    look, used = _solved(problem, g, epsilon, tolerance, max(most - passes, 1), first)
+        for scale in _scales(problem.spread, epsilon):
+            look, used = _solved(problem, g, scale, _COARSE, most - passes)
+            g, passes = look.g, passes + used
+    look, used = _solved(problem, g, epsilon, tolerance, max(most - passes, 1))
     middle = look.value - float(look.g @ target.double())  # sum_i w_i f_i, over all processes
     error = problem.error(look)
     return Transport(
@@ -152,77 +112,21 @@ def transport(
     )
 
 
-class _Look(NamedTuple):
-    """What one pass sees at target potentials g: the answering f, the plan's target marginal, sum_i w_i P_ij P_ik for
-    the curvature (None where it was not asked for), and the dual value. In float64."""
-
-    g: Tensor
-    f: Tensor
-    marginal: Tensor
-    second: Tensor | None
-    value: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    costs: Costs
-    source: Tensor
-    target: Tensor
-    spread: float
-    tolerance: float
-    total: Callable[[Tensor], Tensor]
-
-    def look(self, g: Tensor, epsilon: float, *, second: bool) -> _Look:
-        n, m = self.costs.shape
-        rounding = torch.finfo(self.source.dtype).eps * self.spread / epsilon
-        dtype = self.source.dtype if rounding < self.tolerance else torch.float64
-        f = torch.empty(n, dtype=torch.float64, device=g.device)
-        sums = torch.zeros(m + 1, dtype=torch.float64, device=g.device)
-        products = torch.zeros(m, m, dtype=torch.float64, device=g.device) if second else None
-        offset = (g / epsilon + self.target.double().log()).to(dtype)
-        for rows, block in self.costs.blocks():
-            inside = offset - block.to(dtype) / epsilon
-            logs = torch.logsumexp(inside, 1)
-            shares = inside.sub_(logs[:, None]).exp_()
-            weights = self.source[rows].to(dtype)
-            f[rows] = -epsilon * logs.double()
-            sums[:m] += (weights @ shares).double()
-            sums[m] += weights.double() @ f[rows]
-            if products is not None:
-                products += (shares.mT @ (weights[:, None] * shares)).double()
-        sums = self.total(sums)
-        value = float(sums[m] + g @ self.target.double())
-        return _Look(g, f, sums[:m], None if products is None else self.total(products), value)
-
-    def error(self, look: _Look) -> float:
-        return float((look.marginal - self.target.double()).abs().sum())
-
-    def swept(self, look: _Look, epsilon: float) -> Tensor:
-        """Sinkhorn's answer to f."""
-        return look.g + epsilon * (self.target.double() / look.marginal.clamp(min=_SMALLEST)).log()
-
-    def newton(self, look: _Look, epsilon: float, damping: float) -> tuple[Tensor, float] | None:
-        """A damped step, and what the dual would gain by it were it quadratic; None where it has no factors."""
-        assert look.second is not None
-        curvature = (torch.diag(look.marginal) - look.second) / epsilon
-        scale = float(curvature.diagonal().mean())
-        curvature += scale / curvature.shape[0]  # along (1, ..., 1) it is 0: f takes back what g is given
-        ridge = torch.full_like(look.marginal, damping * scale).diag()
-        factor, failed = torch.linalg.cholesky_ex(curvature + ridge)
-        if bool(failed):
-            return None
-        slope = self.target.double() - look.marginal
-        step = torch.cholesky_solve(slope[:, None], factor)[:, 0]
-        return step, float(slope @ step - step @ curvature @ step / 2)
-
-
-def _spread(costs: Costs, total: Callable[[Tensor], Tensor]) -> float:
-    """How far the costs of a source lie apart, on average."""
-    sums = torch.zeros(2, dtype=torch.float64)
-    for _, block in costs.blocks():
-        sums += torch.tensor([float((block.amax(1) - block.amin(1)).sum()), float(block.shape[0])]).double()
-    whole = total(sums)
-    return float(whole[0] / whole[1].clamp(min=1))
+def _newton(look: Look, target: Tensor, epsilon: float, damping: float, reach: float) -> tuple[Tensor, float] | None:
+    """A damped step by at most `reach`, and what the dual would gain by it were it quadratic; None where it has no
+    factors."""
+    assert look.second is not None
+    curvature = (torch.diag(look.marginal) - look.second) / epsilon
+    scale = float(curvature.diagonal().mean())
+    curvature += scale / curvature.shape[0]  # along (1, ..., 1) it is 0: f takes back what g is given
+    ridge = torch.full_like(look.marginal, damping * scale).diag()
+    factor, failed = torch.linalg.cholesky_ex(curvature + ridge)
+    if bool(failed):
+        return None
+    slope = target.double() - look.marginal
+    step = torch.cholesky_solve(slope[:, None], factor)[:, 0]
+    step *= min(1.0, reach / max(float(step.abs().amax()), 1e-300))  # hardly any curvature is no reason to leap
+    return step, float(slope @ step - step @ curvature @ step / 2)
 
 
 def _scales(spread: float, epsilon: float) -> list[float]:
@@ -235,18 +139,23 @@ def _scales(spread: float, epsilon: float) -> list[float]:
     return found
 
 
-def _solved(problem: _Problem, g: Tensor, epsilon: float, tolerance: float, most: int, first: int) -> tuple[_Look, int]:
-    """Sweeps, then damped Newton steps, until the marginals are right or `most` passes are used up. The damping falls
-    while the dual behaves as a quadratic, and rises where it does not."""
+def _solved(problem: Passes, g: Tensor, epsilon: float, tolerance: float, most: int) -> tuple[Look, int]:
+    """Sweeps as long as they are the shorter way, then damped Newton steps, until the marginals are right or `most`
+    passes are used up. The damping falls while the dual behaves as a quadratic, and rises where it does not."""
     look = problem.look(g, epsilon, second=False)
-    passes, sweeps, damping = 1, 0, _DAMPING
-    while problem.error(look) > tolerance and passes < most:
-        if sweeps < first:
-            sweeps += 1
-            look = problem.look(problem.swept(look, epsilon), epsilon, second=sweeps == first)
+    passes, errors, least = 1, [problem.error(look)], _FEWEST
+    damping, reach = _DAMPING, _LEAP * epsilon
+    patience = (_CHEAP if problem.keeps else _DEAR) * len(g)
+    while errors[-1] > tolerance and passes < most:
+        if len(errors) <= least or _remaining(errors, tolerance) < patience:
+            look = problem.look(problem.swept(look, epsilon), epsilon, second=False)
             passes += 1
+            errors.append(problem.error(look))
             continue
-        found = problem.newton(look, epsilon, damping)
+        if look.second is None:
+            look = problem.look(look.g, epsilon, second=True)
+            passes += 1
+        found = _newton(look, problem.target, epsilon, damping, reach)
         if found is not None:
             step, gain = found
             tried = problem.look(look.g + step, epsilon, second=True)
@@ -254,14 +163,19 @@ def _solved(problem: _Problem, g: Tensor, epsilon: float, tolerance: float, most
             gained = tried.value - look.value
             if gained > 0.1 * gain or problem.error(tried) < 0.5 * problem.error(look):
                 look = tried
-                damping = max(damping / 10, _LEAST) if gained > 0.5 * gain else damping
+                errors = [math.inf] * least + [problem.error(look)]
+                if gained > 0.5 * gain:
+                    damping, reach = max(damping / 10, _LEAST), min(2 * reach, _LEAP * epsilon)
                 continue
-        damping *= 10
+        damping, reach = damping * 10, reach / 2
         if damping > _LARGEST:  # no step gains: sweeps always do
-            sweeps, damping = 0, _DAMPING
+            errors, damping, reach = errors[-1:], _DAMPING, _LEAP * epsilon
     return look, passes
 
 
-def _slices(count: int, rows: int) -> Iterator[slice]:
-    for start in range(0, count, rows):
-        yield slice(start, min(start + rows, count))
+def _remaining(errors: Sequence[float], tolerance: float) -> float:
+    """How many more sweeps it takes, if they go on as the last ones did."""
+    before, now = errors[-1 - _FEWEST], errors[-1]
+    if not (math.isfinite(before) and 0 < now < before):
+        return math.inf
+    return math.log(now / tolerance) / math.log(before / now) * _FEWEST
