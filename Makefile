@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-inject bench-train claims merge-claims inject-claims train-claims testbed clean
+.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-curate bench-inject bench-train claims merge-claims inject-claims curate-claims train-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -73,6 +73,14 @@ claims: $(VENV)/stamp-run  ## What a plain tune does to the testbed: docs/testbe
 
 merge-claims: $(VENV)/stamp-run  ## What merging brings back on the testbed: docs/merging.md
 	$(BIN)/python benchmarks/merge_claims.py --out claims/merge
+
+curate-claims: $(VENV)/stamp-run  ## What push and pull keeps out of poisoned data: docs/curation.md
+	$(BIN)/python benchmarks/curate_claims.py --out claims/curate --tables methods
+	$(BIN)/python benchmarks/curate_claims.py --out claims/curate --tables reasons
+
+bench-curate: $(VENV)/stamp-dev  ## A weight step of push and pull against POT, and its memory
+	$(BIN)/python benchmarks/bench_curate.py
+	$(BIN)/python benchmarks/bench_curate.py --memory
 
 train-claims: $(VENV)/stamp-run  ## What AlignGuard keeps on the testbed: docs/alignguard.md
 	$(BIN)/python benchmarks/train_claims.py --out claims/train

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from alignkeep.errors import CheckpointError, MachineError, RecipeError, ShapeError
+from alignkeep.models.adapters import fold_adapter
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.finite import is_finite
 from alignkeep.models.loading import fingerprint_model, load_model, load_tokenizer, resolve
@@ -87,6 +88,22 @@ def test_an_adapter_is_what_peft_loads_and_as_base_is_the_base(tiny_model: Path,
         assert not shown.adapter_on
     assert loaded.adapter_on
     assert not torch.equal(logits(loaded.model), plain)
+
+
+def test_an_adapter_is_folded_in_float32_only_and_says_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    folder = str(make_adapter(tiny_model, tmp_path / "adapter"))
+    folded, beside = load_model(folder), load_model(folder)
+    assert fold_adapter(folded.model)
+    torch.testing.assert_close(logits(folded.model), logits(beside.model), rtol=1e-5, atol=1e-5)
+    weights = [
+        one.model.get_base_model().model.layers[0].self_attn.q_proj.base_layer.weight for one in (folded, beside)
+    ]
+    assert not torch.equal(*weights)
+    half = load_model(folder, LoadConfig(dtype="bfloat16"))
+    before = logits(half.model)
+    assert not fold_adapter(half.model)
+    assert torch.equal(logits(half.model), before)
+    assert not fold_adapter(load_model(str(tiny_model)).model)
 
 
 def test_a_base_is_found_from_the_adapters_folder_wherever_one_stands(

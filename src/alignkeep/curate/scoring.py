@@ -45,12 +45,12 @@ def choose(prepared: Prepared, store: Path, processes: Processes, progress: Prog
     if config.method in ON_VECTORS:
         vectors = prepared.vectors or _embedded(prepared, store, processes, progress)
         if config.method == "sot":
-            return by_transport(config, vectors, processes)
+            return by_transport(config, vectors, processes, progress)
         return _by_scores(config, _mean_cosine(vectors), vectors)
     return _by_scores(config, _unembedded(prepared, progress), None)
 
 
-def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes) -> Choice:
+def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes, progress: Progress) -> Choice:
     """Push and pull over the vectors; every process holds its part of the rows against the references."""
     import torch
 
@@ -66,9 +66,12 @@ def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes) -
         weighting.Reference(_costs(sources, one.to(device, dtype), sot.block), here, processes.total)
         for one in (vectors.safe, vectors.harmful)
     ]
+    progress.start("steps of the weights", None)
     found = weighting.weigh(
-        references[0], references[1], count, epsilon, push=sot.push, floor=sot.sample_size, dtype=dtype, device=device
-    )
+        references[0], references[1], count, epsilon, push=sot.push, floor=sot.sample_size, dtype=dtype, device=device,
+        after=lambda step: progress.advance(1, f"still moving {step.residual:.1e}"),
+    )  # fmt: skip
+    progress.done()
     kept = weighting.top_k(found.mass, config.keep)
     last = found.steps[-1]
     facts: dict[str, object] = {

@@ -15,7 +15,8 @@ Departures
     1. + tau KL(w || uniform). Without it the objective, convex minus convex, collapses to a handful of examples. tau is
        the smallest whose fixed point w ~ exp(-phi / tau), phi = f_safe - push f_harmful, keeps the effective sample
        size 1 / sum w^2 at `floor` of the examples.
-    2. Mirror descent: theta goes half of the way to the fixed point's in every step. (An optimiser that scales every
+    2. Mirror descent: theta goes half of the way to the fixed point's in every step, and half as far once that leads
+       away from it. (An optimiser that scales every
        logit by its own gradient loses the ranking.) How far it still is stands in the result.
     3. omega is softmax(theta) over the kept, times their number: of mean 1, so that equal masses are plain tuning. The
        literal exp(w) is uniform to 1/n; it is a variant.
@@ -117,35 +118,58 @@ def weigh(
     most: int = STEPS,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    after: Callable[[Step], object] | None = None,
 ) -> Weighing:
-    """Eq. 6, anchored. A push of 0 only pulls. Raises ValueError for a push below 0 or a floor outside (0, 1)."""
+    """Eq. 6, anchored. A push of 0 only pulls. `after` is shown every step.
+
+    Raises ValueError for a push below 0 or a floor outside (0, 1).
+    """
     if not (push >= 0 and math.isfinite(push)) or not 0 < floor < 1 or count < 1 or most < 1:
         raise ValueError(f"need push >= 0, 0 < floor < 1, examples and steps, got {push}, {floor}, {count}, {most}")
     logits = torch.zeros(count, dtype=torch.float64, device=device)
-    mass, steps = logits.softmax(0), list[Step]()
-    to_safe = to_harmful = None
+    steps, share, seen = list[Step](), DAMPING, None
     while True:
-        to_safe = safe.transported(mass.to(dtype), epsilon, to_safe)
-        to_harmful = harmful.transported(mass.to(dtype), epsilon, to_harmful)
-        near, far = safe.potential(to_safe, count), harmful.potential(to_harmful, count)
-        slope = near - push * far
-        tau = temperature(slope, floor)
-        aim = -slope / tau
+        mass = logits.softmax(0)
+        seen = _look(safe, harmful, mass, epsilon, push, dtype, seen)
+        tau = temperature(seen.slope, floor)
+        aim = -seen.slope / tau
         residual = float((aim.softmax(0) - mass).abs().sum()) / 2
-        anchored = to_safe.value - push * to_harmful.value + tau * float(torch.xlogy(mass, mass * count).sum())
-        steps.append(
-            Step(
-                anchored, to_safe.value, to_harmful.value, effective_sample_size(mass), tau, residual,
-                to_safe.passes + to_harmful.passes,
-            )
-        )  # fmt: skip
+        near, far = seen.to_safe, seen.to_harmful
+        anchored = near.value - push * far.value + tau * float(torch.xlogy(mass, mass * count).sum())
+        size = effective_sample_size(mass)
+        steps.append(Step(anchored, near.value, far.value, size, tau, residual, near.passes + far.passes))
+        if after is not None:
+            after(steps[-1])
         if residual <= TOLERANCE or len(steps) == most:
             break
-        logits = (1 - DAMPING) * (logits - logits.mean()) + DAMPING * (aim - aim.mean())
-        mass = logits.softmax(0)
-    good = residual <= TOLERANCE and to_safe.converged and to_harmful.converged
-    targets = to_safe.target_potential, to_harmful.target_potential
-    return Weighing(mass.to(dtype), logits.to(dtype), near.to(dtype), far.to(dtype), *targets, tuple(steps), good)
+        if len(steps) > 1 and residual > steps[-2].residual:  # it goes to and fro
+            share /= 2
+        logits = (1 - share) * (logits - logits.mean()) + share * (aim - aim.mean())
+    return Weighing(
+        mass.to(dtype), logits.to(dtype), seen.safe.to(dtype), seen.harmful.to(dtype), near.target_potential,
+        far.target_potential, tuple(steps), residual <= TOLERANCE and near.converged and far.converged,
+    )  # fmt: skip
+
+
+class _Seen(NamedTuple):
+    """Both transports at some masses, the potentials of all examples, and phi."""
+
+    to_safe: Transport
+    to_harmful: Transport
+    safe: Tensor
+    harmful: Tensor
+    slope: Tensor
+
+
+def _look(
+    safe: Reference, harmful: Reference, mass: Tensor, epsilon: float, push: float, dtype: torch.dtype,
+    before: _Seen | None,
+) -> _Seen:  # fmt: skip
+    """From the potentials of the masses before, where there are some."""
+    to_safe = safe.transported(mass.to(dtype), epsilon, None if before is None else before.to_safe)
+    to_harmful = harmful.transported(mass.to(dtype), epsilon, None if before is None else before.to_harmful)
+    near, far = safe.potential(to_safe, len(mass)), harmful.potential(to_harmful, len(mass))
+    return _Seen(to_safe, to_harmful, near, far, near - push * far)
 
 
 def shares(costs: Float[Tensor, "rows m"], targets: Float[Tensor, " m"], epsilon: float) -> Float[Tensor, "rows m"]:
