@@ -47,6 +47,8 @@ FORMS: dict[str, dict[str, object]] = {
 REASONS: dict[str, dict[str, object]] = {
     "default": {},
     **{f"before block {layer}": {"embed": {"layer": layer}} for layer in (1, 2, 3)},
+    "mean over tokens": {"embed": {"pooling": "mean"}},
+    "mean over tokens, mean cosine": {"embed": {"pooling": "mean"}, "method": "mean_cosine"},
     **{f"epsilon {one:g}": {"sot": {"epsilon": one}} for one in (0.01, 0.2)},
     **{f"push {one:g}": {"sot": {"push": one}} for one in (0.0, 0.5, 2.0)},
     "sample size 0.5": {"sot": {"sample_size": 0.5}},
@@ -126,7 +128,9 @@ def table(world, out: Path, name: str, tables: Sequence[str], seeds: int, base: 
 def _poison(world, out: Path, name: str, label: str, changes: Mapping[str, object] | None) -> list[str]:
     """Of the first seed's choice: Wilson over the kept, and the paired difference to push and pull over the poison."""
     if changes is None:
-        return ["10.0 %", "10.0 %"]
+        rows = world.data[name].read_text(encoding="utf-8").splitlines()
+        share = sum(bool(json.loads(row).get("poison")) for row in rows) / len(rows)
+        return [f"{share:.1%}", f"{share:.1%}"]
     bad, kept, weight = poison_of(chosen_by(world, out, name, label, changes, 0), world.data[name])
     rate = wilson(int(bad.sum()), int(kept.sum()))
     ours, _, _ = poison_of(chosen_by(world, out, name, SOT, METHODS[SOT], 0), world.data[name])

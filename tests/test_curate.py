@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -78,6 +79,9 @@ def test_the_files_hold_what_the_contract_says(given: dict[str, Any], tmp_path: 
     assert sum(row["weight"] for row in kept) / 19 == pytest.approx(1, abs=1e-6)
     assert all(row["weight"] == 0 for row in found if not row["kept"])
     assert {row["index"] for row in found if not row["kept"]} >= {0, 7, 11, 23}
+    assert min(found[at]["harm_score"] for at in (0, 7, 11, 23)) > max(
+        row["harm_score"] for row in found if row["index"] not in (0, 7, 11, 23)
+    )
     assert min(row["mass"] for row in kept) >= max(row["mass"] for row in found if not row["kept"])
     summary = json.loads((result.folder / "summary.json").read_text())
     assert summary.keys() >= {"n", "kept", "ess", "tau", "epsilon", "push", "iterations", "residual", "converged"}
@@ -161,11 +165,22 @@ def test_an_epsilon_at_either_end_still_gives_masses(epsilon: float, given: dict
 
 
 def test_pull_alone_and_every_form_of_weights(given: dict[str, Any], tmp_path: Path) -> None:
-    pull = curate(config_of(given, sot={"push": 0}), out=tmp_path / "pull")
-    assert pull.summary["push"] == 0
+    other = write(tmp_path / "other.jsonl", rows(["bake bread", "help", "what is a bike ?"], "yes"))
+    both, pull, again = (
+        [row["mass"] for row in table(curate(config_of(given, **changes), out=tmp_path / f"p{n}").folder)]
+        for n, changes in enumerate(
+            # The median cost is that to both references: an absolute epsilon leaves the harmful ones without a part.
+            {"sot": {"epsilon": 0.02, "epsilon_is": "absolute", "push": push}, "harmful": harmful}
+            for push, harmful in ((1, given["harmful"]), (0, given["harmful"]), (0, other))
+        )
+    )
+    assert pull == again
+    assert pull != pytest.approx(both, rel=1e-2)
     exponential = table(curate(config_of(given, sot={"weights": "exponential"}), out=tmp_path / "exp").folder)
-    weights = [row["weight"] for row in exponential if row["kept"]]
-    assert max(weights) - min(weights) < 0.2  # nearly uniform, as the paper's is
+    kept = [row for row in exponential if row["kept"]]
+    raised = numpy.exp([row["mass"] for row in kept])
+    assert [row["weight"] for row in kept] == pytest.approx(raised / raised.mean(), rel=1e-5)
+    assert max(raised) > min(raised)
     equal = table(curate(config_of(given, sot={"weights": "equal"}), out=tmp_path / "equal").folder)
     assert {row["weight"] for row in equal} == {0.0, 1.0}
 
@@ -257,6 +272,14 @@ def one_example(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"data": write(folder / "d.jsonl", rows(CLEAN[:1], "low"))}
 
 
+def one_anchor(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"safe": write(folder / "s.jsonl", rows(["bake bread"], "yes"))}
+
+
+def own_weights(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"data": write(folder / "d.jsonl", [{**row, "weight": 0.5} for row in rows(CLEAN, "low high")])}
+
+
 def nothing_kept(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"keep": 0.01}
 
@@ -274,7 +297,9 @@ def no_text(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     [
         (anchors_in_the_data, r"s.jsonl: seen 2 of its examples in \S+data.jsonl too"),
         (anchors_in_the_evaluation, r"safe.jsonl: seen 1 of its prompts in \S+e.jsonl, which will measure the tune"),
-        (one_example, "seen one example; expected at least two"),
+        (one_example, "d.jsonl: seen one example; expected at least two"),
+        (one_anchor, "s.jsonl: seen one example; expected at least two"),
+        (own_weights, "data.jsonl: seen a column `weight`|d.jsonl: seen a column `weight`"),
         (nothing_kept, "keep: seen 0.01 of 24 examples, which is 0"),
         (nothing_dropped, "keep: seen 0.99 of 24 examples, which is 24"),
         (no_text, "expected `prompt` and `completion`"),
@@ -308,6 +333,9 @@ GOOD = {"data": torch.eye(4), "safe": torch.eye(4)[:2] + 0.1, "harmful": torch.e
         ({"data": torch.ones(5, 4)}, NoEffectError, "data: seen 5 examples with the same vector"),
         ({"data": torch.ones(1, 4)}, DataError, "data: seen one example"),
         ({"harmful": torch.zeros(0, 4)}, DataError, "harmful: seen no rows"),
+        ({"harmful": torch.ones(1, 4)}, DataError, "harmful: seen one example"),
+        ({"harmful": GOOD["safe"].clone()}, NoEffectError, "references that lie alike to every example"),
+        ({"harmful": GOOD["safe"].flip(0)}, NoEffectError, "references that lie alike to every example"),
         ({"data": torch.ones(3, 4, dtype=torch.int64)}, DataError, "numbers of type int64"),
         ({"data": None}, DataError, "seen no data among harmful, safe"),
     ],
@@ -320,6 +348,68 @@ def test_vectors_that_cannot_be_used_are_refused_by_set_and_row(
     with pytest.raises(error, match=said):
         curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_vectors_that_mostly_coincide_have_no_epsilon(tmp_path: Path) -> None:
+    data = torch.ones(9, 4)
+    data[0, 0] = 2
+    save_file({"data": data, "safe": torch.ones(3, 4), "harmful": 2 * torch.ones(3, 4)}, tmp_path / "e.safetensors")
+    with pytest.raises(NoEffectError, match=r"sot.epsilon: seen a median cost of"):
+        curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["mean_cosine", "dsir"])
+def test_scores_that_are_all_the_same_are_no_choice(method: str, given: dict[str, Any], tmp_path: Path) -> None:
+    same = write(tmp_path / "d.jsonl", rows(["sort numbers 1 2"] * 5, "low high"))
+    with pytest.raises(NoEffectError, match=r"the same vector|the same score by dsir for every example"):
+        curate(config_of(given, data=same, method=method), out=tmp_path / "out")
+
+
+def test_an_encoder_without_its_library_is_found_out_at_once(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"embed.encoder: seen some/encoder, without the package"):
+        plan(config_of(given, embed={"encoder": "some/encoder"}))
+    with pytest.raises(RecipeError, match=r"embed.layer: seen 2; expected 0 to 1"):
+        plan(config_of(given, embed={"layer": 2}))
+
+
+def test_prompts_cannot_be_held_against_anchors_without_text(tmp_path: Path) -> None:
+    save_file(GOOD, tmp_path / "e.safetensors")
+    asked = write(tmp_path / "asked.jsonl", [{"prompt": "help"}])
+    with pytest.raises(RecipeError, match="evaluation: seen anchors without text"):
+        plan(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), evaluation=(asked,)))
+
+
+@pytest.mark.parametrize("broken", ["truncated", "no archive"])
+def test_archives_that_are_broken_are_refused(broken: str, tmp_path: Path) -> None:
+    file = tmp_path / "e.npz"
+    numpy.savez(file, **{name: one.numpy() for name, one in GOOD.items()})
+    file.write_bytes(file.read_bytes()[:100] if broken == "truncated" else b"PK no archive")
+    with pytest.raises(DataError, match=r"e.npz: seen unreadable"):
+        plan(CurateConfig(embeddings=str(file)))
+
+
+def test_half_precision_and_foreign_byte_order_are_read(tmp_path: Path) -> None:
+    exact = {name: (8 * one).round() / 8 for name, one in GOOD.items()}  # as bfloat16 holds them
+    save_file({name: one.bfloat16() for name, one in exact.items()}, tmp_path / "e.safetensors")
+    numpy.savez(tmp_path / "e.npz", **{name: one.numpy().astype(">f4") for name, one in exact.items()})
+    masses = [
+        [row["mass"] for row in table(curate(CurateConfig(embeddings=str(tmp_path / name), keep=0.5), out=out).folder)]
+        for name, out in (("e.safetensors", tmp_path / "one"), ("e.npz", tmp_path / "other"))
+    ]
+    assert masses[0] == masses[1]
+
+
+def test_every_example_stands_in_a_bin(tmp_path: Path) -> None:
+    for seed in range(8):
+        draw = torch.Generator().manual_seed(seed)
+        sets = {name: torch.randn(n, 6, generator=draw) for name, n in (("data", 40), ("safe", 5), ("harmful", 7))}
+        save_file(sets, tmp_path / "e.safetensors")
+        folder = curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors")), out=tmp_path / str(seed)).folder
+        found = read_explanation(folder / "explanation.json")
+        assert (sum(found.kept_counts), sum(found.dropped_counts)) == (32, 8)
 
 
 def test_vectors_of_another_file_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
@@ -340,6 +430,8 @@ def test_vectors_of_another_file_are_refused(given: dict[str, Any], tmp_path: Pa
         ({"safe": None}, RecipeError, "safe: seen nothing; expected files of examples for sot"),
         ({"safe": None, "method": "dsir"}, RecipeError, "give --safe FILE"),
         ({"embeddings": "e.npz", "method": "bidirectional"}, RecipeError, "vectors beside a method on gradients"),
+        ({"method": "dsir", "embed": {"encoder": "x"}}, RecipeError, "encoder beside dsir"),
+        ({"embed": {"encoder": "x", "layer": 1}}, RecipeError, "encoder beside embed.layer"),
         ({"embeddings": "e.npz", "embed": {"encoder": "x"}}, RecipeError, "vectors beside embed.encoder"),
         ({"keep": 1, "method": "dsir"}, NoEffectError, "1 with dsir, which drops nothing"),
         ({"keep": 1, "sot": {"weights": "equal"}}, NoEffectError, "drops nothing and weighs all alike"),

@@ -44,6 +44,16 @@ def test_a_vector_is_the_state_of_the_last_token_whatever_the_batch(
     assert found.truncated == 0
 
 
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_mean_is_over_the_chats_own_tokens(size: int, llama: LoadedModel, tmp_path: Path) -> None:
+    found = embed(llama, EXAMPLES, tmp_path, pooling="mean", batch_size=size).vectors
+    for vector, one in zip(found, EXAMPLES, strict=True):
+        ids = torch.tensor([encode_example(llama.tokenizer, one).input_ids])
+        with torch.inference_mode():
+            states = llama.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        assert_close(vector, states.mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_another_family_has_its_last_state_too(tiny_model: Path, tmp_path: Path) -> None:
     gpt2 = tiny_gpt2(tiny_model)
     found = embed(gpt2, EXAMPLES, tmp_path, batch_size=4).vectors
@@ -68,9 +78,9 @@ def test_parts_on_disk_are_not_made_again(llama: LoadedModel, tmp_path: Path, mo
     looked: list[int] = []
     look = embeddings._look  # pyright: ignore[reportPrivateUsage]
 
-    def counted(loaded: LoadedModel, texts: Any, layer: int | None) -> torch.Tensor:
+    def counted(loaded: LoadedModel, texts: Any, *rest: Any) -> torch.Tensor:
         looked.append(len(texts))
-        return look(loaded, texts, layer)
+        return look(loaded, texts, *rest)
 
     monkeypatch.setattr(embeddings, "_look", counted)
     assert embed(llama, EXAMPLES, tmp_path).vectors.equal(whole)

@@ -107,7 +107,7 @@ def _curate(recipe: Recipe, out: Path, resume: bool, progress: Progress | None) 
         from alignkeep.train import stage as training
 
         training.plan(recipe.train)
-        _check_later_stages(recipe)
+    _check_later_stages(recipe)
     result = curating.curate(curation_of(recipe), out=out, overwrite=True, resume=resume, progress=progress)
     if leads():
         write_explanation(result.folder)
@@ -137,8 +137,8 @@ def plan(recipe: Recipe) -> dict[str, object]:
     if recipe.curate is not None:
         from alignkeep.curate import stage as curating
 
-        in_testbed = _uses_testbed(recipe.curate)
-        stages["curate"] = _settings(recipe.curate) if in_testbed else curating.plan(curation_of(recipe))
+        curation = curation_of(recipe)
+        stages["curate"] = _settings(recipe.curate) if _uses_testbed(curation) else curating.plan(curation)
     if recipe.train is not None:
         from alignkeep.train import stage as training
 

@@ -33,7 +33,7 @@ from alignkeep.train.config import TrainConfig
 
 TESTBED = "testbed:"
 _STAGES: dict[str, tuple[Key, ...]] = {
-    "curate": (("data",), ("safe",), ("harmful",), ("embeddings",), ("evaluation",)),
+    "curate": (("data",), ("safe",), ("harmful",), ("embeddings",), ("evaluation",), ("embed", "encoder")),
     "train": (("data",), ("weights",), ("alignguard", "data"), ("probe", "harmful"), ("probe", "harmless")),
     "merge": (
         *(("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",)),

@@ -14,12 +14,14 @@ ON_VECTORS = ("sot", "mean_cosine")
 
 
 class EmbedSettings(BaseModel):
-    """How an example becomes a vector: the hidden state of its last token, behind the model's final norm or before
-    block `layer`; or `encoder`, a sentence-transformers model. `max_length` in tokens; what is longer is cut."""
+    """How an example becomes a vector: the hidden state of its last token (the paper's) or the mean over its tokens,
+    behind the model's final norm or before block `layer`; or `encoder`, a sentence-transformers model. `max_length` in
+    tokens; what is longer is cut."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: int | None = Field(default=None, ge=0)
+    pooling: Literal["last", "mean"] = "last"
     encoder: str | None = None
     batch_size: int = Field(default=32, gt=0)
     max_length: int = Field(default=1024, gt=1)
@@ -73,6 +75,12 @@ class CurateConfig(BaseModel):
             return True
         return self.method in ON_VECTORS and self.embeddings is None and self.embed.encoder is None
 
+    @property
+    def _embeds(self) -> str:
+        """Settings that only a model's states have."""
+        own = self.embed.model_fields_set & {"layer", "pooling", "max_length"}
+        return ", ".join(sorted(f"embed.{name}" for name in own))
+
     @model_validator(mode="after")
     def _whole(self) -> CurateConfig:
         if self.keep == 1 and (self.method != "sot" or self.sot.weights == "equal"):
@@ -87,6 +95,11 @@ class CurateConfig(BaseModel):
                 expected="one source of vectors, and --model where gradients are asked for",
                 remedy="drop one of the two",
             )
+        if self.embed.encoder is not None and (self.method not in ON_VECTORS or self._embeds):
+            raise RecipeError(
+                "embed", seen=f"encoder beside {self._embeds or self.method}", expected="settings that have a part",
+                remedy="drop the encoder, or the others",
+            )  # fmt: skip
         if self.loads_model and self.model is None:
             raise RecipeError(
                 "model", seen=f"none for {self.method}", expected="the model that will be tuned, or its embeddings",

@@ -26,7 +26,8 @@ def explain(prepared: Prepared, choice: Choice) -> Explanation:
     count = len(choice.mass)
     ratio = choice.mass.double() * count
     order = ratio.sort(stable=True).indices[:MOST].tolist() if prepared.config.method == "sot" else _lowest(choice)
-    edges = torch.linspace(0, max(float(ratio.max()), 1.0) * (1 + 1e-9), _BINS + 1).double()
+    edges = torch.linspace(0, max(float(ratio.max()), 1.0), _BINS + 1, dtype=torch.float64)
+    edges[-1] = max(float(ratio.max()), 1.0)
     counts = [torch.histogram(ratio[mask].cpu(), edges).hist.int().tolist() for mask in (choice.kept, ~choice.kept)]
     near = [_neighbours(prepared, choice, order, harmful=harmful) for harmful in (False, True)]
     data = prepared.data

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.config import ON_VECTORS, CurateConfig
 from alignkeep.curate.vectors import SETS, Vectors, embeddings_files, given_vectors
 from alignkeep.data import fingerprint_data, read_examples, read_prompts
-from alignkeep.errors import DataError
+from alignkeep.errors import DataError, RecipeError
+from alignkeep.models.embeddings import no_encoder, no_such_layer
 from alignkeep.models.fingerprint import fingerprint_model
-from alignkeep.models.folders import resolve
+from alignkeep.models.folders import base_of, resolve, tensor_entries
+from alignkeep.models.headers import load_json
 from alignkeep.types import Example, Message
 
 
@@ -34,7 +37,9 @@ class Prepared:
 def prepare(config: CurateConfig) -> Prepared:
     """Raises RecipeError, CheckpointError, ShapeError or DataError naming what cannot be used; loads no model."""
     if config.loads_model:
-        resolve(str(config.model), config.load.revision)
+        _check_layer(config)
+    if config.embed.encoder is not None and importlib.util.find_spec("sentence_transformers") is None:
+        raise no_encoder(config.embed.encoder)
     data, safe, harmful = (
         [] if path is None else read_examples(path) for path in (config.data, config.safe, config.harmful)
     )
@@ -47,6 +52,11 @@ def prepare(config: CurateConfig) -> Prepared:
                     expected=f"{len(examples)}, one for every row of {getattr(config, name)}",
                     remedy="embed that very file",
                 )  # fmt: skip
+    if any(example.weight != 1 for example in data):
+        raise DataError(
+            str(config.data), seen="a column `weight`", expected="weights from one place: this command makes them",
+            remedy="drop the column",
+        )  # fmt: skip
     prepared = Prepared(config, data, safe, harmful, vectors)
     _check_sizes(prepared)
     _check_apart(prepared)
@@ -60,7 +70,24 @@ def fingerprints(config: CurateConfig) -> dict[str, str]:
         found["model"] = fingerprint_model(str(config.model), config.load.revision)
     if config.embeddings is not None:
         found["embeddings"] = "+".join(fingerprint_bytes(file) for file in embeddings_files(config.embeddings))
+    encoder = config.embed.encoder
+    if encoder is not None and Path(encoder).is_dir():
+        files = sorted(file for file in Path(encoder).rglob("*") if file.is_file())
+        found["embed.encoder"] = "+".join(fingerprint_bytes(file) for file in files)
     return found
+
+
+def _check_layer(config: CurateConfig) -> None:
+    """Raises RecipeError for a block that the model has not, as far as its config is at hand."""
+    checkpoint = resolve(str(config.model), config.load.revision)
+    if checkpoint.folder is None or config.embed.layer is None:
+        return
+    folder = checkpoint.folder
+    if checkpoint.is_adapter:
+        folder = resolve(*base_of(folder)).folder
+    count = None if folder is None else _text_config(folder).get("num_hidden_layers")
+    if isinstance(count, int) and config.embed.layer >= count:
+        raise no_such_layer(config.embed.layer, count)
 
 
 def fingerprint_bytes(file: Path) -> str:
@@ -74,26 +101,57 @@ def fingerprint_bytes(file: Path) -> str:
 
 def local_inputs(config: CurateConfig) -> list[Path]:
     """What is read from this disk."""
-    named = (config.model, config.embeddings, config.data, config.safe, config.harmful, *config.evaluation)
+    named = (
+        config.model,
+        config.embed.encoder,
+        config.embeddings,
+        config.data,
+        config.safe,
+        config.harmful,
+        *config.evaluation,
+    )
     return [path for path in map(Path, filter(None, named)) if path.exists()]
 
 
 def plan_curation(prepared: Prepared) -> dict[str, object]:
-    """Counts are exact, memory is rough: costs in blocks, vectors, and the curvature of one reference."""
+    """Counts are exact; memory and disk are rough, and without a model that is not here yet."""
     config, count = prepared.config, prepared.count
     given = prepared.vectors
     sizes = {name: len(one) for name, one in zip(SETS, given[:3] if given else _texts(prepared), strict=True)}
     references = max(sizes["safe"], sizes["harmful"], 1)
-    costs = 4 * min(count, config.sot.block) * references * 4 + 8 * references**2 * 3
+    model, width = _model(config)
+    vectors = 4 * width * sum(sizes.values()) if config.method in ON_VECTORS else 0
+    memory = model + vectors
+    if config.method == "sot":
+        memory += min(12 * count * references, 3 << 28) + 16 * min(count, config.sot.block) * references
+        memory += 24 * references**2
+    elif config.method == "bidirectional":
+        memory += 2 * model
     return {
         "stage": "curate",
         "method": config.method,
         "model": config.model,
         "examples": sizes,
         "kept": round(config.keep * count),
-        "memory_bytes": costs,
-        "disk_bytes": 64 * count,
+        "memory_bytes": memory,
+        "disk_bytes": 64 * count + (0 if given else vectors),
     }
+
+
+def _model(config: CurateConfig) -> tuple[int, int]:
+    """Bytes of the model as it is on this disk, and the width of its states; 0 where it is not here."""
+    folder = resolve(str(config.model), config.load.revision).folder if config.loads_model else None
+    if folder is None or not (folder / "config.json").is_file():
+        return 0, 0
+    size = sum(entry.size for entry in tensor_entries(folder, adapter=False).values())
+    width = _text_config(folder).get("hidden_size")
+    return size, width if isinstance(width, int) else 0
+
+
+def _text_config(folder: Path) -> dict[str, object]:
+    settings = load_json(folder / "config.json")
+    text = settings.get("text_config")
+    return dict(text if isinstance(text, dict) else settings)
 
 
 def _texts(prepared: Prepared) -> tuple[list[Example], list[Example], list[Example]]:
@@ -102,10 +160,12 @@ def _texts(prepared: Prepared) -> tuple[list[Example], list[Example], list[Examp
 
 def _check_sizes(prepared: Prepared) -> None:
     config, count = prepared.config, prepared.count
-    if count < 2:
-        raise DataError(
-            str(config.data), seen="one example", expected="at least two to choose from", remedy="give more examples"
-        )
+    for name, examples in zip(SETS, _texts(prepared), strict=True):
+        if len(examples) == 1:
+            raise DataError(
+                str(getattr(config, name)), seen="one example", expected="at least two: a set, not a point",
+                remedy="give more",
+            )  # fmt: skip
     kept = round(config.keep * count)
     if kept == 0 or (kept == count and config.keep < 1):
         raise DataError(
@@ -128,6 +188,11 @@ def _check_apart(prepared: Prepared) -> None:
                     expected=f"{other} references apart from {name}",
                     remedy="take them out of one of the two: an example cannot be weighed against itself",
                 )
+    if config.evaluation and not (prepared.safe or prepared.harmful):
+        raise RecipeError(
+            "evaluation", seen="anchors without text", expected="texts to hold against these prompts",
+            remedy="give --safe and --harmful beside --embeddings",
+        )  # fmt: skip
     for file in config.evaluation:
         prompts = {prompt.messages for prompt in read_prompts(file)}
         for name, examples in named[1:]:

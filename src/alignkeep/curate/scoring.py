@@ -10,6 +10,7 @@ from alignkeep.curate.config import ON_VECTORS, CurateConfig
 from alignkeep.curate.prepare import Prepared
 from alignkeep.curate.text import BUCKETS, hashed_ngrams, whole
 from alignkeep.curate.vectors import Vectors, made_vectors
+from alignkeep.errors import MachineError, NoEffectError
 from alignkeep.models.processes import Processes
 from alignkeep.progress import Progress
 
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from alignkeep.curate.weighting import Weighing
 
 _DENSE_BYTES = 1 << 28  # costs to one reference that are kept, with shares as large; else made in every pass (chosen)
+_NO_COST, _ALIKE = 1e-6, 1e-4  # a median cost, and a difference of potentials over them, that is rounding (chosen)
 _SAMPLE = 2000  # examples whose costs give the median
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Stage 1 masses that sum to 1, training weights of mean 1 over the kept, and what they rest on; vectors and
-    weighing where the method has them. `facts` go into summary.json."""
+    """Stage 1 masses that sum to 1, training weights of mean 1 over the kept, and what they rest on: how near an
+    example is to safe and to harmful data, larger being nearer; vectors and weighing where the method has them. `facts`
+    go into summary.json."""
 
     mass: Tensor
     weights: Tensor
@@ -59,19 +62,29 @@ def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes, p
 
     sot, count = config.sot, len(vectors.data)
     device, dtype = choose_device(config.load.device), getattr(torch, sot.precision)
-    epsilon = sot.epsilon if sot.epsilon_is == "absolute" else sot.epsilon * _median_cost(vectors)
+    if device.type == "mps":  # which has no float64
+        device = torch.device("cpu")
+    epsilon = _epsilon(config, vectors)
     here = processes.share(count)
-    sources = vectors.data[here].to(device, dtype)
-    references = [
-        weighting.Reference(_costs(sources, one.to(device, dtype), sot.block), here, processes.total)
-        for one in (vectors.safe, vectors.harmful)
-    ]
+    most = -(-count // processes.count)  # rows of a process: all decide alike
     progress.start("steps of the weights", None)
-    found = weighting.weigh(
-        references[0], references[1], count, epsilon, push=sot.push, floor=sot.sample_size, dtype=dtype, device=device,
-        after=lambda step: progress.advance(1, f"still moving {step.residual:.1e}"),
-    )  # fmt: skip
+    try:
+        sources = vectors.data[here].to(device, dtype)
+        references = [
+            weighting.Reference(_costs(sources, one.to(device, dtype), sot.block, most), here, processes.total)
+            for one in (vectors.safe, vectors.harmful)
+        ]
+        found = weighting.weigh(
+            references[0], references[1], count, epsilon, push=sot.push, floor=sot.sample_size, dtype=dtype,
+            device=device, after=lambda step: progress.advance(1, f"still moving {step.residual:.1e}"),
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            "sot.block", seen=f"out of memory with {count} examples", expected="room for their costs",
+            remedy="lower sot.block, or give --device cpu",
+        ) from error  # fmt: skip
     progress.done()
+    _check_apart(found, sot.push)
     kept = weighting.top_k(found.mass, config.keep)
     last = found.steps[-1]
     facts: dict[str, object] = {
@@ -82,7 +95,7 @@ def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes, p
     }  # fmt: skip
     return Choice(
         mass=found.mass.cpu(), weights=weighting.training_weights(found, kept, sot.weights).cpu(), kept=kept.cpu(),
-        safe=found.safe_potential.cpu(), harmful=found.harmful_potential.cpu(), facts=facts, epsilon=epsilon,
+        safe=-found.safe_potential.cpu(), harmful=-found.harmful_potential.cpu(), facts=facts, epsilon=epsilon,
         vectors=vectors, weighing=found,
     )  # fmt: skip
 
@@ -96,10 +109,34 @@ def _embedded(prepared: Prepared, store: Path, processes: Processes, progress: P
     return made_vectors(config, loaded, sets, store, processes, progress)
 
 
-def _costs(sources: Tensor, targets: Tensor, block: int) -> Any:
+def _epsilon(config: CurateConfig, vectors: Vectors) -> float:
+    """In the units of the costs."""
+    if config.sot.epsilon_is == "absolute":
+        return config.sot.epsilon
+    median = _median_cost(vectors)
+    if median <= _NO_COST:
+        raise NoEffectError(
+            "sot.epsilon", seen=f"a median cost of {max(median, 0):.1e}: most vectors coincide",
+            expected="vectors that differ", remedy="take another embed.layer or embed.pooling, or epsilon_is: absolute",
+        )  # fmt: skip
+    return config.sot.epsilon * median
+
+
+def _check_apart(found: Weighing, push: float) -> None:
+    """Raises NoEffectError where no example is nearer to one reference than to the other, but for rounding."""
+    safe, harmful = found.safe_potential.double(), found.harmful_potential.double()
+    scale = float(safe.std() + push * harmful.std())
+    if float((safe - push * harmful).std()) <= _ALIKE * scale:
+        raise NoEffectError(
+            "curate", seen="safe and harmful references that lie alike to every example",
+            expected="references that tell examples apart", remedy="check --safe and --harmful",
+        )  # fmt: skip
+
+
+def _costs(sources: Tensor, targets: Tensor, block: int, most: int) -> Any:
     from alignkeep.curate.transport import CosineCosts, DenseCosts
 
-    if len(sources) * len(targets) * sources.element_size() <= _DENSE_BYTES:
+    if most * len(targets) * sources.element_size() <= _DENSE_BYTES:
         return DenseCosts(1 - sources @ targets.mT, block)
     return CosineCosts(sources, targets, block)
 
@@ -133,8 +170,9 @@ def _unembedded(prepared: Prepared, progress: Progress) -> Scores:
 
     loaded = load_model(str(config.model), config.load)
     how: Any = {"batch_size": config.embed.batch_size, "max_length": config.embed.max_length, "progress": progress}
-    means = [mean_gradient(loaded, examples, **how) for examples in (prepared.safe, prepared.harmful)]
-    products = gradient_products(loaded, prepared.data, means, **how)
+    references = (config.safe, prepared.safe), (config.harmful, prepared.harmful)
+    means = [mean_gradient(loaded, examples, what=f"{path}, example", **how) for path, examples in references]
+    products = gradient_products(loaded, prepared.data, means, what=f"{config.data}, example", **how)
     return baselines.bidirectional(products[:, 0], products[:, 1])
 
 
@@ -142,6 +180,11 @@ def _by_scores(config: CurateConfig, scores: Scores, vectors: Vectors | None) ->
     """The best are kept and weigh alike; the others have no mass."""
     from alignkeep.curate.weighting import top_k
 
+    if float(scores.value.max()) == float(scores.value.min()):
+        raise NoEffectError(
+            "curate", seen=f"the same score by {config.method} for every example", expected="examples that differ",
+            remedy="check --safe and --harmful",
+        )  # fmt: skip
     kept = top_k(scores.value, config.keep)
     count = int(kept.sum())
     facts: dict[str, object] = {"tau": None, "epsilon": None, "push": None, "residual": None}

@@ -53,9 +53,9 @@ def curate(
     """Weigh the examples and write `weights.parquet`, `summary.json` and `explanation.json` to `out`.
 
     Called again after it finished it does nothing; killed, it goes on behind the last embeddings on disk. Under
-    torchrun every process makes a part and the first one writes. Raises RecipeError, CheckpointError, ShapeError or
-    DataError before a model is loaded, NoEffectError where nothing tells the examples apart, MachineError (state kept)
-    where memory or disk ran out.
+    torchrun the processes divide the embeddings and transports, and the first one writes. Raises RecipeError,
+    CheckpointError, ShapeError or DataError before a model is loaded, NoEffectError where nothing tells the examples
+    apart, MachineError (state kept) where memory or disk ran out.
     """
     started = time.monotonic()
     prepared = prepare(config)
@@ -118,7 +118,7 @@ def _summary(prepared: Prepared, choice: Choice) -> dict[str, object]:
     vectors = choice.vectors
     facts: dict[str, object] = {
         "method": prepared.config.method, "n": len(choice.mass), "kept": int(choice.kept.sum()), **choice.facts,
-        "truncated": 0 if vectors is None else vectors.truncated,
+        "truncated": None if vectors is None else vectors.truncated,
     }  # fmt: skip
     if vectors is not None:
         # How far the anchors are from the data: an anchor of another task pulls towards that task.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,6 @@ from alignkeep.models.processes import Processes
 from alignkeep.progress import Progress
 
 if TYPE_CHECKING:
-    import numpy
     from torch import Tensor
 
     from alignkeep.models.loading import LoadedModel
@@ -24,12 +24,12 @@ _SHORTEST = 1e-12  # a shorter vector has no direction
 
 
 class Vectors(NamedTuple):
-    """Rows of length 1, float32 on the CPU; of the `truncated` texts the end was cut off."""
+    """Rows of length 1, float32 on the CPU; of the `truncated` texts the end was cut off (None: nobody knows)."""
 
     data: Tensor
     safe: Tensor
     harmful: Tensor
-    truncated: int = 0
+    truncated: int | None = None
 
 
 def embeddings_files(reference: str) -> list[Path]:
@@ -47,10 +47,7 @@ def embeddings_files(reference: str) -> list[Path]:
 
 def given_vectors(reference: str) -> Vectors:
     """Those of `--embeddings`, checked. Raises DataError naming set and row, ShapeError for unequal widths."""
-    import torch
-
-    arrays = _read(embeddings_files(reference))
-    tensors = {name: torch.from_numpy(arrays[name]).float() for name in SETS}
+    tensors = _read(embeddings_files(reference))
     return checked(tensors["data"], tensors["safe"], tensors["harmful"], where=reference)
 
 
@@ -77,12 +74,13 @@ def made_vectors(
             )
             continue
         made = embed(
-            loaded, examples, store / name, layer=config.embed.layer, batch_size=config.embed.batch_size,
+            loaded, examples, store / name, layer=config.embed.layer, pooling=config.embed.pooling,
+            batch_size=config.embed.batch_size,
             max_length=config.embed.max_length, processes=processes, progress=progress,
         )  # fmt: skip
         found.append(made.vectors)
         truncated += made.truncated
-    return checked(*found, where="embeddings")._replace(truncated=truncated)
+    return checked(*found, where="embeddings")._replace(truncated=None if loaded is None else truncated)
 
 
 def checked(data: Tensor, safe: Tensor, harmful: Tensor, *, where: str) -> Vectors:
@@ -96,8 +94,11 @@ def checked(data: Tensor, safe: Tensor, harmful: Tensor, *, where: str) -> Vecto
                 f"{where}: {name}", seen=f"shape {tuple(tensor.shape)}",
                 expected=f"(rows, {data.shape[-1]}), as wide as data", remedy="embed all three sets alike",
             )  # fmt: skip
-        if not len(tensor):
-            raise DataError(f"{where}: {name}", seen="no rows", expected="some", remedy="give examples")
+        if len(tensor) < 2:
+            raise DataError(
+                f"{where}: {name}", seen="no rows" if not len(tensor) else "one example",
+                expected="at least two: a set, not a point", remedy="give more",
+            )  # fmt: skip
         lengths = tensor.norm(dim=1)
         bad = (~(tensor.isfinite().all(1) & (lengths > _SHORTEST))).nonzero()
         if len(bad):
@@ -108,10 +109,6 @@ def checked(data: Tensor, safe: Tensor, harmful: Tensor, *, where: str) -> Vecto
                 expected="a vector with a direction", remedy=f"mend or drop it ({len(bad)} such rows)",
             )  # fmt: skip
         found.append(torch.nn.functional.normalize(tensor.float(), dim=1))
-    if len(data) < 2:
-        raise DataError(
-            f"{where}: data", seen="one example", expected="at least two to choose from", remedy="give more"
-        )
     if float((found[0] - found[0][0]).abs().max()) < 1e-6:
         raise NoEffectError(
             f"{where}: data", seen=f"{len(data)} examples with the same vector", expected="vectors that differ",
@@ -120,22 +117,17 @@ def checked(data: Tensor, safe: Tensor, harmful: Tensor, *, where: str) -> Vecto
     return Vectors(found[0], found[1], found[2])
 
 
-def _read(files: list[Path]) -> dict[str, numpy.ndarray]:
-    import numpy
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _read(files: list[Path]) -> dict[str, Tensor]:
+    """The three sets in float32. Raises DataError naming file and set."""
+    import torch
 
-    file = files[0]
-    try:
-        if file.suffix == ".safetensors":
-            found = dict(load_file(file))
-        elif file.suffix == ".npz":
-            with numpy.load(file, allow_pickle=False) as stored:
-                found = {name: stored[name] for name in stored.files}
-        else:
-            found = {one.stem: numpy.load(one, allow_pickle=False) for one in files}
-    except (OSError, ValueError, SafetensorError, EOFError) as error:
-        raise DataError(str(file), seen=f"unreadable ({error})", expected=_FORMS, remedy="write it again") from error
+    found: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            found |= _tensors(file)
+        except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise _unreadable(file, error) from error
+    file = files[0] if len(files) == 1 else files[0].parent
     missing = [name for name in SETS if name not in found]
     if missing:
         raise DataError(
@@ -143,9 +135,30 @@ def _read(files: list[Path]) -> dict[str, numpy.ndarray]:
             expected=_FORMS, remedy="name the tensors so",
         )  # fmt: skip
     for name in SETS:
-        if found[name].dtype.kind != "f":
+        if not torch.is_floating_point(found[name]):
             raise DataError(
-                f"{file}: {name}", seen=f"numbers of type {found[name].dtype}", expected="floating point",
-                remedy="store them as float32",
+                f"{file}: {name}", seen=f"numbers of type {str(found[name].dtype).removeprefix('torch.')}",
+                expected="floating point", remedy="store them as float32",
             )  # fmt: skip
-    return found
+    return {name: found[name].float() for name in SETS}
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    import numpy
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if file.suffix == ".safetensors":
+        try:
+            return dict(load_file(file))
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+    stored = numpy.load(file, allow_pickle=False)
+    arrays = {name: stored[name] for name in stored.files} if file.suffix == ".npz" else {file.stem: stored}
+    native = {name: numpy.ascontiguousarray(one, dtype=one.dtype.newbyteorder("=")) for name, one in arrays.items()}
+    return {name: torch.from_numpy(one) for name, one in native.items()}
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(str(file), seen=f"unreadable ({error})", expected=_FORMS, remedy="write it again")

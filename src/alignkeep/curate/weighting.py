@@ -192,7 +192,10 @@ def temperature(slope: Float[Tensor, " n"], floor: float) -> float:
 
 
 def top_k(mass: Float[Tensor, " n"], keep: float) -> Bool[Tensor, " n"]:
-    """The share `keep` of largest masses, of equal ones the first. Raises ValueError where that is nothing."""
+    """The share `keep` of largest masses, of equal ones the first. Raises ValueError where that is nothing, or where
+    one is no number."""
+    if bool(mass.isnan().any()):
+        raise ValueError("need masses that are numbers")
     count = round(keep * len(mass))
     if not 0 < count <= len(mass):
         raise ValueError(f"need to keep 1 to {len(mass)} examples, got a share of {keep}")

@@ -80,7 +80,7 @@ def collect_sides(
     import torch
 
     chosen = _chosen(loaded, modules)
-    rows = sorted(encoded(loaded, examples, max_length), key=lambda row: -len(row.input_ids))
+    rows = sorted(encoded(loaded, examples, max_length, "alignment example"), key=lambda row: -len(row.input_ids))
     collector = Collector(chosen, tuple(sides))
     backward = any(side != "moment" for side in sides)
     progress = progress or Silent()
@@ -280,9 +280,7 @@ def _chosen(loaded: LoadedModel, names: Sequence[str] | None) -> dict[str, Any]:
     return {name: found[name] for name in dict.fromkeys(names)}
 
 
-def encoded(
-    loaded: LoadedModel, examples: Sequence[Example], max_length: int, *, what: str = "alignment example"
-) -> list[EncodedExample]:
+def encoded(loaded: LoadedModel, examples: Sequence[Example], max_length: int, what: str) -> list[EncodedExample]:
     """Examples as tokens, cut, in their order."""
     length = min(max_length, context_length(loaded) or max_length)
     rows: list[EncodedExample] = []

@@ -1,4 +1,4 @@
-"""One vector for every chat: the hidden state of its last token, as the model that is about to be tuned sees it.
+"""One vector for every chat: the hidden state of its last token, or the mean over all, in the model to be tuned.
 
 Texts of like length share a batch, padded on the right, the longest first. Vectors are kept on disk in parts, so that
 a killed run goes on behind the last part, and several processes make different ones.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from alignkeep.checkpoint.files import write_tensors
 from alignkeep.errors import CheckpointError, DataError, MachineError, RecipeError
@@ -27,7 +27,7 @@ from alignkeep.types import Example
 if TYPE_CHECKING:
     from torch import Tensor
 
-PART = 2048  # texts to a file (chosen: a few minutes of an 8 B model)
+PART = 256  # texts to a file, and to a process at a time (chosen)
 
 
 class Embedded(NamedTuple):
@@ -43,12 +43,14 @@ def embed(
     store: Path,
     *,
     layer: int | None = None,
+    pooling: Literal["last", "mean"] = "last",
     batch_size: int = 32,
     max_length: int = 1024,
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
-    """The examples' vectors, in their order. `layer` None is behind the final norm, a number before that block.
+    """The examples' vectors, in their order. `layer` None is behind the final norm, a number before that block;
+    `pooling` takes the last token's state or the mean of all.
 
     What `store` holds of this very work is taken from there. Raises RecipeError for a layer that the model has not,
     DataError for no examples, CheckpointError for numbers that are not finite, MachineError where memory runs out.
@@ -68,7 +70,7 @@ def embed(
     for number in mine:
         if not files[number].is_file():
             batches = _batches([texts[at] for at in parts[number]], batch_size)
-            vectors = torch.cat([_look(loaded, batch, layer) for batch in batches])
+            vectors = torch.cat([_look(loaded, batch, layer, pooling) for batch in batches])
             _check_finite(vectors, parts[number])
             write_tensors(files[number], {"vectors": vectors}, {})
         progress.advance(len(parts[number]))
@@ -87,10 +89,7 @@ def embed_texts(texts: Sequence[str], encoder: str, *, batch_size: int = 32, dev
     try:
         from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise RecipeError(
-            "embed.encoder", seen=f"{encoder}, without the package sentence-transformers", expected="it installed",
-            remedy="pip install sentence-transformers, or give --model",
-        ) from error  # fmt: skip
+        raise no_encoder(encoder) from error
     try:
         model: Any = SentenceTransformer(encoder, device=device)
     except (OSError, ValueError, RuntimeError) as error:
@@ -100,6 +99,20 @@ def embed_texts(texts: Sequence[str], encoder: str, *, batch_size: int = 32, dev
         ) from error  # fmt: skip
     found = model.encode(list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
     return found.float().cpu()
+
+
+def no_encoder(encoder: str) -> RecipeError:
+    return RecipeError(
+        "embed.encoder", seen=f"{encoder}, without the package sentence-transformers", expected="it installed",
+        remedy="pip install sentence-transformers, or give --model",
+    )  # fmt: skip
+
+
+def no_such_layer(layer: int, count: int) -> RecipeError:
+    return RecipeError(
+        "embed.layer", seen=str(layer), expected=f"0 to {count - 1}, or none for the last state",
+        remedy="choose one of these",
+    )  # fmt: skip
 
 
 def _tokens(loaded: LoadedModel, examples: Sequence[Example], max_length: int) -> tuple[list[list[int]], int]:
@@ -115,8 +128,8 @@ def _batches(texts: Sequence[list[int]], size: int) -> Iterator[Sequence[list[in
         yield texts[start : start + size]
 
 
-def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None) -> Tensor:
-    """The state at the last token of every text of one batch."""
+def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, pooling: str) -> Tensor:
+    """The state of every text of one batch."""
     import torch
 
     model = under_adapter(loaded.model)
@@ -139,7 +152,11 @@ def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None) ->
         with torch.inference_mode():
             output = inner(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options)
             states = output.last_hidden_state if layer is None else seen[-1]
-            last = (mask.sum(1) - 1).to(states.device)
+            mask = mask.to(states.device)
+            if pooling == "mean":
+                summed = (states.float() * mask[:, :, None]).sum(1)
+                return (summed / mask.sum(1, keepdim=True)).cpu().clone()
+            last = mask.sum(1) - 1
             return states[torch.arange(len(texts), device=states.device), last].float().cpu().clone()
     except torch.OutOfMemoryError as error:
         raise MachineError(
@@ -156,10 +173,7 @@ def _check_layer(loaded: LoadedModel, layer: int | None) -> None:
         return
     count = len(blocks_of(loaded.model)[1])
     if not 0 <= layer < count:
-        raise RecipeError(
-            "embed.layer", seen=str(layer), expected=f"0 to {count - 1}, or none for the last state",
-            remedy="choose one of these",
-        )  # fmt: skip
+        raise no_such_layer(layer, count)
 
 
 def _check_finite(vectors: Tensor, rows: Sequence[int]) -> None:

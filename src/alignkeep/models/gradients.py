@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.errors import MachineError
+from alignkeep.errors import CheckpointError, MachineError
 from alignkeep.models.chat import IGNORED, EncodedExample
 from alignkeep.models.collectors import Collector, encoded, gradients_flow, padded, run
 from alignkeep.models.loading import LoadedModel
@@ -32,18 +32,21 @@ def mean_gradient(
     *,
     batch_size: int = 8,
     max_length: int = 1024,
+    what: str = "reference",
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """The mean over the examples, by matrix. Raises what `collect_factors` raises."""
     import torch
 
-    modules = matrices(loaded.model).modules
-    sums = {name: torch.zeros(*widths(one)[::-1], device=one.weight.device) for name, one in modules.items()}
+    _check_whole(loaded)
+    modules, sums = matrices(loaded.model).modules, dict[str, Any]()
 
     def use(name: str, vectors: Tensor, gradients: Tensor) -> None:
+        if name not in sums:
+            sums[name] = torch.zeros(*widths(modules[name])[::-1], device=vectors.device)
         sums[name] += torch.einsum("bto,bti->oi", gradients, vectors)
 
-    rows = encoded(loaded, examples, max_length, what="reference")
+    rows = encoded(loaded, examples, max_length, what)
     _pass(loaded, rows, lambda _: use, batch_size, progress, "gradients of references")
     return {name: found / len(rows) for name, found in sums.items()}
 
@@ -55,24 +58,41 @@ def gradient_products(
     *,
     batch_size: int = 8,
     max_length: int = 1024,
+    what: str = "example",
     progress: Progress | None = None,
 ) -> Tensor:
     """<g_i, G_k> of every example with every one of `against`, over all their matrices: (n, k) float64 on the CPU."""
     import torch
 
-    rows = encoded(loaded, examples, max_length, what="example")
+    rows = encoded(loaded, examples, max_length, what)
     found = torch.zeros(len(rows), len(against), dtype=torch.float64)
 
     def using(places: Sequence[int]) -> Use:
         def use(name: str, vectors: Tensor, gradients: Tensor) -> None:
             for column, one in enumerate(against):
                 parts = (vectors @ one[name].mT * gradients).sum((1, 2))
-                found[list(places), column] += parts.double().cpu()
+                found[list(places), column] += parts.cpu().double()
 
         return use
 
     _pass(loaded, rows, using, batch_size, progress, "gradients of examples")
+    bad = (~found.isfinite().all(1)).nonzero()
+    if len(bad):
+        raise CheckpointError(
+            f"{what} {int(bad[0]) + 1}", seen="a gradient that is not finite", expected="finite numbers",
+            remedy="load the model with --dtype bfloat16 or float32",
+        )  # fmt: skip
     return found
+
+
+def _check_whole(loaded: LoadedModel) -> None:
+    """Gradients of a part of the model would pass for those of all of it."""
+    left_out = matrices(loaded.model).left_out
+    if left_out:
+        raise CheckpointError(
+            str(loaded.checkpoint.reference), seen=f"{len(left_out)} fused weights ({left_out[0]}, ...)",
+            expected="a model of linear layers, whose gradients can be taken", remedy="take another method",
+        )  # fmt: skip
 
 
 @dataclass
@@ -119,7 +139,8 @@ def _pass(
                 progress.advance(len(places))
     except torch.OutOfMemoryError as error:
         raise MachineError(
-            "embed.batch_size", seen=f"out of memory with {size} examples", expected="room for their gradients",
-            remedy="lower the batch size",
+            "embed.batch_size", seen=f"out of memory with {size} examples at once",
+            expected="room for their gradients, and for two float32 copies of the matrices",
+            remedy="lower the batch size, or take another method",
         ) from error  # fmt: skip
     progress.done()
