@@ -58,7 +58,7 @@ def demo_summary(result: DemoResult) -> Summary:
         from rich import box
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left", pad_edge=False)
+        table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left", pad_edge=False, collapse_padding=True)
         table.add_column("", no_wrap=True)
         for metric in _MAIN:
             table.add_column(_ROWS[metric], justify="right", no_wrap=True)
