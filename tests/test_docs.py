@@ -240,4 +240,4 @@ def test_every_setting_of_a_recipe_is_in_its_table() -> None:
     for stage, keys in rows:
         config = next(kind for kind in Recipe.model_fields[stage].annotation.__args__ if hasattr(kind, "model_fields"))
         assert set(keys.split()) == set(config.model_fields) - set(_FILLED.get(stage, ()))
-    assert {stage for stage, _ in rows} == {"train", "merge", "inject", "evaluate", "report"}
+    assert {stage for stage, _ in rows} == {"curate", "train", "merge", "inject", "evaluate", "report"}
