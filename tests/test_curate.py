@@ -82,6 +82,9 @@ def test_the_files_hold_what_the_contract_says(given: dict[str, Any], tmp_path: 
     assert min(found[at]["harm_score"] for at in (0, 7, 11, 23)) > max(
         row["harm_score"] for row in found if row["index"] not in (0, 7, 11, 23)
     )
+    # Larger is nearer, to safe data too.
+    of_bad = numpy.mean([found[at]["safe_score"] for at in (0, 7, 11, 23)])
+    assert of_bad < numpy.mean([row["safe_score"] for row in found])
     assert min(row["mass"] for row in kept) >= max(row["mass"] for row in found if not row["kept"])
     summary = json.loads((result.folder / "summary.json").read_text())
     assert summary.keys() >= {"n", "kept", "ess", "tau", "epsilon", "push", "iterations", "residual", "converged"}
