@@ -200,3 +200,11 @@ def test_one_that_ran_out_of_steps_says_so() -> None:
     found = weighed(most=1)
     assert not found.converged
     assert len(found.steps) == 1
+
+
+def test_steps_that_go_to_and_fro_become_shorter() -> None:
+    """Data between two references that nearly coincide: half-way steps end in swings of a few per cent of all mass."""
+    data, safe, harmful = around(TASK, 60, 1, 0.5), around(TASK, 15, 3, 0.5), around([0.8, 0.6, 0.0, 0.0], 25, 4, 0.5)
+    residuals = [step.residual for step in weighed(data, safe, harmful, epsilon=0.005, floor=0.5).steps[-3:]]
+    assert max(residuals) < 0.01
+    assert residuals == sorted(residuals, reverse=True)
