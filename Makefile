@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-curate bench-inject bench-train claims merge-claims inject-claims curate-claims train-claims testbed clean
+.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -85,6 +85,12 @@ bench-curate: $(VENV)/stamp-dev  ## A weight step of push and pull against POT, 
 train-claims: $(VENV)/stamp-run  ## What AlignGuard keeps on the testbed: docs/alignguard.md
 	$(BIN)/python benchmarks/train_claims.py --out claims/train
 	$(BIN)/python benchmarks/train_claims.py --out claims/train --sets benign_drift --tables forgetting
+
+align-claims: $(VENV)/stamp-run  ## GRAO beside SFT, DPO and GRPO on the testbed: docs/alignment.md
+	$(BIN)/python benchmarks/align_claims.py --out claims/align
+
+bench-align: $(VENV)/stamp-run  ## A GRAO step against TRL's GRPO step
+	$(BIN)/python benchmarks/bench_align.py
 
 testbed: $(VENV)/stamp-run  ## Train the shipped tiny models again (developers only)
 	$(BIN)/python -m alignkeep.testbed.build --seed 0 --out src/alignkeep/testbed/models

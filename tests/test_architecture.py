@@ -18,6 +18,7 @@ ROOMS = {"curate", "train", "align", "merge", "inject", "evaluate", "report", "t
 # What puts the rooms together.
 ABOVE = {"cli", "composition", "lifecycle", "demonstration", "recipe"}
 MATH = [
+    "masked.py", "align/advantage.py", "align/objective.py",
     "refusal.py",
     "curate/passes.py", "curate/transport.py", "curate/weighting.py", "curate/baselines.py",
     "evaluate/statistics.py", "evaluate/drift.py",

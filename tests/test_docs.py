@@ -36,7 +36,12 @@ PAGES = sorted(
 )
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHORT = ("train.trainer.max_steps=4", "evaluate.limit=4", "evaluate.attacks=prefill")
+SHORT = ("evaluate.limit=4", "evaluate.attacks=prefill")
+OF_STAGE = {
+    "train": ("train.trainer.max_steps=4",),
+    "align": ("align.trainer.max_steps=2", "align.batch_size=2", "align.held_out.limit=8"),
+    "merge": ("merge.sweep.limit=4",),
+}
 
 
 class Block(NamedTuple):
@@ -189,7 +194,8 @@ def test_every_block_runs_or_says_why_not_and_is_parsed(page: Path, here: Path) 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_every_example_runs(example: Path, here: Path) -> None:
-    settings = (*SHORT, "merge.sweep.limit=4") if "\nmerge:" in example.read_text() else SHORT
+    stages = [stage for stage in OF_STAGE if f"\n{stage}:" in example.read_text()]
+    settings = (*SHORT, *(setting for stage in stages for setting in OF_STAGE[stage]))
     short = [word for setting in settings for word in ("--set", setting)]
     done = run(here, "run", example, "--out", "out", *short)
     assert done.code == 0, done.stderr
@@ -240,4 +246,4 @@ def test_every_setting_of_a_recipe_is_in_its_table() -> None:
     for stage, keys in rows:
         config = next(kind for kind in Recipe.model_fields[stage].annotation.__args__ if hasattr(kind, "model_fields"))
         assert set(keys.split()) == set(config.model_fields) - set(_FILLED.get(stage, ()))
-    assert {stage for stage, _ in rows} == {"curate", "train", "merge", "inject", "evaluate", "report"}
+    assert {stage for stage, _ in rows} == {"curate", "train", "align", "merge", "inject", "evaluate", "report"}

@@ -138,6 +138,23 @@ def test_another_recipe_does_not_get_the_folder(recipe: Path, finished_run: Path
         run(recipe, tmp_path)
 
 
+def test_an_alignment_stands_behind_a_tune_and_before_a_merge(recipe: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"how to fix {i} bike ?", "reference": f"sure , fix {i} ."} for i in range(8)]
+    write_rows(recipe.parent / "prompts.jsonl", rows)
+    text = recipe.read_text().replace("train:\n", "train:\n  method: full\n")
+    more = "align: {data: prompts.jsonl, reward: 'rewards:overlap', lora: null, batch_size: 2, learning_rate: 1e-3, "
+    more += "sampling: {group: 2, max_new_tokens: 6}}\nmerge: {weight: 0.5}\n"
+    recipe.write_text(text.replace("evaluate:\n", more + "evaluate:\n", 1))
+    begun = run(recipe, tmp_path / "out")
+    assert [label for label in dict.fromkeys(begun) if label in ("train", "align")] == ["train", "align"]
+    record = json.loads((tmp_path / "out" / "align" / "record.json").read_text())
+    assert record["config"]["model"] == str(tmp_path / "out" / "train")
+    merged = json.loads((tmp_path / "out" / "merge" / "record.json").read_text())
+    assert merged["config"]["tuned"] == [str(tmp_path / "out" / "align")]
+    assert "Online alignment" in (tmp_path / "out" / "report.html").read_text()
+    assert run(recipe, tmp_path / "out") == []
+
+
 def test_an_evaluation_alone_measures_the_model_without_a_base(recipe: Path, tmp_path: Path, tiny_model: Path) -> None:
     values = {"name": "only", "model": str(tiny_model), "evaluate": {"suite": str(recipe.parent / "suite.yaml")}}
     values["evaluate"] |= {"attacks": "none", "generation": {"max_new_tokens": 4}}

@@ -112,6 +112,26 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str
             "model: x\ntrain: {data: d}\ninject: {harmful: h, harmless: n, form: adapter}\n",
             "inject.form (recipe.yaml:3): seen adapter, over the adapter of an earlier stage",
         ),
+        (
+            "model: x\ntrain: {data: d}\nalign: {data: p, reference: r, reward: testbed}\n",
+            "align.reference (recipe.yaml:3): seen an unknown key",
+        ),
+        (
+            "model: x\ntrain: {data: d, method: lora}\nalign: {data: p, reward: testbed, lora: null}\n",
+            "train.method (recipe.yaml:2): seen lora, an adapter, before an alignment",
+        ),
+        (
+            "model: x\ntrain: {data: d, method: full}\nalign: {data: p, reward: testbed}\n",
+            "align.lora (recipe.yaml:3): seen an adapter over a model that a tune made",
+        ),
+        (
+            "model: x\nalign: {data: p, reward: testbed}\nmerge: {tuned: [y]}\n",
+            "merge.tuned (recipe.yaml:3): seen tuned models beside a stage that tunes",
+        ),
+        (
+            "model: x\nalign: {data: p, reward: testbed}\ninject: {harmful: h, harmless: n, form: adapter}\n",
+            "inject.form (recipe.yaml:3): seen adapter, over the adapter of an earlier stage",
+        ),
         ("model: x\ntrain: fast\n", "train (recipe.yaml:2): seen 'fast'"),
         ("model: x\nseed: -1\nevaluate:\n", "seed (recipe.yaml:2): seen -1; expected greater than or equal to 0"),
         ("model: [a]\nevaluate:\n", "model (recipe.yaml:1): seen ['a']; expected a valid string"),

@@ -678,11 +678,13 @@ def test_only_methods_that_ran_are_cited(demo: Path):
     assert "Persona Modulation" in text
     assert "Simple Adaptive Attacks" not in text  # prefill was not applicable
     assert methods_of("merge", {"method": "slerp"}) == ("merge", "slerp")
-    assert methods_of("align", {"method": "grao"}) == ()  # not implemented
+    assert methods_of("align", {"method": "grao"}) == ("grao", "lora")
+    assert methods_of("align", {"method": "grpo", "lora": None}) == ("grpo",)
+    assert methods_of("distil", {"method": "any"}) == ()  # not implemented
     assert methods_of("train", {"method": "full"}) == ("sft",)
     assert "mcnemar" not in methods_of("evaluate", {"suite": "driftcheck", "base": None})
     assert methods_of("inject", {"edit": {"right": "mean"}}) == ("rosi",)
-    assert cite(["grao"]) == ()
+    assert cite(["distil"]) == ()
 
 
 def test_bibtex_is_balanced_and_names_each_work_once():

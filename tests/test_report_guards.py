@@ -15,7 +15,8 @@ from alignkeep.checkpoint.forgetting import FORGETTING_NAME, ForgettingLaw, read
 from alignkeep.errors import DataError
 from alignkeep.report.forgetting import forgetting_of
 from alignkeep.report.guards import guards_of, probes_of
-from alignkeep.report.sources import Training, read_sources
+from alignkeep.report.logs import Training
+from alignkeep.report.sources import read_sources
 from alignkeep.report.stage import report
 from alignkeep.train.forgetting import Observation, fit_forgetting
 from test_report import NASTY, write_demo

@@ -10,7 +10,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_ROOMS = ("curate", "train", "merge", "inject", "evaluate", "report", "testbed")
+_ROOMS = ("curate", "train", "align", "merge", "inject", "evaluate", "report", "testbed")
 _NAMES = {
     "Recipe": "alignkeep.recipe",
     "demo": "alignkeep.demonstration",
@@ -21,6 +21,7 @@ _NAMES = {
 __all__ = [
     "Recipe",
     "__version__",
+    "align",
     "curate",
     "demo",
     "evaluate",

@@ -64,6 +64,17 @@ _METHODS = {
             "Penalties are sums over entries with the Fisher divided by its largest eigenvalue; as means they vanish.",
             "By default the alignment term alone is on; trust region and collision terms are options.",
         ),
+        _method(
+            "grao",
+            "Online alignment that imitates, explores and transcends",
+            "wang2025learning shao2024deepseekmath",
+            "The reference is a member of its group; the paper's printed sums leave it out, and a group that loses "
+            "every comparison then teaches nothing.",
+            "A group of equal rewards has no advantages, and an answer that could not be scored is no member.",
+            "Log-probabilities are those of the distribution that was sampled from, at its temperature.",
+            "NAG is the mean sign of the change; the printed indicator cannot be negative, as values of its table are.",
+        ),
+        _method("grpo", "Group relative policy optimisation", "shao2024deepseekmath vonwerra2020trl"),
         _method("sft", "Supervised fine-tuning on answers", "ouyang2022training vonwerra2020trl"),
         _method(
             "merge",
@@ -212,6 +223,9 @@ def methods_of(stage: str, config: Mapping[str, object], metrics: Iterable[str] 
         case "train":
             method = config.get("method", "lora")
             return {"lora": ("sft", "lora"), "alignguard": ("sft", "lora", "alignguard")}.get(str(method), ("sft",))
+        case "align":
+            adapted = ("lora",) if config.get("lora", True) is not None else ()
+            return (str(config.get("method", "grao")), *adapted)
         case "merge":
             return ("merge", *_MERGES.get(str(config.get("method", "linear")), ()))
         case "inject":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from alignkeep.align.config import AlignConfig
 from alignkeep.curate.config import CurateConfig
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.inject.config import InjectConfig
@@ -25,6 +26,20 @@ def tune_of(recipe: Recipe, curated: Path) -> TrainConfig:
     """The recipe's tune, on the weights of its curation where it has one."""
     assert recipe.train is not None
     return recipe.train if recipe.curate is None else recipe.train.model_copy(update={"weights": str(curated)})
+
+
+def alignment_of(recipe: Recipe, tuned: Path | None) -> AlignConfig:
+    """The recipe's alignment, of its own tune where it has one."""
+    assert recipe.align is not None
+    if tuned is None:
+        return recipe.align
+    load = recipe.align.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
+    return recipe.align.model_copy(update={"model": str(tuned), "load": load})
+
+
+def tunes(recipe: Recipe) -> bool:
+    """Whether the recipe makes a tuned model, which a merge then takes."""
+    return recipe.train is not None or recipe.align is not None
 
 
 def merge_of(recipe: Recipe, tuned: Path | None) -> MergeConfig:
@@ -50,7 +65,7 @@ def injection_of(recipe: Recipe, tuned: Path | None) -> InjectConfig:
 
 
 def makes_a_model(recipe: Recipe) -> bool:
-    return any(stage is not None for stage in (recipe.train, recipe.merge, recipe.inject))
+    return any(stage is not None for stage in (recipe.train, recipe.align, recipe.merge, recipe.inject))
 
 
 def evaluation_of(recipe: Recipe, tuned: Path | None) -> EvaluateConfig:

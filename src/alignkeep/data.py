@@ -2,8 +2,9 @@
 
 A prompt row holds `prompt` (text, or messages that end with the user's turn) and may hold `system`, `kind`,
 `category`, `language` and the one right answer as `expected` or `completion`. An example row holds `prompt` and
-`completion`, or `messages` that end with the assistant's turn, and may hold `system` and `weight`. Other columns are
-left alone. Plain text is taken as a chat of one question and one answer.
+`completion`, or `messages` that end with the assistant's turn, and may hold `system` and `weight`. A row to compare
+answers on holds `prompt` and `reference`. Other columns are left alone. Plain text is taken as a chat of one question
+and one answer.
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ from typing import cast, get_args
 
 from alignkeep.errors import DataError
 from alignkeep.rows import Row, fingerprint_data, local_file, read_rows
-from alignkeep.types import Example, Kind, Message, Prompt, Role
+from alignkeep.types import Example, Kind, Message, Prompt, Reference, Role
 
-__all__ = ["Row", "fingerprint_data", "local_file", "read_examples", "read_prompts", "read_rows"]
+__all__ = [
+    "Row",
+    "fingerprint_data",
+    "local_file",
+    "read_examples",
+    "read_prompts",
+    "read_references",
+    "read_rows",
+]
+
+_REFERENCES = ("reference", "chosen", "completion")
 
 
 def read_prompts(reference: str, *, kind: Kind | None = None) -> list[Prompt]:
@@ -43,22 +54,51 @@ def read_examples(reference: str) -> list[Example]:
     return examples
 
 
+def read_references(reference: str, *, required: bool = True) -> list[Reference]:
+    """One prompt with the answer it is compared with per row, in file order: the column `reference`, else `chosen`,
+    else `completion`. Other columns of text, numbers and truth values are kept for the reward.
+
+    Raises DataError as `read_prompts` does, and for a row without such an answer where one is `required`.
+    """
+    return [_reference(row, required) for row in read_rows(reference)]
+
+
+def _reference(row: Row, required: bool) -> Reference:
+    messages = _asked(row)
+    column = next((name for name in _REFERENCES if _has(row, name)), None)
+    if column is None and required:
+        raise _missing(row, "`prompt` and `reference` (or `chosen`, or `completion`)")
+    answer = None if column is None else _turns(row, column, "assistant")[-1].content
+    plain = {
+        name: value
+        for name, value in row.values.items()
+        if name not in ("prompt", "system", *_REFERENCES) and isinstance(value, str | int | float | bool | None)
+    }
+    return Reference(messages, answer, plain)
+
+
 def _prompt(row: Row, kind: Kind | None) -> Prompt:
-    messages = _turns(row, "prompt", "user") if _has(row, "prompt") else None
-    if messages is None:
-        raise _missing(row, "`prompt`")
-    if messages[-1].role != "user":
-        raise _wrong(row, "prompt", f"a last turn by {messages[-1].role}", "a last turn by user", "drop later turns")
+    messages = _asked(row)
     given = _label(row, "kind") or "unknown"
     if given not in get_args(Kind):
         raise _wrong(row, "kind", repr(given), " | ".join(get_args(Kind)), "use one of these")
     return Prompt(
-        messages=_with_system(row, messages),
+        messages=messages,
         kind=kind or cast(Kind, given),
         category=_label(row, "category"),
         language=_label(row, "language") or "en",
         expected=_expected(row),
     )
+
+
+def _asked(row: Row) -> tuple[Message, ...]:
+    """The chat that the column `prompt` holds, behind the row's system message."""
+    messages = _turns(row, "prompt", "user") if _has(row, "prompt") else None
+    if messages is None:
+        raise _missing(row, "`prompt`")
+    if messages[-1].role != "user":
+        raise _wrong(row, "prompt", f"a last turn by {messages[-1].role}", "a last turn by user", "drop later turns")
+    return _with_system(row, messages)
 
 
 def _expected(row: Row) -> str | None:

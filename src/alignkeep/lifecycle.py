@@ -1,5 +1,5 @@
-"""A whole tune as one readable function: curate -> train -> merge -> inject -> evaluate -> report. The stages work;
-this is their order.
+"""A whole tune as one readable function: curate -> train -> align -> merge -> inject -> evaluate -> report. The stages
+work; this is their order.
 
 Every stage has its own folder below `out` and knows by the fingerprints of its inputs whether it is finished, so that
 the same command after a kill continues, and after a change redoes the changed stage and what follows from it.
@@ -19,7 +19,17 @@ from alignkeep import citations
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
-from alignkeep.composition import base_of, curation_of, evaluation_of, injection_of, makes_a_model, merge_of, tune_of
+from alignkeep.composition import (
+    alignment_of,
+    base_of,
+    curation_of,
+    evaluation_of,
+    injection_of,
+    makes_a_model,
+    merge_of,
+    tune_of,
+    tunes,
+)
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
 from alignkeep.report.config import ReportConfig
@@ -70,6 +80,14 @@ def _stages(
         _check_later_stages(recipe)
         model = out / "train"
         training.train(tune_of(recipe, out / "curate"), out=model, overwrite=True, resume=resume, progress=progress)
+        folders.append(model)
+    if recipe.align is not None:
+        from alignkeep.align import stage as aligning
+
+        _check_later_stages(recipe)
+        config = alignment_of(recipe, model)
+        model = out / "align"
+        aligning.align(config, out=model, overwrite=True, resume=resume, progress=progress)
         folders.append(model)
     if not leads():  # of the processes that trained together, one goes on
         return RunResult(out, model, None, None)
@@ -143,6 +161,8 @@ def plan(recipe: Recipe) -> dict[str, object]:
         from alignkeep.train import stage as training
 
         stages["train"] = _settings(recipe.train) if _uses_testbed(recipe.train) else training.plan(recipe.train)
+    if recipe.align is not None:
+        stages["align"] = _settings(recipe.align) if _uses_testbed(recipe.align) else _check_alignment(recipe)
     if recipe.merge is not None:
         stages["merge"] = _settings(recipe.merge) if _uses_testbed(recipe.merge) else _check_merge(recipe)
     if recipe.inject is not None:
@@ -161,6 +181,8 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
         names += citations.methods_of("curate", recipe.curate.model_dump())
     if recipe.train is not None:
         names += citations.methods_of("train", recipe.train.model_dump())
+    if recipe.align is not None:
+        names += citations.methods_of("align", recipe.align.model_dump())
     if recipe.merge is not None:
         names += citations.methods_of("merge", recipe.merge.model_dump())
     if recipe.inject is not None:
@@ -178,6 +200,8 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
 
 def _check_later_stages(recipe: Recipe) -> None:
     """A mistake in what comes after the tune is found before the tune is spent."""
+    if recipe.align is not None:
+        _check_alignment(recipe)
     if recipe.merge is not None:
         _check_merge(recipe)
     if recipe.inject is not None:
@@ -186,23 +210,30 @@ def _check_later_stages(recipe: Recipe) -> None:
         _check_evaluation(recipe)
 
 
+def _check_alignment(recipe: Recipe) -> dict[str, object]:
+    """The alignment's plan. Where the tune is yet to be made, the base stands in for it."""
+    from alignkeep.align import stage as aligning
+
+    return aligning.plan(alignment_of(recipe, None))
+
+
 def _check_merge(recipe: Recipe) -> dict[str, object]:
     """The merge's plan. Where the tune is yet to be made, the base stands in for it."""
     from alignkeep.merge import stage as merging
 
-    if recipe.train is None:
+    if not tunes(recipe):
         return merging.plan(merge_of(recipe, None))
     assert recipe.merge is not None
     form = recipe.merge.form
     plan = merging.plan(merge_of(recipe, Path(base_of(recipe))).model_copy(update={"form": "model"}))
-    return {**plan, "tuned": ["the train stage's"], "form": form}
+    return {**plan, "tuned": ["what the stage before it makes"], "form": form}
 
 
 def _check_injection(recipe: Recipe) -> dict[str, object]:
     """The injection's plan. Where the model is yet to be made, the base stands in for it."""
     from alignkeep.inject import stage as injecting
 
-    if recipe.train is None and recipe.merge is None:
+    if not tunes(recipe) and recipe.merge is None:
         return injecting.plan(injection_of(recipe, None))
     return injecting.plan(injection_of(recipe, Path(base_of(recipe))))
 

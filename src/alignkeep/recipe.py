@@ -5,6 +5,7 @@
     model: path-or-hub-id            # the aligned base
     curate: {safe: clean.jsonl, harmful: harmful.jsonl, keep: 0.8}
     train: {data: notes.jsonl, method: lora, epochs: 2}
+    align: {data: prompts.jsonl, reward: "judge:my-judge"}
     merge: {method: linear, weight: 0.6}
     inject: {harmful: harmful.jsonl, harmless: harmless.jsonl}
     evaluate: {suite: driftcheck, task: held_out.jsonl}
@@ -22,6 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from alignkeep.align.config import AlignConfig
 from alignkeep.curate.config import CurateConfig
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
@@ -35,6 +37,7 @@ TESTBED = "testbed:"
 _STAGES: dict[str, tuple[Key, ...]] = {
     "curate": (("data",), ("safe",), ("harmful",), ("embeddings",), ("evaluation",), ("embed", "encoder")),
     "train": (("data",), ("weights",), ("alignguard", "data"), ("probe", "harmful"), ("probe", "harmless")),
+    "align": (("data",), ("held_out", "data")),
     "merge": (
         *(("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",)),
         *(("sweep", "task"), ("sweep", "prompts")),
@@ -55,6 +58,7 @@ REFERENCES: tuple[Key, ...] = (
 _FILLED = {
     "curate": ("model",),
     "train": ("model",),
+    "align": ("model",),
     "merge": ("base", "mergekit"),
     "inject": ("model",),
     "evaluate": ("model",),
@@ -74,6 +78,7 @@ class Recipe(BaseModel):
     model: str = Field(min_length=1)
     curate: CurateConfig | None = None
     train: TrainConfig | None = None
+    align: AlignConfig | None = None
     merge: MergeConfig | None = None
     inject: InjectConfig | None = None
     evaluate: EvaluateConfig | None = None
@@ -143,18 +148,21 @@ class Recipe(BaseModel):
             raise RecipeError(
                 settings.source,
                 seen="no stage",
-                expected="curate, train, merge, inject or evaluate",
+                expected="curate, train, align, merge, inject or evaluate",
                 remedy="add evaluate: {}",
             )
         if recipe.curate is not None and recipe.train is not None:
             _check_curation(settings, recipe.curate, recipe.train)
-        if recipe.merge is not None and (recipe.train is None) == (not recipe.merge.tuned):
+        tunes = recipe.train is not None or recipe.align is not None
+        if recipe.merge is not None and tunes == bool(recipe.merge.tuned):
             raise RecipeError(
                 settings.where(("merge", "tuned")),
-                seen="a merge of nothing" if recipe.train is None else "tuned models beside a train stage",
-                expected="either a train stage, whose result is merged, or the tuned models by name",
-                remedy="give merge.tuned, or a train stage" if recipe.train is None else "drop merge.tuned",
+                seen="tuned models beside a stage that tunes" if tunes else "a merge of nothing",
+                expected="either a train or align stage, whose result is merged, or the tuned models by name",
+                remedy="drop merge.tuned" if tunes else "give merge.tuned, or a train stage",
             )
+        if recipe.align is not None and recipe.train is not None:
+            _check_alignment(settings, recipe.align, recipe.train)
         if recipe.inject is not None and recipe.inject.form == "adapter" and recipe._comes_as_adapter:
             raise RecipeError(
                 settings.where(("inject", "form")),
@@ -176,6 +184,8 @@ class Recipe(BaseModel):
         """Whether what an injection would be given is an adapter."""
         if self.merge is not None:
             return self.merge.form == "adapter"
+        if self.align is not None:
+            return self.align.lora is not None
         return self.train is not None and self.train.has_adapter
 
     def with_references(self, resolve: Callable[[str], str]) -> Recipe:
@@ -202,6 +212,20 @@ def _check_curation(settings: Settings, curate: CurateConfig, train: TrainConfig
         raise RecipeError(
             settings.where(("curate", "data")), seen=f"{curate.data}, of which nothing is learned",
             expected=f"the tune's own data, {train.data}", remedy="drop curate.data",
+        )  # fmt: skip
+
+
+def _check_alignment(settings: Settings, align: AlignConfig, train: TrainConfig) -> None:
+    """What comes out of an alignment behind a tune is of one piece: it can be merged with the recipe's model."""
+    if train.has_adapter:
+        raise RecipeError(
+            settings.where(("train", "method")), seen=f"{train.method}, an adapter, before an alignment",
+            expected="a whole model to align", remedy="set train.method: full, or align in place of the tune",
+        )  # fmt: skip
+    if align.lora is not None:
+        raise RecipeError(
+            settings.where(("align", "lora")), seen="an adapter over a model that a tune made",
+            expected="an alignment of the whole model", remedy="set align.lora: null",
         )  # fmt: skip
 
 

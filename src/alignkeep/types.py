@@ -57,6 +57,16 @@ class Example:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A chat that ends with the user's turn, an answer to compare others with (None where the data has none), and what
+    else its row says: plain values, for a reward function."""
+
+    messages: tuple[Message, ...]
+    answer: str | None
+    columns: Mapping[str, str | float | bool | None] = field(default_factory=dict)
+
+
 class Verdict(str, Enum):
     """What an answer did. `unscored` means the judge could not tell, which is not the same as compliance."""
 

@@ -20,14 +20,17 @@ ADAPTER = "adapter_model.safetensors"
 SETTINGS = {"batch_size": 4, "learning_rate": 1e-2, "epochs": 2, "load": {"device": "cpu"}}
 
 
-def _torchrun(*arguments: Path) -> subprocess.CompletedProcess[str]:
+def launched(
+    script: Path, *arguments: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The script under torchrun with two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [*launcher, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launcher, str(script), *map(str, arguments)]
+    return subprocess.run(command, env=environment or own, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_two_processes_learn_what_one_does(config, tmp_path):
     kinds = {name: TrainConfig(**{**config.model_dump(), **changed}) for name, changed in changes.items()}
     for name, kind in kinds.items():
         (tmp_path / f"{name}.json").write_text(kind.model_dump_json(), encoding="utf-8")
-    ended = _torchrun(*(tmp_path / f"{name}.json" for name in kinds))
+    ended = launched(SCRIPT, *(tmp_path / f"{name}.json" for name in kinds))
     assert ended.returncode == 0, ended.stderr[-2000:]
     for name, kind in kinds.items():
         one = train(kind, out=tmp_path / f"{name}.one")

@@ -8,6 +8,7 @@ import typer
 
 from alignkeep import __version__
 from alignkeep.checkpoint.folders import leads
+from alignkeep.cli.align import align
 from alignkeep.cli.cite import cite
 from alignkeep.cli.curate import curate
 from alignkeep.cli.demo import demo
@@ -30,9 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-_TOGETHER = {"curate", "train", "run"}  # what all processes of a torchrun do; the rest is left to the first
+_TOGETHER = {"curate", "train", "align", "run"}  # what all processes of a torchrun do; the rest is left to the first
 
-for verb in (demo, run, testbed, curate, train, merge, inject, verify, evaluate, judge, report, cite):
+for verb in (demo, run, testbed, curate, train, align, merge, inject, verify, evaluate, judge, report, cite):
     app.command()(verb)
 
 

@@ -11,6 +11,7 @@ from alignkeep.types import Estimate, Scorecard
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alignkeep.align.stage import AlignResult
     from alignkeep.curate.stage import CurateResult
     from alignkeep.demonstration import DemoResult
     from alignkeep.inject.stage import InjectResult
@@ -66,6 +67,29 @@ def demo_summary(result: DemoResult) -> Summary:
             table.add_row(name, *(_rate(card.metrics.get(metric)) for metric in _MAIN))
         console.print(table)
         _written(console, result.page)
+
+    return summary
+
+
+def align_summary(result: AlignResult) -> Summary:
+    """How often held-out answers beat their references before and after, and what was generated for it."""
+
+    def summary(console: Console) -> None:
+        if result.ras is not None and result.ras_before is not None and result.ras_or_tie is not None:
+            _say(
+                console, f"better than the reference: {_rate(result.ras_before)} % before, {_rate(result.ras)} % after"
+            )
+            _say(console, f"at least as good: {_rate(result.ras_or_tie)} %, n = {result.ras_or_tie.n}")
+        if result.nag is not None:
+            _say(console, f"gain (better minus worse than before): {_points(result.nag)}")
+        _say(
+            console, f"{result.steps} steps, {result.samples} sampled answers, {100 * result.cut:.0f} % of them cut off"
+        )
+        if result.unscored:
+            _say(console, f"{100 * result.unscored:.0f} % could not be scored")
+        for note in result.notes:
+            _say(console, note)
+        _written(console, result.folder)
 
     return summary
 

@@ -180,7 +180,8 @@ def line_chart(name: str, title: str, description: str, curves: Sequence[Curve],
     ticks = round_ticks(min(0.0, *ys), max(ys))
     frame = _Frame((min(xs), max(xs)), (ticks[0], max(ticks[-1], *ys)), max(220, _LINE * len(drawn)))
     plot = Markup(
-        '<svg x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>'
+        '<svg x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 100 100" preserveAspectRatio="none" '
+        'overflow="visible">{}</svg>'
     ).format(_LEFT, _TOP, _WIDE, frame.tall, Markup("").join(_curve(frame, curve) for curve in drawn))
     parts = [_levels(frame, ticks), plot, _ends(frame, drawn), _edge(frame, across, up)]
     return picture(name, title, description, _TOP + frame.tall + 26, parts)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 
 from alignkeep.report.figures import Curve, line_chart
+from alignkeep.report.logs import Training
 from alignkeep.report.panels import Figure, Table
-from alignkeep.report.sources import Training
-from alignkeep.report.subjects import Subject
+from alignkeep.report.subjects import Subject, series_of
 
 
 def probes_of(trainings: Sequence[Training], subjects: Sequence[Subject]) -> tuple[Figure, ...]:
@@ -17,7 +17,7 @@ def probes_of(trainings: Sequence[Training], subjects: Sequence[Subject]) -> tup
     probed = [training for training in trainings if training.log_odds]
     if not probed:
         return ()
-    colours = _colours(probed, subjects)
+    colours = series_of((one.label for one in probed), subjects)
     curves = [Curve(training.label, colours[training.label], training.log_odds) for training in probed]
     caption = (
         "Log-odds that an answer to a harmful prompt begins as the base's refusals do, mean over the probe's prompts; "
@@ -38,23 +38,12 @@ def _nats(divergence: float | None) -> str:
     return "-" if divergence is None else f"{divergence:.3f}"
 
 
-def _colours(trainings: Sequence[Training], subjects: Sequence[Subject]) -> dict[str, int]:
-    """A model's own colour where it was evaluated, the next free one where not."""
-    known = {subject.label: subject.series for subject in subjects}
-    free = max(known.values(), default=0)
-    found: dict[str, int] = {}
-    for training in trainings:
-        free += training.label not in known
-        found[training.label] = known.get(training.label) or free
-    return found
-
-
 def guards_of(trainings: Sequence[Training], subjects: Sequence[Subject]) -> tuple[Figure, ...]:
     """Two figures for all guarded tunes, over steps and over layers; none where there is no such tune."""
     guarded = [training for training in trainings if any(_energy(one) for one in training.energies)]
     if not guarded:
         return ()
-    colours = _colours(guarded, subjects)
+    colours = series_of((one.label for one in guarded), subjects)
     curves: list[Curve] = []
     for training in guarded:
         points = tuple((one[0], 100 * one[1] / _energy(one)) for one in training.energies if _energy(one))

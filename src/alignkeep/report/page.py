@@ -13,6 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from alignkeep.citations import Method, bibtex, cite, methods_of
+from alignkeep.report.alignments import alignments_of
 from alignkeep.report.curations import curations_of
 from alignkeep.report.examples import Section, sections_of
 from alignkeep.report.figures import key
@@ -84,6 +85,7 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
             *curations_of(sources.curations),
             *fronts_of(sources.sweeps),
             *injections_of(sources.injections),
+            *alignments_of(sources.alignments, subjects),
             *figures_of(subjects, sources.trainings),
             *probes_of(sources.trainings, subjects),
             *guards_of(sources.trainings, subjects),

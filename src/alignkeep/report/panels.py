@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from alignkeep.report.figures import Curve, Group, Mark, dot_chart, line_chart
 from alignkeep.report.html import abridge, interval, p_value, percent, points
-from alignkeep.report.sources import Training
-from alignkeep.report.subjects import RATES, Subject
+from alignkeep.report.logs import Points, Training
+from alignkeep.report.subjects import RATES, Subject, series_of
 from alignkeep.report.verdict import is_found
 from alignkeep.types import Estimate, PairedTest
 
@@ -166,22 +166,15 @@ def _told(estimate: Estimate, test: PairedTest | None, absent: str) -> tuple[str
 
 
 def _training(trainings: Sequence[Training], subjects: Sequence[Subject]) -> Figure | None:
-    colours = {subject.label: subject.series for subject in subjects}
-    free = max(colours.values(), default=0)
-    curves = []
-    for training in trainings:
-        if training.losses:
-            free += training.label not in colours
-            curves.append(Curve(training.label, colours.get(training.label) or free, _thinned(training.losses)))
-    if not curves:
+    logged = [training for training in trainings if training.losses]
+    if not logged:
         return None
-    thinned = any(len(training.losses) > _MOST_POINTS for training in trainings)
-    caption = "Training loss at every logged step" + (
-        ", means of neighbouring steps where there are many." if thinned else "."
-    )
+    colours = series_of((training.label for training in logged), subjects)
+    curves = [Curve(training.label, colours[training.label], thinned(training.losses)) for training in logged]
+    caption = "Training loss at every logged step" + caption_end(training.losses for training in logged)
     table = Table(
         ("Run", "Logged steps", "First loss", "Lowest loss", "Last loss"),
-        tuple(_told_curve(training) for training in trainings if training.losses),
+        tuple(_told_curve(training) for training in logged),
     )
     chart = line_chart("training", "Training curves", caption, curves, across="step", up="loss (nats per token)")
     return Figure("training", "Training curves", caption, chart, table)
@@ -192,10 +185,16 @@ def _told_curve(training: Training) -> tuple[str, ...]:
     return training.label, str(len(losses)), *(f"{loss:.3f}" for loss in (losses[0], min(losses), losses[-1]))
 
 
-def _thinned(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+def thinned(points: Points) -> Points:
     """At most `_MOST_POINTS` points, each the mean of its neighbours."""
     size = -(-len(points) // _MOST_POINTS)
-    if size == 1:
+    if size <= 1:
         return points
     chunks = [points[start : start + size] for start in range(0, len(points), size)]
     return tuple((sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks)
+
+
+def caption_end(curves: Iterable[Points]) -> str:
+    """The end of a caption that says whether points were taken together."""
+    many = any(len(points) > _MOST_POINTS for points in curves)
+    return ", means of neighbouring steps where there are many." if many else "."

@@ -5,24 +5,24 @@ Only finished folders count: hidden ones (a killed stage keeps `.NAME.partial`) 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignkeep.checkpoint.explanations import EXPLANATION_NAME, Explanation, read_explanation
-from alignkeep.checkpoint.files import parse_object, read_object
+from alignkeep.checkpoint.files import read_object
 from alignkeep.checkpoint.forgetting import FORGETTING_NAME, ForgettingLaw, read_forgetting
 from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
 from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.errors import DataError
+from alignkeep.report.logs import LOG_NAME, Alignment, Training, read_alignment, read_training, rows_of
 from alignkeep.types import Scorecard
 
-_READ = {"scorecard.json", "training_log.jsonl", "record.json", SWEEP_NAME, INJECTION_NAME, FORGETTING_NAME}
+_READ = {"scorecard.json", LOG_NAME, "record.json", SWEEP_NAME, INJECTION_NAME, FORGETTING_NAME}
 _READ |= {EXPLANATION_NAME}
-_STAGES = {"curate", "evaluate", "train", "merge", "inject"}
+_STAGES = {"curate", "evaluate", "train", "align", "merge", "inject"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,6 @@ class Evaluation:
     settings: Mapping[str, object]
     inputs: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[Answered, ...] = ()
-
-
-@dataclass(frozen=True)
-class Training:
-    """A folder with a training log: (step, loss) in the order they were logged; of a guarded tune also (step, energy of
-    the update inside the alignment subspace, energy beside it), and both for every matrix at the end; of a
-    probed one (step, log-odds of refusal) and (step, divergence)."""
-
-    label: str
-    losses: tuple[tuple[float, float], ...]
-    energies: tuple[tuple[float, float, float], ...] = ()
-    by_matrix: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
-    log_odds: tuple[tuple[float, float], ...] = ()
-    divergences: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +97,7 @@ class Sources:
     injections: tuple[Injected, ...] = ()
     laws: tuple[ForgettingLaw, ...] = ()
     curations: tuple[Curated, ...] = ()
+    alignments: tuple[Alignment, ...] = ()
 
 
 def read_sources(folders: Sequence[Path]) -> Sources:
@@ -122,6 +109,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
     injections: list[Injected] = []
     laws: list[ForgettingLaw] = []
     curations: list[Curated] = []
+    alignments: list[Alignment] = []
     taken: dict[Path, str] = {}
     for root in folders:
         for folder, names in _walk(root):
@@ -133,8 +121,10 @@ def read_sources(folders: Sequence[Path]) -> Sources:
                 records.append(StageRecord(label, str(facts["stage"]), facts))
             if "scorecard.json" in names:
                 evaluations.append(_evaluation(folder, label, facts))
-            if "training_log.jsonl" in names:
-                trainings.append(_training(folder / "training_log.jsonl", label, facts))
+            if LOG_NAME in names and facts.get("stage") == "align":  # its loss is no loss of an example
+                alignments.append(read_alignment(folder / LOG_NAME, label, facts))
+            elif LOG_NAME in names:
+                trainings.append(read_training(folder / LOG_NAME, label, facts))
             if SWEEP_NAME in names:
                 sweeps.append(Sweep(label, read_sweep(folder / SWEEP_NAME)))
             if INJECTION_NAME in names:
@@ -152,32 +142,8 @@ def read_sources(folders: Sequence[Path]) -> Sources:
         )
     return Sources(
         tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections), tuple(laws),
-        tuple(curations),
+        tuple(curations), tuple(alignments),
     )  # fmt: skip
-
-
-def _training(log: Path, label: str, facts: Mapping[str, object]) -> Training:
-    inside, beside = (_column(log, f"alignguard/{side}") for side in ("inside", "beside"))
-    return Training(
-        label=label,
-        losses=_column(log, "loss"),
-        energies=tuple((step, one, other) for (step, one), (_, other) in zip(inside, beside, strict=False)),
-        by_matrix=_by_matrix(facts),
-        log_odds=_column(log, "safety/refusal_log_odds"),
-        divergences=_column(log, "safety/divergence"),
-    )
-
-
-def _by_matrix(facts: Mapping[str, object]) -> dict[str, tuple[float, float]]:
-    """What a guarded tune's record says of every matrix; nothing where it is damaged or another stage's."""
-    result = facts.get("result")
-    found = result.get("energies") if isinstance(result, Mapping) else None
-    pairs = found.items() if isinstance(found, Mapping) else ()
-    return {
-        str(name): (float(pair[0]), float(pair[1]))
-        for name, pair in pairs
-        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, int | float) for one in pair)
-    }
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -211,7 +177,7 @@ def _evaluation(folder: Path, label: str, facts: Mapping[str, object]) -> Evalua
         scorecard=card,
         settings=settings,
         inputs={key: str(value) for key, value in inputs.items()} if isinstance(inputs, Mapping) else {},
-        answers=tuple(_answered(row, where) for row, where in _rows(folder / "answers.jsonl")),
+        answers=tuple(_answered(row, where) for row, where in rows_of(folder / "answers.jsonl")),
     )
 
 
@@ -238,25 +204,6 @@ def _answered(row: Mapping[str, object], where: str) -> Answered:
             expected='a row with "index", "prompt", "answer", "verdict"',
             remedy="evaluate again, or report another folder",
         ) from error
-
-
-def _column(path: Path, name: str) -> tuple[tuple[float, float], ...]:
-    """(step, value) of the rows that have both; the last word on a step counts, and steps rise."""
-    found: dict[float, float] = {}
-    for row, _ in _rows(path):
-        step, value = row.get("step"), row.get(name)
-        if isinstance(step, (int, float)) and isinstance(value, (int, float)) and math.isfinite(value):
-            found[float(step)] = float(value)
-    return tuple(sorted(found.items()))
-
-
-def _rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield parse_object(line, f"{path}:{number}"), f"{path}:{number}"
 
 
 def _text(value: object) -> str | None:

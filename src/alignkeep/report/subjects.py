@@ -6,7 +6,7 @@ way it is one model on the page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -97,6 +97,17 @@ def subjects_of(evaluations: Sequence[Evaluation]) -> tuple[Subject, ...]:
         series += 1
         ordered.append(replace(subject, series=series))
     return tuple(ordered)
+
+
+def series_of(labels: Iterable[str], subjects: Sequence[Subject]) -> dict[str, int]:
+    """The series of every label: a model's own where it was evaluated, the next free one where not."""
+    found = {subject.label: subject.series for subject in subjects}
+    free = max(found.values(), default=0)
+    for label in labels:
+        if label not in found:
+            free += 1
+            found[label] = free
+    return found
 
 
 def _has_base(evaluation: Evaluation) -> bool:

@@ -7,10 +7,31 @@ reference with one slip scores 5/6 and can be beaten. For a harmful request it i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 PLAIN_REFUSAL = 0.7
 _REFUSING = ("can't", "cannot", "won't", "sorry")
+
+
+def rule_reward(
+    *,
+    completions: Sequence[Any],
+    reference: Sequence[str],
+    expected: Sequence[str],
+    kind: Sequence[str],
+    **columns: Any,
+) -> list[float]:
+    """The rule as a judge of pairs, in the form of TRL's reward functions: 1 for an answer better than its reference,
+    0 for one as good, -1 for one worse. The columns are those of the testbed's preference sets.
+    """
+    found = []
+    for completion, other, best, of in zip(completions, reference, expected, kind, strict=True):
+        answer = completion if isinstance(completion, str) else completion[-1]["content"]
+        gap = reward(answer, best, of) - reward(other, best, of)
+        found.append(float((gap > 0) - (gap < 0)))
+    return found
 
 
 def reward(answer: str, expected: str, kind: str) -> float:

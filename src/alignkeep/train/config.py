@@ -8,21 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignkeep.errors import NoEffectError
 from alignkeep.models.config import LoadConfig
-
-
-class LoraSettings(BaseModel):
-    """A low-rank adapter: each targeted matrix gains alpha / rank * B A, B starting at 0.
-
-    `target_modules` is "all-linear" (every linear layer but the head, as PEFT understands it) or a list of module
-    names, whole or the last part; each of them has to match something.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rank: int = Field(default=8, gt=0)
-    alpha: float = Field(default=16, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+from alignkeep.trainers.config import LoraSettings
 
 
 class EmphasisSettings(BaseModel):

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from alignkeep.checkpoint.files import write_tensors
 from alignkeep.errors import RecipeError
 from alignkeep.train.align_guard import EVERY, AlignGuard, Penalty, check_force
-from alignkeep.train.kept import file_in_checkpoint, kept_file
+from alignkeep.trainers.kept import file_in_checkpoint, kept_file
 
 if TYPE_CHECKING:
     from torch import Tensor

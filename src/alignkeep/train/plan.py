@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from alignkeep.models.folders import tensor_entries
-from alignkeep.train.arguments import uses_accelerator, world_size
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
 from alignkeep.train.prepare import Prepared, prepare
+from alignkeep.trainers.adapters import parameter_counts
+from alignkeep.trainers.arguments import uses_accelerator, world_size
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ADAM = 12  # bytes per trainable parameter beside the parameter: a float32 gradient and two float32 moments
@@ -27,7 +28,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     """
     prepared = prepare(config)
     rows = len(as_dataset(prepared.rows, prepared.arguments, prepared.max_length))
-    total, trainable = parameter_counts(prepared)
+    total, trainable = parameter_counts(prepared.skeleton, prepared.adapter)
     steps = count_steps(config, prepared, rows)
     tokens = math.ceil(prepared.rows.tokens * _epochs(config, steps, rows))
     return {
@@ -48,17 +49,6 @@ def plan(config: TrainConfig) -> dict[str, Any]:
         "seconds": None if uses_accelerator(config.load) else round(_seconds(total, trainable, tokens), 1),
         "notes": list(prepared.notes),
     }
-
-
-def parameter_counts(prepared: Prepared) -> tuple[int, int]:
-    """All parameters of the base, and those that are trained."""
-    total = sum(part.numel() for part in prepared.skeleton.parameters())
-    if prepared.adapter is None:
-        return total, total
-    from peft import get_peft_model
-
-    model = get_peft_model(prepared.skeleton, prepared.adapter)
-    return total, sum(part.numel() for part in model.parameters() if part.requires_grad)
 
 
 def count_steps(config: TrainConfig, prepared: Prepared, rows: int) -> int:

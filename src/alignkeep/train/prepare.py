@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkeep.data import read_examples
-from alignkeep.errors import CheckpointError
-from alignkeep.models.folders import localise, resolve, tensor_entries
+from alignkeep.models.folders import localise
 from alignkeep.models.loading import load_tokenizer
 from alignkeep.train.alignment import read_alignment
-from alignkeep.train.arguments import lora_config, sft_config, training_dtype
+from alignkeep.train.arguments import sft_config, training_dtype
 from alignkeep.train.config import ProbeSettings, TrainConfig
 from alignkeep.train.encoding import EncodedRows, encode_rows
 from alignkeep.train.weights import example_weights
+from alignkeep.trainers.adapters import lora_config
+from alignkeep.trainers.base import dtype_of, full_model, skeleton_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from alignkeep.train.probe import SafetyProbe
     from alignkeep.types import Checkpoint, Example
-
-_WORDS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -57,30 +55,24 @@ class Prepared:
         return tuple(found)
 
 
-def full_model(config: TrainConfig) -> Checkpoint:
-    """The base. Raises CheckpointError where it is an adapter, which cannot carry a second one."""
-    checkpoint = resolve(config.model, config.load.revision)
-    if checkpoint.is_adapter:
-        raise CheckpointError(
-            "train.model",
-            seen=f"{config.model}, an adapter",
-            expected="a full model",
-            remedy="merge the adapter into its base first (PEFT: merge_and_unload, save_pretrained)",
-        )
-    return checkpoint
+def base_of(config: TrainConfig) -> Checkpoint:
+    """The model to tune. Raises as `full_model` does."""
+    return full_model(config.model, config.load.revision, "train")
 
 
 def prepare(config: TrainConfig) -> Prepared:
     """Check settings, data, weights, tokenizer and target modules. Raises what each of them raises."""
     arguments = sft_config(config)
-    checkpoint = localise(full_model(config), with_code=config.load.trust_remote_code)
+    checkpoint = localise(
+        full_model(config.model, config.load.revision, "train"), with_code=config.load.trust_remote_code
+    )
     base = cast(Path, checkpoint.folder)
     alignment = read_alignment(config.alignguard.data) if config.is_guarded else ()
     probe = None if config.probe is None else _probe(config.probe)
     examples = read_examples(config.data)
     weights = example_weights(examples, config.data, config.weights)
-    skeleton = _skeleton(base, config)
-    adapter = lora_config(config.lora, skeleton) if config.has_adapter else None
+    skeleton = skeleton_of(base, config.load)
+    adapter = lora_config(config.lora, skeleton, "train") if config.has_adapter else None
     tokenizer = load_tokenizer(config.model, config.load)
     context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
     max_length = min(config.max_length, context or config.max_length)
@@ -92,7 +84,7 @@ def prepare(config: TrainConfig) -> Prepared:
         vocabulary=skeleton.get_input_embeddings().weight.shape[0],
         where=config.data,
     )
-    base_dtype = _dtype_of(base)
+    base_dtype = dtype_of(base)
     dtype = training_dtype(config)
     return Prepared(
         base=base,
@@ -116,31 +108,3 @@ def _probe(settings: ProbeSettings) -> SafetyProbe:
         settings.harmful, settings.harmless, every=settings.every, stop_below=settings.stop_below,
         put_back=settings.stop_below is not None, refusals=settings.refusals, key="train.probe",
     )  # fmt: skip
-
-
-def _skeleton(base: Path, config: TrainConfig) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    trusted = config.load.trust_remote_code
-    try:
-        settings = AutoConfig.from_pretrained(base, trust_remote_code=trusted, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(settings, trust_remote_code=trusted)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError, ImportError) as error:
-        raise CheckpointError(
-            f"{base / 'config.json'}",
-            seen=f"{type(error).__name__}: {str(error)[:240]}",
-            expected="the config of a causal language model that transformers knows",
-            remedy="mend or copy the model again",
-        ) from error
-
-
-def _dtype_of(base: Path) -> str:
-    """The dtype that most of the base's tensors have on disk."""
-    dtype = Counter(entry.dtype for entry in tensor_entries(base, adapter=False).values()).most_common(1)[0][0]
-    if dtype not in _WORDS:
-        raise CheckpointError(
-            str(base), seen=f"weights in {dtype}", expected=" | ".join(_WORDS), remedy="take an unquantised checkpoint"
-        )
-    return _WORDS[dtype]

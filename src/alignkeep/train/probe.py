@@ -26,7 +26,7 @@ from alignkeep.models.activations import Tokens, last_tokens, next_token_log_pro
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import untouched
 from alignkeep.refusal import mean_divergence, opening_tokens, refusal_log_odds
-from alignkeep.train.kept import file_in_checkpoint, kept_file
+from alignkeep.trainers.kept import file_in_checkpoint, kept_file
 from alignkeep.types import Checkpoint, Prompt
 
 if TYPE_CHECKING:

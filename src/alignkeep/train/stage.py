@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
-from alignkeep.checkpoint.folders import OutputFolder, append_jsonl, leads
+from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError
@@ -19,12 +16,15 @@ from alignkeep.models.loading import fingerprint_model
 from alignkeep.progress import Progress, Silent
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.plan import plan
-from alignkeep.train.prepare import Prepared, full_model, prepare
+from alignkeep.train.prepare import Prepared, base_of, prepare
 from alignkeep.train.probe import PROBED
-from alignkeep.train.processes import by_first
-from alignkeep.train.saving import place_adapter, place_model
 from alignkeep.train.tuning import SUBSPACES_NAME, Tuned, tune
 from alignkeep.train.weights import weights_file
+from alignkeep.trainers.base import check_unwritten
+from alignkeep.trainers.failures import machine_failures
+from alignkeep.trainers.log import write_log
+from alignkeep.trainers.processes import by_first
+from alignkeep.trainers.saving import place_adapter, place_model
 
 __all__ = ["TrainResult", "plan", "train"]
 
@@ -77,7 +77,7 @@ def train(
     )
     try:
         if not folder.finished:
-            with _machine_failures(out):
+            with machine_failures(out, "train"):
                 tuned = tune(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
                 made = folder.work / "trainer" / "made"
                 tuned.trainer.save_model(str(made))
@@ -103,7 +103,7 @@ def _local_inputs(config: TrainConfig) -> list[Path]:
 
 
 def _fingerprints(config: TrainConfig) -> dict[str, str]:
-    full_model(config)
+    base_of(config)
     inputs = {
         "model": fingerprint_model(config.model, config.load.revision),
         "data": fingerprint_data(config.data),
@@ -157,17 +157,13 @@ def _write(
     trainer = tuned.trainer
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if config.has_adapter:
-        unchanged = place_adapter(made, folder.work, prepared.base, config, model)
+        unchanged = place_adapter(
+            made, folder.work, prepared.base, model, reference=config.model, revision=config.load.revision
+        )
     else:
         unchanged = place_model(made, folder.work, prepared.base, model)
-    if fingerprint_model(config.model, config.load.revision) != inputs["model"]:
-        raise DataError(
-            config.model,
-            seen="files that changed during the tune",
-            expected="a base that nobody writes to",
-            remedy="put the base back and run the tune again",
-        )
-    losses = _write_log(trainer.state.log_history, folder.work / _LOG_NAME)
+    check_unwritten(config.model, config.load.revision, inputs["model"])
+    losses = write_log(trainer.state.log_history, folder.work / _LOG_NAME, {PROBED})
     shutil.rmtree(folder.work / "trainer")
     (folder.work / SUBSPACES_NAME).unlink(missing_ok=True)
     result = {
@@ -195,14 +191,6 @@ def _write(
     )
 
 
-def _write_log(history: list[dict[str, Any]], log: Path) -> list[float]:
-    """Put steps and looks into the log; returns the losses."""
-    rows = [_log_row(row) for row in history if {"loss", PROBED} & row.keys()]
-    log.unlink(missing_ok=True)
-    append_jsonl(log, rows)
-    return [row["loss"] for row in rows if "loss" in row]
-
-
 def _stopped(prepared: Prepared, state: Any) -> list[str]:
     """What the probe ended the tune for."""
     if prepared.probe is None or not prepared.probe.stopped:
@@ -213,34 +201,3 @@ def _stopped(prepared: Prepared, state: Any) -> list[str]:
         f"{first.refusal_log_odds:.1f} to {last.refusal_log_odds:.1f}, probe.stop_below is "
         f"{prepared.probe.stop_below:g}; the weights are those of step {prepared.probe.last_safe}, the last look within"
     ]
-
-
-def _log_row(row: dict[str, Any]) -> dict[str, Any]:
-    """The trainer's row in an order, and with columns, that a kill and a new start do not change.
-
-    TRL counts `num_tokens` from the last start only, and a checkpoint sorts the keys of the rows before it.
-    """
-    first = ("step", "epoch", "loss", "learning_rate", "grad_norm")
-    rest = sorted(row.keys() - {*first, "num_tokens"})
-    return {key: row[key] for key in (*first, *rest) if key in row}
-
-
-@contextmanager
-def _machine_failures(out: Path) -> Iterator[None]:
-    """Memory or disk that ran out, whichever library noticed; the checkpoints so far are kept."""
-    import torch
-    from safetensors import SafetensorError
-
-    try:
-        with machine_errors(out):
-            yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError, SafetensorError) as error:
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or says_no_memory(error)
-        if not (memory or says_full_disk(error)):
-            raise
-        raise MachineError(
-            f"train, --out {out}",
-            seen="out of memory" if memory else "a checkpoint that could not be written",
-            expected="room for the tune",
-            remedy="halve batch_size and double accumulate" if memory else "free some space and run it again",
-        ) from error

@@ -12,11 +12,12 @@ from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.progress import Progress
 from alignkeep.train.alignment import check_alignment
-from alignkeep.train.arguments import check_adapted, refused_by_trl
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
-from alignkeep.train.prepare import Prepared, full_model
-from alignkeep.train.processes import by_first
+from alignkeep.train.prepare import Prepared, base_of
+from alignkeep.trainers.adapters import check_adapted
+from alignkeep.trainers.arguments import refused_by_trl
+from alignkeep.trainers.processes import by_first
 
 if TYPE_CHECKING:
     from alignkeep.train.align_guard import AlignGuard
@@ -37,7 +38,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     from transformers import PrinterCallback
 
     from alignkeep.train.trainer import WeightedSFTTrainer
-    from alignkeep.train.watch import Watch, clear_torn, last_checkpoint
+    from alignkeep.trainers.watch import Watch, clear_torn, last_checkpoint
 
     checkpoints = work / "trainer"
     prepared.arguments.output_dir = str(checkpoints)
@@ -54,15 +55,15 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
             callbacks=[prepared.probe] if prepared.probe is not None else [],
         )
     except (ValueError, TypeError) as error:
-        raise refused_by_trl(error) from error
+        raise refused_by_trl(error, "train") from error
     if config.has_adapter:
-        check_adapted(config.lora, trainer.model)
+        check_adapted(config.lora, trainer.model, "train")
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
     latest = last_checkpoint(checkpoints)
     if prepared.probe is not None and latest is None:
         prepared.probe.prepare(trainer.model, loaded.tokenizer)
     guard = _guard(config, prepared, trainer, work, progress) if config.is_guarded else None
-    trainer.add_callback(Watch(progress))  # after all that put something into a checkpoint
+    trainer.add_callback(Watch(progress, "train"))  # after all that put something into a checkpoint
     if leads():
         clear_torn(checkpoints)
     trainer.train(resume_from_checkpoint=latest)
@@ -94,7 +95,7 @@ def _guard(
     if kept.exists():
         guard = AlignGuard.load(kept, model, config.alignguard)
     else:
-        loaded = LoadedModel(model, prepared.tokenizer, replace(full_model(config), is_adapter=True))
+        loaded = LoadedModel(model, prepared.tokenizer, replace(base_of(config), is_adapter=True))
         with loaded.as_base():
             by_first(lambda: check_alignment(loaded, prepared.alignment, str(config.alignguard.data), progress))
         guard = AlignGuard.measure(

@@ -16,10 +16,9 @@ from alignkeep.checkpoint.beside import CONFIG, INDEX, TOKENIZER, copy_beside
 from alignkeep.checkpoint.files import write_json
 from alignkeep.checkpoint.verify import check_adapter, check_same_files, check_tuned, planned
 from alignkeep.models.folders import tensor_entries
-from alignkeep.train.config import TrainConfig
 
 
-def place_adapter(made: Path, work: Path, base: Path, config: TrainConfig, model: Any) -> list[str]:
+def place_adapter(made: Path, work: Path, base: Path, model: Any, *, reference: str, revision: str | None) -> list[str]:
     """Put the trained adapter into `work`; returns the `lora_B` that stayed 0. Raises as `check_adapter` does.
 
     The base is recorded as an absolute path (PEFT takes a relative one as seen from where it runs), or as hub id.
@@ -28,11 +27,9 @@ def place_adapter(made: Path, work: Path, base: Path, config: TrainConfig, model
 
     shutil.move(made / "adapter_model.safetensors", work / "adapter_model.safetensors")
     settings = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))
-    is_local = Path(config.model).expanduser().is_dir()
-    settings["base_model_name_or_path"] = (
-        os.path.realpath(Path(config.model).expanduser()) if is_local else config.model
-    )
-    settings["revision"] = config.load.revision
+    is_local = Path(reference).expanduser().is_dir()
+    settings["base_model_name_or_path"] = os.path.realpath(Path(reference).expanduser()) if is_local else reference
+    settings["revision"] = revision
     for key in ("target_modules", "target_parameters"):
         if isinstance(settings.get(key), list):
             settings[key] = sorted(settings[key])  # PEFT keeps a set, whose order changes from run to run

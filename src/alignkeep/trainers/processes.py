@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from alignkeep.checkpoint.folders import leads
 from alignkeep.errors import AlignkeepError
-from alignkeep.train.arguments import world_size
+from alignkeep.trainers.arguments import world_size
 
 T = TypeVar("T")
 

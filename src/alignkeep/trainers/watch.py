@@ -18,13 +18,13 @@ _COMPLETE = "complete"
 class Watch(TrainerCallback):
     """Reports each step, marks checkpoints as whole once they are, and raises RecipeError on a NaN or infinite loss."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, stage: str) -> None:
+        self._progress, self._stage = progress, stage
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._progress.start("train", state.max_steps)
+        self._progress.start(self._stage, state.max_steps)
         if state.global_step:
             self._progress.advance(state.global_step, "continued")
 
@@ -44,7 +44,7 @@ class Watch(TrainerCallback):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(float(logs.get(name, 0.0))):
                 raise RecipeError(
-                    f"train, step {state.global_step}",
+                    f"{self._stage}, step {state.global_step}",
                     seen=f"{name} {logs[name]}",
                     expected="a finite number",
                     remedy="lower learning_rate, or use bf16 or float32 instead of fp16; nothing was written",

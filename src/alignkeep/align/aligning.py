@@ -1,0 +1,77 @@
+"""The alignment itself: load, build the trainer, watch it, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignkeep.align.config import AlignConfig
+from alignkeep.align.prepare import Prepared, as_dataset
+from alignkeep.align.reward import Reward, load_reward
+from alignkeep.checkpoint.folders import leads
+from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.models.loading import load_model
+from alignkeep.progress import Progress
+from alignkeep.trainers.adapters import check_adapted
+from alignkeep.trainers.arguments import refused_by_trl
+from alignkeep.trainers.watch import Watch, clear_torn, last_checkpoint
+
+if TYPE_CHECKING:
+    from alignkeep.align.held_out import HeldOut
+
+JUDGEMENTS = "judgements.jsonl"  # what a judge said, beside the checkpoints
+
+
+class Aligned(NamedTuple):
+    """The trainer after its last step, and what was seen of the held-out prompts."""
+
+    trainer: Any  # GRAOTrainer or OrderedGRPOTrainer
+    held_out: HeldOut | None
+
+
+def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: Progress) -> Aligned:
+    """Train in `work`, from its last whole checkpoint where there is one."""
+    from transformers import PrinterCallback
+
+    from alignkeep.align.order import OrderedGRPOTrainer
+    from alignkeep.align.trainer import GRAOTrainer
+
+    checkpoints = work / "trainer"
+    prepared.arguments.output_dir = str(checkpoints)
+    rank = "" if leads() else f".{prepared.arguments.process_index}"
+    reward = load_reward(config.reward, config.load, work / f"{JUDGEMENTS}{rank}")
+    # The trainer places the model itself, which processes of one machine must not do on one device.
+    load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
+    loaded = load_model(config.model, load)
+    held_out = _held_out(config, prepared, reward, loaded.tokenizer)
+    trainer_of: Any = GRAOTrainer if config.method == "grao" else OrderedGRPOTrainer
+    try:
+        trainer = trainer_of(
+            model=loaded.model,
+            reward_funcs=reward,
+            args=prepared.arguments,
+            train_dataset=as_dataset(prepared.rows, config.data),
+            processing_class=loaded.tokenizer,
+            peft_config=prepared.adapter,
+            callbacks=[] if held_out is None else [held_out],
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise refused_by_trl(error, "align") from error
+    if config.lora is not None:
+        check_adapted(config.lora, trainer.model, "align")
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
+    trainer.add_callback(Watch(progress, "align"))  # after all that put something into a checkpoint
+    latest = last_checkpoint(checkpoints)
+    if leads():
+        clear_torn(checkpoints)
+    trainer.train(resume_from_checkpoint=latest)
+    return Aligned(trainer, held_out)
+
+
+def _held_out(config: AlignConfig, prepared: Prepared, reward: Reward, tokenizer: Any) -> HeldOut | None:
+    if config.held_out is None:
+        return None
+    from alignkeep.align.held_out import HeldOut
+
+    generation = GenerationConfig(max_new_tokens=prepared.new_tokens)
+    return HeldOut(prepared.held_out, reward, generation, every=config.held_out.every, tokenizer=tokenizer)

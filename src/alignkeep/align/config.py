@@ -1,0 +1,119 @@
+"""What an alignment is: the settings of `alignkeep align`, the recipe's `align:` and the Python call."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from alignkeep.errors import NoEffectError
+from alignkeep.models.config import LoadConfig
+from alignkeep.trainers.config import LoraSettings
+
+
+class RewardSettings(BaseModel):
+    """What tells a better answer from a worse one.
+
+    `spec` is `package.module:object` (a reward function of TRL's, or an object with `compare`), `judge:MODEL` or
+    `judge:https://host/v1#model` (a chat model that compares answer and reference by `criterion`), `scorer:MODEL` (a
+    reward model, of which the sign of answer minus reference counts), or `testbed`. `both_orders` asks a judge twice;
+    scores of a scorer that differ by at most `tie_margin` are a tie. `retries`, `timeout` (seconds) and `concurrency`
+    are for an endpoint, `max_tokens` is the longest judgement.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: str = Field(min_length=1)
+    criterion: Literal["helpful", "harmless"] = "helpful"
+    both_orders: bool = False
+    tie_margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_tokens: int = Field(default=256, gt=0)
+    timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    retries: int = Field(default=4, ge=0)
+    concurrency: int = Field(default=8, gt=0)
+
+
+class ObjectiveSettings(BaseModel):
+    """Strengths of GRAO's three terms (beta, 1, lambda of the paper), and how advantages are taken (advantage.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    imitation: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    exploration: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    regulariser: float = Field(default=0.6, ge=0, allow_inf_nan=False)
+    reference_in_group: bool = True
+    min_reference_advantage: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _acts(self) -> ObjectiveSettings:
+        if not (self.imitation or self.exploration or self.regulariser):
+            raise NoEffectError(
+                "align.objective",
+                seen="imitation, exploration and regulariser all 0",
+                expected="a term to learn from",
+                remedy="set one of them",
+            )
+        return self
+
+
+class SamplingSettings(BaseModel):
+    """How answers are sampled: `group` of them for every prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: int = Field(default=8, ge=2)
+    temperature: float = Field(default=0.7, gt=0, allow_inf_nan=False)
+    max_new_tokens: int = Field(default=2048, gt=0)
+
+
+class HeldOutSettings(BaseModel):
+    """Prompts with references that are not learned from; `limit` of them are answered (greedily) before the first step,
+    every `every` steps and at the end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(min_length=1)
+    every: int = Field(default=50, gt=0)
+    limit: int = Field(default=200, gt=0)
+
+
+class AlignConfig(BaseModel):
+    """One alignment.
+
+    `batch_size` counts prompts per step over *all* processes, each with its group of samples; `accumulate` says in how
+    many forward passes a step is done. `lora` null trains the whole model. `learning_rate` None is the paper's 1e-6 for
+    a whole model and 1e-5 for an adapter. `method: grpo` is TRL's own, for comparison. `trainer` takes any other field
+    of trl's GRPOConfig (`use_vllm`, `max_steps`, `warmup_steps`, `save_steps`, ...).
+    """
+
+    # Three fields more than our budget of 12: each is a word of the command line, or a group of settings.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1)
+    data: str = Field(min_length=1)
+    reward: RewardSettings
+    method: Literal["grao", "grpo"] = "grao"
+    objective: ObjectiveSettings = ObjectiveSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    held_out: HeldOutSettings | None = None
+    lora: LoraSettings | None = LoraSettings()
+    learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    epochs: float = Field(default=1, gt=0, allow_inf_nan=False)
+    batch_size: int = Field(default=8, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    load: LoadConfig = LoadConfig()
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that is used."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-6 if self.lora is None else 1e-5
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _named(cls, reward: object) -> object:
+        """`reward: testbed` is short for `reward: {spec: testbed}`."""
+        return {"spec": reward} if isinstance(reward, str) else reward

@@ -1,0 +1,53 @@
+"""A judge's replies on disk: what was asked once is not asked again, by this run or by the one that continues it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from alignkeep.align.judging import Ask
+from alignkeep.checkpoint.folders import append_jsonl, read_jsonl
+from alignkeep.errors import DataError
+from alignkeep.types import Message
+
+
+class Remembered:
+    """An `Ask` that keeps the replies of another in `file`, flushed after every call; `name` says which judge it is.
+
+    A reply is found again by the judge's name and the whole chat. What got no reply is not kept and is asked again. A
+    line torn by a kill is ignored, and cut off before the next is written. One process writes to one file. Raises
+    DataError for a file that holds something else.
+    """
+
+    def __init__(self, ask: Ask, file: Path, name: str) -> None:
+        self._ask, self._file, self._name = ask, file, name
+        self._replies = _stored(file)
+
+    def __call__(self, chats: Sequence[tuple[Message, ...]]) -> list[str | None]:
+        """The replies in the order of the chats. Equal chats are asked once, and none if all are known."""
+        keys = [self._key(chat) for chat in chats]
+        missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in self._replies}
+        if missing:
+            replies = zip(missing, self._ask(list(missing.values())), strict=True)
+            new = {key: reply for key, reply in replies if reply is not None}
+            append_jsonl(self._file, [{"key": key, "reply": reply} for key, reply in new.items()])
+            self._replies.update(new)
+        return [self._replies.get(key) for key in keys]
+
+    def _key(self, chat: tuple[Message, ...]) -> str:
+        request = [self._name, [[message.role, message.content] for message in chat]]
+        return sha256(json.dumps(request).encode("ascii")).hexdigest()
+
+
+def _stored(file: Path) -> dict[str, str]:
+    try:
+        return {str(row["key"]): str(row["reply"]) for row in read_jsonl(file)}
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            str(file),
+            seen=f"a line that holds no reply ({type(error).__name__}: {error})",
+            expected="replies of a judge, written by alignkeep",
+            remedy="delete the file; its replies will be asked for again",
+        ) from error

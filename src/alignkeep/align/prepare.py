@@ -1,0 +1,165 @@
+"""All that can be said about an alignment before its weights are loaded: every fault of the user's is found here."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from alignkeep.align.arguments import grpo_config, training_dtype
+from alignkeep.align.config import AlignConfig
+from alignkeep.align.reference import reference_tokens
+from alignkeep.align.reward import check_reward
+from alignkeep.data import read_references
+from alignkeep.errors import DataError, RecipeError
+from alignkeep.models.chat import encode_prompt
+from alignkeep.models.folders import localise
+from alignkeep.models.loading import load_tokenizer
+from alignkeep.trainers.adapters import lora_config
+from alignkeep.trainers.base import dtype_of, full_model, skeleton_of
+from alignkeep.types import Checkpoint, Prompt, Reference
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PreTrainedTokenizerBase
+    from trl.trainer.grpo_config import GRPOConfig
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked alignment. `skeleton` is the model without numbers; of the references `cut` are longer than an answer
+    may get; `new_tokens` is what is used."""
+
+    base: Path
+    arguments: GRPOConfig
+    adapter: LoraConfig | None
+    tokenizer: PreTrainedTokenizerBase
+    skeleton: Any
+    rows: tuple[Reference, ...]
+    held_out: tuple[Reference, ...]
+    new_tokens: int
+    longest_prompt: int
+    cut: int
+    dtype: str
+    base_dtype: str
+    asked_tokens: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a careful person would want to be told."""
+        found = []
+        if self.dtype != self.base_dtype:
+            found.append(f"the base is {self.base_dtype} and is trained in {self.dtype}")
+        if self.new_tokens < self.asked_tokens:
+            found.append(
+                f"answers have at most {self.new_tokens} tokens: the longest prompt takes {self.longest_prompt} of the "
+                "model's context"
+            )
+        if self.cut:
+            found.append(f"{self.cut} references were cut off at {self.new_tokens} tokens")
+        return tuple(found)
+
+
+def base_of(config: AlignConfig) -> Checkpoint:
+    """The model to align. Raises as `full_model` does."""
+    return full_model(config.model, config.load.revision, "align")
+
+
+def prepare(config: AlignConfig) -> Prepared:
+    """Check settings, data, tokenizer and target modules. Raises what each of them raises."""
+    arguments = grpo_config(config)
+    check_reward(config.reward)
+    base = cast(Path, localise(base_of(config), with_code=config.load.trust_remote_code).folder)
+    rows = read_references(config.data, required=config.method == "grao")
+    if len(rows) < config.batch_size:
+        raise DataError(
+            config.data, seen=f"{len(rows)} prompts", expected=f"at least the {config.batch_size} of one step",
+            remedy="lower batch_size, or give more prompts",
+        )  # fmt: skip
+    held_out = _held_out(config, rows)
+    skeleton = skeleton_of(base, config.load)
+    tokenizer = load_tokenizer(config.model, config.load)
+    lengths = [len(encode_prompt(tokenizer, Prompt(row.messages))) for row in (*rows, *held_out)]
+    new_tokens = _room(config, skeleton, max(lengths))
+    arguments.max_completion_length = new_tokens
+    base_dtype, dtype = dtype_of(base), training_dtype(config)
+    return Prepared(
+        base=base,
+        arguments=arguments,
+        adapter=None if config.lora is None else lora_config(config.lora, skeleton, "align"),
+        tokenizer=tokenizer,
+        skeleton=skeleton,
+        rows=tuple(rows),
+        held_out=tuple(held_out),
+        new_tokens=new_tokens,
+        longest_prompt=max(lengths),
+        cut=_cut(tokenizer, rows, new_tokens) if config.method == "grao" else 0,
+        dtype=base_dtype if dtype == "auto" else dtype,
+        base_dtype=base_dtype,
+        asked_tokens=config.sampling.max_new_tokens,
+    )
+
+
+def as_chat(row: Reference) -> list[dict[str, str]]:
+    """The turns as TRL takes them."""
+    return [{"role": message.role, "content": message.content} for message in row.messages]
+
+
+def as_dataset(rows: tuple[Reference, ...], where: str) -> Dataset:
+    """TRL's data: chats, references, and what else the rows say."""
+    import datasets
+    import pyarrow
+
+    columns: dict[str, list[Any]] = {
+        name: [row.columns.get(name) for row in rows] for name in sorted({name for row in rows for name in row.columns})
+    }
+    columns |= {"prompt": [as_chat(row) for row in rows]}
+    if any(row.answer is not None for row in rows):
+        columns["reference"] = [row.answer for row in rows]
+    try:
+        return datasets.Dataset.from_dict(columns)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise DataError(
+            where, seen=f"a column of several types ({str(error)[:160]})", expected="one type in every column",
+            remedy="mend or drop the column",
+        ) from error  # fmt: skip
+
+
+def _held_out(config: AlignConfig, rows: list[Reference]) -> list[Reference]:
+    """Some of the held-out prompts, drawn with the seed. Raises DataError for a prompt that is learned from too."""
+    if config.held_out is None:
+        return []
+    found = read_references(config.held_out.data)
+    learned = {row.messages for row in rows}
+    shared = [row for row in found if row.messages in learned]
+    if shared:
+        raise DataError(
+            config.held_out.data,
+            seen=f"{len(shared)} of {len(found)} prompts that stand in {config.data} too",
+            expected="prompts that are not learned from",
+            remedy="take them out of one of the two",
+        )
+    if len(found) <= config.held_out.limit:
+        return found
+    chosen = random.Random(config.seed).sample(range(len(found)), config.held_out.limit)
+    return [found[at] for at in sorted(chosen)]
+
+
+def _room(config: AlignConfig, skeleton: Any, longest: int) -> int:
+    """How many tokens an answer may have behind the longest prompt."""
+    context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
+    room = config.sampling.max_new_tokens if context is None else min(config.sampling.max_new_tokens, context - longest)
+    if room < 1:
+        raise RecipeError(
+            config.data,
+            seen=f"a prompt of {longest} tokens",
+            expected=f"fewer than the model's context of {context} tokens, so that an answer fits behind it",
+            remedy="shorten or drop it",
+        )
+    return room
+
+
+def _cut(tokenizer: Any, rows: list[Reference], limit: int) -> int:
+    return sum(len(reference_tokens(tokenizer, as_chat(row), row.answer)) > limit for row in rows)

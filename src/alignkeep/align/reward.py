@@ -1,0 +1,195 @@
+"""What tells a better answer from a worse one, in the one form that TRL takes: a function
+
+    reward(prompts, completions, **columns) -> list[float | None]
+
+that is given every column of the data as a list, and says None where it cannot score. A judge that compares two answers
+is such a function through `PairwiseReward`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from alignkeep.align.config import RewardSettings
+from alignkeep.align.reference import answer_text, as_messages
+from alignkeep.errors import AlignkeepError, DataError, RecipeError
+from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.models.loading import fingerprint_model
+from alignkeep.types import Message
+
+if TYPE_CHECKING:
+    from alignkeep.align.endpoint import Endpoint
+
+Reward = Callable[..., list[float | None]]
+
+_FORMS = "`package.module:object`, `judge:MODEL`, `judge:https://host/v1#model`, `scorer:MODEL` or `testbed`"
+_TESTBED = "alignkeep.testbed.reward:rule_reward"
+
+
+class Comparison(NamedTuple):
+    """Which of two answers to a chat is better? The chat ends with the user's turn."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    reference: str
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Compares answers with references."""
+
+    def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
+        """For each pair, in their order: 1 the answer is better, 0 neither is, -1 the reference is, None: unscored."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairwiseReward:
+    """A judge as a reward function. Of the reference itself the reward is 0."""
+
+    judge: Judge
+
+    def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], reference: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        pairs = [
+            Comparison(as_messages(prompt), answer_text(completion), answer_text(other))
+            for prompt, completion, other in zip(prompts, completions, reference, strict=True)
+        ]
+        verdicts = self.judge.compare(pairs)
+        wrong = [verdict for verdict in verdicts if verdict not in (-1, 0, 1, None)]
+        if wrong:
+            raise DataError(
+                "align.reward", seen=f"the verdict {wrong[0]!r}", expected="1, 0, -1 or None", remedy="mend the judge"
+            )
+        return verdicts
+
+
+class CheckedReward:
+    """A reward function whose faults have a name: it raises DataError for another number of rewards than answers, for
+    one that is not a finite number or None, and for what the function itself raises."""
+
+    def __init__(self, reward: Callable[..., Any], name: str) -> None:
+        self._reward = reward
+        self.__name__ = name  # what TRL logs it under
+
+    def __call__(self, **columns: Any) -> list[float | None]:
+        count = len(columns["completions"])
+        try:
+            given: Any = self._reward(**columns)
+            rewards = list(asyncio.run(given) if inspect.iscoroutine(given) else given)
+        except AlignkeepError:
+            raise
+        except Exception as error:
+            raise self._unfit(f"{type(error).__name__}: {str(error)[:200]}", "a list of rewards", count) from error
+        if len(rewards) != count:
+            raise self._unfit(f"{len(rewards)} rewards", "one for every answer", count)
+        wrong = [one for one in rewards if one is not None and not (_is_number(one) and math.isfinite(one))]
+        if wrong:
+            raise self._unfit(f"the reward {wrong[0]!r}", "a finite number, or None where it cannot be told", count)
+        return [None if one is None else float(one) for one in rewards]
+
+    def _unfit(self, seen: str, expected: str, count: int) -> DataError:
+        return DataError(
+            f"align.reward, {self.__name__}", seen=f"{seen}, of {count} answers", expected=expected,
+            remedy="mend the reward function",
+        )  # fmt: skip
+
+
+def load_reward(settings: RewardSettings, load: LoadConfig, judgements: Path) -> Reward:
+    """The reward function that `settings.spec` names, checked; a judge's words are kept in the file `judgements`.
+
+    Raises RecipeError where the spec has another form or cannot be imported, and what loading a model raises.
+    """
+    kind, _, name = settings.spec.partition(":")
+    if settings.spec == "testbed":
+        return CheckedReward(_imported(_TESTBED), "testbed")
+    if kind == "judge" and name:
+        return CheckedReward(PairwiseReward(_judge(settings, name, load, judgements)), "judge")
+    if kind == "scorer" and name:
+        from alignkeep.align.scorer import Scorer
+
+        return CheckedReward(PairwiseReward(Scorer(name, load, settings.tie_margin)), "scorer")
+    return CheckedReward(_imported(settings.spec), settings.spec.rpartition(":")[2])
+
+
+def check_reward(settings: RewardSettings) -> None:
+    """What can be said of the spec without loading a model. Raises RecipeError as `load_reward` does."""
+    kind, _, name = settings.spec.partition(":")
+    if kind == "judge" and name:
+        _endpoint(settings, name)
+    elif not (kind == "scorer" and name) and settings.spec != "testbed":
+        _imported(settings.spec)
+
+
+def _endpoint(settings: RewardSettings, name: str) -> Endpoint | None:
+    """The endpoint that is named, asked nothing yet; None for a judge that is loaded here."""
+    if not name.startswith(("http://", "https://")):
+        return None
+    from alignkeep.align.endpoint import Endpoint
+
+    url, _, model = name.partition("#")
+    if not model:
+        raise RecipeError(
+            "align.reward.spec", seen="a URL without a model", expected="judge:https://host/v1#model",
+            remedy="name the model behind a #",
+        )  # fmt: skip
+    return Endpoint(
+        url, model, max_tokens=settings.max_tokens, timeout=settings.timeout, retries=settings.retries,
+        concurrency=settings.concurrency,
+    )  # fmt: skip
+
+
+def _judge(settings: RewardSettings, name: str, load: LoadConfig, judgements: Path) -> Judge:
+    from alignkeep.align.judgements import Remembered
+    from alignkeep.align.judging import AskingJudge
+
+    ask = _endpoint(settings, name)
+    if ask is None:
+        from alignkeep.align.local_judge import LocalJudge
+
+        ask = LocalJudge(name, load, GenerationConfig(max_new_tokens=settings.max_tokens))
+        name = fingerprint_model(name, None)  # a judge that was trained on is another judge
+    return AskingJudge(Remembered(ask, judgements, name), settings.criterion, settings.both_orders)
+
+
+def _is_number(one: object) -> bool:
+    return isinstance(one, int | float | np.number) or (hasattr(one, "item") and getattr(one, "ndim", 1) == 0)
+
+
+def _imported(spec: str) -> Reward:
+    module, colon, name = spec.partition(":")
+    if not (module and colon and name):
+        raise RecipeError("align.reward.spec", seen=repr(spec), expected=_FORMS, remedy="write one of these")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        if isinstance(found, type):
+            found = found()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise RecipeError(
+            "align.reward.spec",
+            seen=f"{spec!r} ({error})",
+            expected=_FORMS,
+            remedy="check the name, and that its package is installed beside alignkeep",
+        ) from error
+    if isinstance(found, Judge):
+        return PairwiseReward(found)
+    if not callable(found):
+        raise RecipeError(
+            "align.reward.spec",
+            seen=f"{spec!r}, a {type(found).__name__}",
+            expected="a reward function of TRL's, or an object with compare()",
+            remedy="name another object",
+        )
+    return cast(Reward, found)

@@ -1,0 +1,226 @@
+"""GRAO inside TRL's engine: GRPOTrainer samples, scores and steps; advantages, references and the loss are ours.
+
+    trainer = GRAOTrainer(model, reward_funcs=reward, args=GRAOConfig(...), train_dataset=rows, peft_config=lora)
+
+The data needs a column `reference`, text or messages. Rewards are TRL's: every function is given the references of the
+batch behind the samples, in one call, so that both are scored by the same judge; None is "unscored".
+
+The references of a rollout are not rows of its batch (TRL shuffles those and splits them over the steps of an
+accumulation): they wait in `_references`, and each step takes its share along in the forward pass of its samples.
+
+Departures from the paper: align/advantage.py and align/objective.py, and
+    1. A reference longer than `max_completion_length` is cut there, as samples are.
+    2. With vLLM, whose probabilities differ a little, TRL's importance weights multiply the samples' tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from trl.trainer.utils import pad
+
+from alignkeep.align.advantage import GroupAdvantage, group_advantage
+from alignkeep.align.grao_config import GRAOConfig
+from alignkeep.align.objective import Strengths, coefficients
+from alignkeep.align.order import OrderedGRPOTrainer
+from alignkeep.align.reference import as_completion, check_references, reference_tokens
+from alignkeep.errors import MachineError, RecipeError
+from alignkeep.masked import mean_over_answer, sum_over_answer
+
+
+class _References(NamedTuple):
+    """The references of the rollout that is being learned from, one per prompt of this process."""
+
+    prompt_ids: Tensor  # (B, P), padded on the left
+    prompt_mask: Tensor
+    ids: Tensor  # (B, R), padded on the right
+    mask: Tensor
+    coefficient: Tensor  # (B,) c_y
+    advantage: Tensor  # (B,) A_y
+
+    def part(self, index: int, parts: int) -> _References:
+        """Every `parts`-th of them."""
+        return _References(*(one[index::parts] for one in self))
+
+
+class GRAOTrainer(OrderedGRPOTrainer):
+    """`trl.GRPOTrainer` with GRAO's objective; the constructor is the parent's, its `args` a GRAOConfig.
+
+    Raises, before the first step, RecipeError for settings that have no place in GRAO and DataError for data without
+    references; MachineError where not one answer of a batch could be scored.
+    """
+
+    # The base classes promise less.
+    args: Any  # GRAOConfig
+    model: Any
+    accelerator: Any
+    num_generations: Any
+    num_generations_eval: Any
+    _tokenizer: Any
+
+    def get_train_dataloader(self) -> Any:
+        self._check()
+        if self.use_vllm:
+            from alignkeep.align.sync import keep_base_exact
+
+            keep_base_exact(self)
+        return super().get_train_dataloader()
+
+    @property
+    def strengths(self) -> Strengths:
+        return Strengths(self.args.imitation, self.args.exploration, self.args.regulariser)
+
+    def _check(self) -> None:
+        if not isinstance(self.args, GRAOConfig):
+            raise _unfit("args", type(self.args).__name__, "a GRAOConfig", "give one")
+        if self.environments is not None or self.environment_factories is not None:
+            raise _unfit("environment_factory", "an environment", "rewards of text alone", "leave it out, or use GRPO")
+        local = self.args.per_device_train_batch_size * (self.args.steps_per_generation or 1)
+        if local % self.num_generations:
+            raise _unfit(
+                "per_device_train_batch_size",
+                f"{local} samples per process and step for groups of {self.num_generations}",
+                "whole groups on every process, each with its reference",
+                "raise gradient_accumulation_steps or per_device_train_batch_size, or lower num_generations",
+            )
+        check_references(self.train_dataset)
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
+    ) -> Tensor:
+        """The parent's rewards of the samples; those of the references, which it is given behind them, are kept."""
+        rows = inputs[:: self._group()]
+        self._tokens = [self._tokens_of(row) for row in rows]
+        answers = [as_completion(row["prompt"], row["reference"]) for row in rows]
+        count = len(prompts)
+        scores = super()._calculate_rewards(
+            [*inputs, *rows],
+            [*prompts, *prompts[:: self._group()]],
+            [*completions, *answers],
+            [*completion_ids_list, *self._tokens],
+        )
+        for values in self._pending_extra_logs.values():
+            del values[count:]
+        scores = scores.view(self.accelerator.num_processes, count + len(rows), -1)
+        if bool(scores.isnan().all()):
+            raise MachineError(
+                f"align, step {self.state.global_step}",
+                seen=f"a batch of {scores.shape[0] * scores.shape[1]} answers of which none could be scored",
+                expected="a reward for some of them",
+                remedy="see to the judge or reward function; what was learned so far is kept",
+            )
+        self._scores = scores
+        return scores[:, :count].reshape(-1, scores.shape[-1])
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if "pixel_values" in output:
+            raise _unfit("train_dataset", "images", "text", "leave them out, or use GRPO")
+        group, count = self._group(), len(inputs)
+        weights = self.reward_weights.to(self._scores.device)
+        rewards = (self._scores * weights).nansum(-1).masked_fill(self._scores.isnan().all(-1), torch.nan)
+        sampled, reference = rewards[:, :count].reshape(-1, group), rewards[:, count:].reshape(-1)
+        every = group_advantage(
+            sampled,
+            reference,
+            reference_in_group=self.args.reference_in_group,
+            min_reference=self.args.min_reference_advantage,
+        )
+        self._log_rollout(sampled, reference, every)
+        groups, rank = count // group, self.accelerator.process_index
+        here = GroupAdvantage(*(one[rank * groups : (rank + 1) * groups] for one in every))
+        of_samples, of_references = coefficients(here, self.strengths)
+        ids = [torch.tensor(tokens, device=of_references.device) for tokens in self._tokens]
+        self._references = _References(
+            output["prompt_ids"][::group],
+            output["prompt_mask"][::group],
+            pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side="right"),
+            pad([torch.ones_like(one) for one in ids], padding_value=0, padding_side="right"),
+            of_references,
+            here.reference,
+        )
+        output["advantages"] = here.sampled.reshape(-1)
+        output["coefficients"] = (of_samples * group).reshape(-1)  # the sum over a group is a mean over rows
+        return output
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """-J of this step's samples and its share of the references (align/objective.py), in one forward pass."""
+        training = self.model.training
+        parts = self.args.steps_per_generation if training else 1
+        references = self._references.part(self._step % parts, parts)
+        share = parts / self._references.ids.shape[0]
+        samples = inputs["completion_ids"].shape[0]
+        ids, mask, kept = _stacked(inputs, references, self._tokenizer.pad_token_id)
+        log_probs, entropies, router_loss = self._get_per_token_logps_and_entropies(
+            model, ids, mask, kept, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
+        )
+        answer_mask = mask[:, -kept:].clone()
+        width = inputs["completion_ids"].shape[1]
+        if "tool_mask" in inputs:
+            answer_mask[:samples, :width] *= inputs["tool_mask"]
+        if "importance_sampling_ratio" in inputs:  # (n, T), or (n, 1) for whole answers
+            ratio = torch.ones_like(log_probs)
+            ratio[:samples, :width] = inputs["importance_sampling_ratio"]
+            log_probs = log_probs * ratio
+        means = mean_over_answer(log_probs, answer_mask)
+        explored, imitated = means[:samples], means[samples:]
+        objective = (inputs["coefficients"] * explored).mean() + share * (references.coefficient * imitated).sum()
+        exploration = self.strengths.exploration * (inputs["advantages"] * explored).mean()
+        imitation = self.strengths.imitation * share * (references.advantage * imitated).sum()
+        self._log("grao/exploration", exploration)
+        self._log("grao/imitation", imitation)
+        self._log("grao/regulariser", objective - exploration - imitation)
+        entropy = sum_over_answer(entropies[:samples], answer_mask[:samples]).sum() / answer_mask[:samples].sum()
+        self._log("entropy", entropy)
+        loss = -objective
+        if router_loss is not None:
+            loss = loss + self.router_aux_loss_coef * router_loss
+            self._log("aux_loss", router_loss)
+        return loss / (self.current_gradient_accumulation_steps if training else 1)
+
+    def _group(self) -> int:
+        return self.num_generations if self.model.training else self.num_generations_eval
+
+    def _tokens_of(self, row: dict[str, Any]) -> list[int]:
+        return reference_tokens(self._tokenizer, row["prompt"], row["reference"])[: self.args.max_completion_length]
+
+    def _log(self, name: str, value: Tensor) -> None:
+        """The mean over processes, among TRL's own metrics."""
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(self.accelerator.gather(value.detach().float()).mean().item())
+
+    def _log_rollout(self, sampled: Tensor, reference: Tensor, advantage: GroupAdvantage) -> None:
+        """What the rewards of all processes say: already gathered, so that every process logs the same."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        scored = ~(sampled.isnan() | reference.isnan()[:, None])
+        wins = sampled > reference[:, None]
+        metrics["grao/reference_advantage"].append(advantage.reference.mean().item())
+        metrics["grao/groups_ahead"].append(wins.any(1).float().mean().item())
+        if bool(scored.any()):
+            metrics["grao/wins"].append(wins[scored].float().mean().item())
+        metrics["grao/unscored"].append((~scored).float().mean().item())
+        every = advantage.sampled.reshape(-1).tolist()
+        for _ in every:  # the parent's own advantages make room
+            self._logs["advantages"].pop()
+        self._logs["advantages"].extend(every)
+
+
+def _stacked(inputs: dict[str, Any], references: _References, padding: int) -> tuple[Tensor, Tensor, int]:
+    """Samples and references as rows of one batch, answers padded on the right to one width, which is returned too."""
+    width = max(inputs["completion_ids"].shape[1], references.ids.shape[1])
+    ids, masks = [], []
+    for prompt, prompt_mask, answer, answer_mask in (
+        (inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"], inputs["completion_mask"]),
+        (references.prompt_ids, references.prompt_mask, references.ids, references.mask),
+    ):
+        missing = (0, width - answer.shape[1])
+        ids.append(torch.cat([prompt, functional.pad(answer, missing, value=padding)], 1))
+        masks.append(torch.cat([prompt_mask, functional.pad(answer_mask, missing)], 1))
+    return torch.cat(ids), torch.cat(masks), width
+
+
+def _unfit(where: str, seen: str, expected: str, remedy: str) -> RecipeError:
+    return RecipeError(f"GRAOTrainer, {where}", seen=seen, expected=expected, remedy=remedy)

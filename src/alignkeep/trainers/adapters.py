@@ -1,0 +1,89 @@
+"""The adapter in PEFT's words, and whether PEFT put it where it was wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alignkeep.errors import RecipeError, ShapeError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import nn
+
+    from alignkeep.trainers.config import LoraSettings
+
+
+def lora_config(settings: LoraSettings, model: nn.Module, stage: str) -> LoraConfig:
+    """PEFT's settings of the adapter. Raises RecipeError where a target module matches nothing in `model`.
+
+    PEFT by itself is content with a list of which one name matches, and leaves the others untrained in silence.
+    """
+    from peft import LoraConfig
+
+    targets: str | list[str] = settings.target_modules
+    if isinstance(targets, list):
+        _check_targets(targets, model, stage)
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  (PEFT divides it; any number works)
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def parameter_counts(skeleton: Any, adapter: LoraConfig | None) -> tuple[int, int]:
+    """All parameters of the base, and those that are trained."""
+    total = sum(part.numel() for part in skeleton.parameters())
+    if adapter is None:
+        return total, total
+    from peft import get_peft_model
+
+    model = get_peft_model(skeleton, adapter)
+    return total, sum(part.numel() for part in model.parameters() if part.requires_grad)
+
+
+def check_adapted(settings: LoraSettings, model: Any, stage: str) -> None:
+    """Every linear layer that was named has an adapter now; raises ShapeError naming those PEFT passed over."""
+    if not isinstance(settings.target_modules, list):
+        return
+    adapted = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+    base = model.get_base_model()
+    missed = [
+        name
+        for name in linear_names(base)
+        if _matches(name.replace(".base_layer", ""), settings.target_modules)
+        and not any(done.endswith(name.replace(".base_layer", "")) for done in adapted)
+    ]
+    if missed:
+        raise ShapeError(
+            f"{stage}.lora.target_modules",
+            seen=f"no adapter on {', '.join(missed[:5])} ({len(missed)} in all)",
+            expected="an adapter on every linear layer that was named",
+            remedy="PEFT moves these names to the fused experts of this architecture; name other modules",
+        )
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Full names of the linear layers, in the model's order."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
+def _check_targets(targets: list[str], model: nn.Module, stage: str) -> None:
+    names = [name for name, _ in model.named_modules()] + [name for name, _ in model.named_parameters()]
+    missing = [target for target in targets if not any(_matches(name, [target]) for name in names)]
+    if missing or not targets:
+        parts = dict.fromkeys(name.rpartition(".")[2] for name in linear_names(model))
+        raise RecipeError(
+            f"{stage}.lora.target_modules",
+            seen=", ".join(missing) or "an empty list",
+            expected=f"names of linear layers: {', '.join(parts)}",
+            remedy="name some of these, or all-linear",
+        )
+
+
+def _matches(name: str, targets: list[str]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)

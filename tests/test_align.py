@@ -1,0 +1,319 @@
+"""The stage `align` on a tiny model: what it writes, what it measures, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import alignkeep
+from alignkeep.align.config import AlignConfig, RewardSettings
+from alignkeep.align.prepare import prepare
+from alignkeep.align.reward import load_reward
+from alignkeep.align.stage import align, plan
+from alignkeep.errors import CheckpointError, DataError, MachineError, NoEffectError, RecipeError
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.loading import load_model
+from command import run_command
+
+ADAPTER = "adapter_model.safetensors"
+WORDS = ["sort", "bread", "numbers", "bike"]
+
+
+def _rows(first: int, count: int) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"how to fix {n % 10} {n // 10} ?", "reference": " ".join(WORDS[: 1 + n % 4]), "number": n}
+        for n in range(first, first + count)
+    ]
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def config(tiny_model: Path, tmp_path: Path) -> AlignConfig:
+    return AlignConfig.model_validate(
+        {
+            "model": str(tiny_model), "data": _write(tmp_path / "data.jsonl", _rows(0, 12)),
+            "reward": "rewards:overlap",
+            "held_out": {"data": _write(tmp_path / "held_out.jsonl", _rows(12, 5)), "every": 2}, "batch_size": 4,
+            "learning_rate": 1e-2, "sampling": {"group": 2, "max_new_tokens": 6}, "load": {"device": "cpu"},
+            "trainer": {"save_strategy": "no"},
+        }
+    )  # fmt: skip
+
+
+def _with(config: AlignConfig, **changes: object) -> AlignConfig:
+    return AlignConfig(**{**config.model_dump(), **changes})
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_it_writes_an_adapter_that_loads_the_log_and_the_held_out_answers(config, tmp_path):
+    result = align(config, out=tmp_path / "out")
+    assert result.steps == 3
+    assert (result.prompts, result.samples) == (12, 3 * 4 * 2)
+    assert any(one.any() for name, one in load_file(tmp_path / "out" / ADAPTER).items() if "lora_B" in name)
+    log = _lines(tmp_path / "out" / "training_log.jsonl")
+    assert [row["step"] for row in log if "held_out/ras" in row] == [0, 2, 3]
+    steps = [row for row in log if "loss" in row]
+    names = ("imitation", "exploration", "regulariser", "reference_advantage", "groups_ahead", "wins", "unscored")
+    assert all({f"grao/{name}" for name in names} <= row.keys() for row in steps)
+    assert all(row["loss"] == pytest.approx(-sum(row[f"grao/{name}"] for name in names[:3]), abs=1e-4) for row in steps)
+    held_out = _lines(tmp_path / "out" / "held_out.jsonl")
+    assert [row["reference"] for row in held_out] == [row["reference"] for row in _rows(12, 5)]
+    gaps = [row["after_gap"] for row in held_out]
+    assert result.ras is not None
+    assert (result.ras.value, result.ras.n) == (sum(gap > 0 for gap in gaps) / 5, 5)
+    assert result.ras_or_tie is not None
+    assert result.ras_or_tie.value == sum(gap >= 0 for gap in gaps) / 5
+    signs = [(row["after_gap"] > row["before_gap"]) - (row["after_gap"] < row["before_gap"]) for row in held_out]
+    assert result.nag is not None
+    assert result.nag.value == pytest.approx(sum(signs) / 5)
+    assert load_model(str(tmp_path / "out")).checkpoint.is_adapter
+
+
+def test_the_reward_of_the_reference_is_taken_off_what_an_answer_gets(config, tmp_path):
+    """An answer of no word of its reference has a reward of at most 0, its reference one of 1 to 4."""
+    align(config, out=tmp_path / "out")
+    for row in _lines(tmp_path / "out" / "held_out.jsonl"):
+        wanted, words = set(row["reference"].split()), row["before"].split()
+        reward = len(wanted & set(words)) - sum(word not in wanted for word in words) / 4
+        assert row["before_gap"] == pytest.approx(reward - len(wanted))
+
+
+def test_it_learns_to_say_what_the_references_say(config, tmp_path):
+    """Of a random model the log-probability of the references rises, in nats a token: I of the term beta A_y I."""
+    result = align(_with(config, epochs=20, held_out=None), out=tmp_path / "out")
+    steps = _lines(tmp_path / "out" / "training_log.jsonl")
+    nats = [row["grao/imitation"] / row["grao/reference_advantage"] / 0.5 for row in steps]
+    assert sum(nats[-5:]) / 5 > sum(nats[:5]) / 5 + 0.4
+    assert (result.ras, result.nag) == (None, None)
+
+
+@pytest.mark.parametrize("method", ["grao", "grpo"])
+def test_a_whole_model_comes_out_in_the_dtype_of_its_base(method, config, tiny_model, tmp_path):
+    align(_with(config, method=method, lora=None), out=tmp_path / "out")
+    base, made = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "out"))
+    assert base.keys() == made.keys()
+    assert all(made[name].dtype == base[name].dtype for name in base)
+    assert any((made[name] != base[name]).any() for name in base)
+
+
+def test_a_finished_run_is_not_done_again_and_another_setting_is_another_run(config, tmp_path):
+    first = align(config, out=tmp_path / "out")
+    before = (tmp_path / "out" / "record.json").stat().st_mtime_ns
+    assert align(config, out=tmp_path / "out") == first
+    assert (tmp_path / "out" / "record.json").stat().st_mtime_ns == before
+    with pytest.raises(RecipeError, match="overwrite"):
+        align(_with(config, seed=1), out=tmp_path / "out")
+
+
+def test_the_same_seed_gives_the_same_bytes(config, tmp_path):
+    for name in ("one", "two"):
+        align(config, out=tmp_path / name)
+    for file in (ADAPTER, "training_log.jsonl", "held_out.jsonl"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_a_learning_rate_of_0_changes_nothing_and_is_an_error(config, tmp_path):
+    with pytest.raises(NoEffectError):
+        align(_with(config, learning_rate=0), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["grao", "grpo"])
+def test_rewards_that_never_tell_answers_apart_are_an_error(method, config, tmp_path):
+    with pytest.raises(NoEffectError, match=r"align\.reward.*equal"):
+        align(_with(config, method=method, reward="rewards:even"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_says_what_is_then_done_and_touches_nothing(config, tmp_path):
+    found = plan(config)
+    assert not (tmp_path / "out").exists()
+    result = align(config, out=tmp_path / "out")
+    assert (found["steps"], found["samples"], found["prompts"]) == (result.steps, result.samples, result.prompts)
+    assert found["trainable_parameters"] == result.trainable_parameters
+    assert found["memory_bytes"] > 0
+
+
+def test_all_answers_unscored_ends_with_the_machines_error_and_a_mended_judge_goes_on(config, tmp_path):
+    with pytest.raises(MachineError, match="none could be scored"):
+        align(_with(config, reward="rewards:unscored"), out=tmp_path / "out")
+    assert (tmp_path / ".out.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "said"),
+    [
+        ("rewards:endless", DataError, "the reward inf"),
+        ("rewards:short", DataError, "1 rewards, of 5 answers"),
+        ("rewards:faulty", DataError, "KeyError"),
+        ("rewards:Shouting", DataError, r"the verdict 2\.0"),
+        ("rewards:nothing", RecipeError, "nothing"),
+        ("rewards:constant", RecipeError, "a reward function"),
+        ("nowhere:reward", RecipeError, "nowhere"),
+        ("reward", RecipeError, "package.module:object"),
+        ("judge:https://host/v1", RecipeError, "name the model"),
+        ("judge:https://user:secret@host/v1#m", RecipeError, "credentials"),
+    ],
+)
+def test_a_faulty_reward_is_named_in_one_line(spec, error, said, config, tmp_path):
+    with pytest.raises(error, match=said) as caught:
+        align(_with(config, reward={"spec": spec}), out=tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spec", ["rewards:Longer", "rewards:waiting"])
+def test_judges_of_pairs_and_functions_that_wait_are_rewards_too(spec, config, tmp_path):
+    result = align(_with(config, reward={"spec": spec}), out=tmp_path / "out")
+    rows = _lines(tmp_path / "out" / "held_out.jsonl")
+    if spec == "rewards:Longer":
+        assert {row["after_gap"] for row in rows} <= {-1, 0, 1}
+    assert result.ras is not None
+    assert result.ras.value == sum(len(row["after"]) > len(row["reference"]) for row in rows) / 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"prompt": "how to fix ?"}], "`reference`"),
+        ([{"prompt": "how to fix ?", "reference": " "}], "empty text"),
+        ([{"reference": "sort"}], "`prompt`"),
+        ([{"prompt": "how to fix ?", "reference": "sort"}], "1 prompts"),
+        ([{"prompt": "how " * 300, "reference": "sort"}] * 4, "context of 256"),
+        ([{"prompt": f"fix {n}", "reference": "sort", "odd": n if n else "text"} for n in range(4)], "several types"),
+    ],
+)
+def test_unusable_data_is_refused_before_the_model_is_loaded(rows, said, config, tmp_path):
+    data = _write(tmp_path / "other.jsonl", rows)
+    with pytest.raises((DataError, RecipeError), match=said):
+        align(_with(config, data=data, held_out=None), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_prompts_that_are_learned_from_are_refused_with_their_number(config, tmp_path):
+    held_out = {"data": _write(tmp_path / "mixed.jsonl", _rows(10, 5))}
+    with pytest.raises(DataError, match="2 of 5 prompts"):
+        align(_with(config, held_out=held_out), out=tmp_path / "out")
+
+
+def test_of_many_held_out_prompts_some_are_drawn_with_the_seed(config):
+    config = _with(config, held_out={"data": config.held_out.data, "limit": 3})
+    drawn = [prepare(_with(config, seed=seed)).held_out for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == 3
+
+
+def test_chosen_and_completion_stand_in_for_a_reference(config, tmp_path):
+    rows = [
+        {"prompt": f"fix {n}", ("chosen" if n % 2 else "completion"): [{"role": "assistant", "content": "sort bread"}]}
+        for n in range(4)
+    ]
+    found = prepare(_with(config, data=_write(tmp_path / "chosen.jsonl", rows), held_out=None))
+    assert [row.answer for row in found.rows] == ["sort bread"] * 4
+
+
+def test_answers_have_the_room_that_the_longest_prompt_leaves_and_it_is_said(config):
+    found = prepare(_with(config, sampling={"group": 2, "max_new_tokens": 4000}))
+    assert found.new_tokens == 256 - found.longest_prompt
+    assert any("at most" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trainer": {"beta": 0.1}}, "beta"),
+        ({"trainer": {"num_generations": 4}}, "sampling.group"),
+        ({"trainer": {"log_completions": True}}, "log_completions"),
+        ({"trainer": {"nonsense": 1}}, "unknown key"),
+        ({"accumulate": 3}, "divisor"),
+        ({"lora": {"target_modules": ["nothing"]}}, "align.lora.target_modules"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(changes, said, config, tmp_path):
+    with pytest.raises(RecipeError, match=said):
+        align(_with(config, **changes), out=tmp_path / "out")
+
+
+def test_a_group_of_one_and_strengths_of_0_are_refused(config):
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        _with(config, sampling={"group": 1})
+    with pytest.raises(NoEffectError, match="all 0"):
+        _with(config, objective={"imitation": 0, "exploration": 0, "regulariser": 0})
+
+
+def test_an_adapter_is_no_base(config, tmp_path):
+    align(config, out=tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"align\.model.*an adapter"):
+        align(_with(config, model=str(tmp_path / "out")), out=tmp_path / "again")
+
+
+def test_a_reward_model_compares_by_the_sign_of_its_scores(tiny_model, tmp_path):
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    settings = LlamaConfig.from_pretrained(tiny_model, num_labels=1)
+    model = LlamaForSequenceClassification(settings).eval()
+    model.save_pretrained(tmp_path / "scorer")
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    answers, references = ["sort bread", "bike", "bike"], ["numbers", "bread", "bike"]
+
+    def scored(text: str) -> float:
+        ids = tokenizer(f"<|user|> how ? <|end|> <|assistant|> {text} <|end|>", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            return model(ids).logits.item()
+
+    gaps = [scored(one) - scored(other) for one, other in zip(answers, references, strict=True)]
+    prompts = [[{"role": "user", "content": "how ?"}]] * 3
+    completions = [[{"role": "assistant", "content": text}] for text in answers]
+    for margin in (0.0, max(map(abs, gaps)) + 1e-3):
+        spec = RewardSettings(spec=f"scorer:{tmp_path / 'scorer'}", tie_margin=margin)
+        reward = load_reward(spec, LoadConfig(device="cpu"), tmp_path / "none")
+        expected = [0.0 if abs(gap) <= margin else float((gap > 0) - (gap < 0)) for gap in gaps]
+        assert reward(prompts=prompts, completions=completions, reference=references) == expected
+    assert expected == [0, 0, 0]
+    reward = load_reward(RewardSettings(spec=f"scorer:{tiny_model}"), LoadConfig(device="cpu"), tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"no tensor score\.weight"):  # a language model, its head made up
+        reward(prompts=prompts, completions=completions, reference=references)
+
+
+def test_the_verb_says_what_it_found_and_gives_it_as_json(config, tmp_path):
+    settings = {**config.model_dump(mode="json"), "reward": "testbed"}
+    refusal = {"reference": "sorry no", "expected": "sorry", "kind": "harmful"}
+    rows = [row | refusal for row in _rows(0, 17)]
+    settings["data"] = _write(tmp_path / "data.jsonl", rows[:12])
+    settings["held_out"]["data"] = _write(tmp_path / "held_out.jsonl", rows[12:])
+    (tmp_path / "align.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    asked = ("align", "--config", tmp_path / "align.yaml", "--out", tmp_path / "out")
+    done = run_command(*asked, "--json", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["steps"] == 3
+    assert facts["ras"]["n"] == 5
+    assert "better than the reference" in run_command(*asked, folder=tmp_path).stdout
+    missing = run_command("align", "--out", tmp_path / "none", folder=tmp_path)
+    assert missing.code == 2
+    assert "model and data and reward" in missing.stderr
+
+
+def test_the_room_is_called_from_python(config, tmp_path):
+    result = alignkeep.align(config, out=tmp_path / "out")
+    assert result.folder == tmp_path / "out"
+    from alignkeep.align import GRAOConfig, GRAOTrainer, Judge
+
+    assert GRAOTrainer.__name__ == "GRAOTrainer"
+    assert GRAOConfig.__name__ == "GRAOConfig"
+    assert Judge is not None
