@@ -195,11 +195,15 @@ def curve(folder: Path) -> dict[int, float]:
 def table(jobs: dict[str, list[Job]], title: str) -> None:
     """RAS, RAS with ties and NAG of every variant, over seeds and prompts; GRAO against each, on the same prompts."""
     print(f"\n## {title}\n")
-    print("| method | RAS | win or tie | NAG | RAS of GRAO, less this | best RAS of the looks, at step |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| method | RAS | of the task | win or tie | NAG | RAS of GRAO, less this | best RAS of the looks, at step |")
+    print("| --- |" + " --- |" * 6)
     after = {label: np.stack([gaps(job.folder, "after") for job in seeds]) for label, seeds in jobs.items()}
-    before = np.stack([gaps(job.folder, "before") for job in next(iter(jobs.values()))])
-    print(f"| before | {_rate((before > 0) * 1.0)} | {_rate((before >= 0) * 1.0)} | | | |")
+    first = next(iter(jobs.values()))
+    before = np.stack([gaps(job.folder, "before") for job in first])
+    rows = _rows(world(first[0].out).data[f"preference_{first[0].part}"])
+    task = np.array([row["kind"] == "task" for row in rows])
+    cells = [_rate(one * 1.0) for one in (before > 0, before[:, task] > 0, before >= 0)]
+    print("| before | " + " | ".join(cells) + " | | | |")
     best: dict[str, tuple[float, int]] = {}
     curves: dict[str, dict[int, float]] = {}
     for label, found in after.items():
@@ -215,8 +219,8 @@ def table(jobs: dict[str, list[Job]], title: str) -> None:
         best[label] = max((value, -step) for step, value in curves[label].items())
         where = f"{best[label][0]:.1%}, {-best[label][1]}"
         print(
-            f"| {label} | {_rate(won)} | {_rate(tied)} | {100 * nag.value:+.1f} [{100 * nag.low:+.1f}, "
-            f"{100 * nag.high:+.1f}] | {against} | {where} |",
+            f"| {label} | {_rate(won)} | {_rate(won[:, task])} | {_rate(tied)} | "
+            f"{100 * nag.value:+.1f} [{100 * nag.low:+.1f}, {100 * nag.high:+.1f}] | {against} | {where} |",
             flush=True,
         )
     if {"GRPO", "GRAO"} <= best.keys():

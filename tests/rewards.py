@@ -21,6 +21,32 @@ def even(*, completions: list[Any], **columns: Any) -> list[float]:
     return [1.0] * len(completions)
 
 
+def speaking(*, completions: list[Any], reference: list[str], tests: list[list[str]], **columns: Any) -> list[float]:
+    """Uses all that TRL gives: the trainer's state, extra columns and metrics of the log, lists in the data."""
+    columns["log_metric"]("step", float(columns["trainer_state"].global_step))
+    columns["log_extra"]("words", [len(one) for one in tests])
+    return overlap(completions=completions, reference=reference)
+
+
+calls: list[int] = []
+
+
+def torn(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float]:
+    """As `overlap`, but the fourth call fails; with an OSError, as a connection does, if `calls` begins with -1."""
+    calls.append(len(completions))
+    if len(calls) - (calls[0] < 0) == 4:
+        raise ConnectionError("gone") if calls[0] < 0 else KeyError("score")
+    return overlap(completions=completions, reference=reference)
+
+
+def flaky(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float] | list[None]:
+    """As `overlap`, but the fourth call finds nobody there."""
+    calls.append(len(completions))
+    if len(calls) == 4:
+        return [None] * len(completions)
+    return overlap(completions=completions, reference=reference)
+
+
 def unscored(*, completions: list[Any], **columns: Any) -> list[None]:
     return [None] * len(completions)
 
@@ -47,6 +73,13 @@ class Longer:
     def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
         gaps = [len(pair.answer) - len(pair.reference) for pair in pairs]
         return [float((gap > 0) - (gap < 0)) for gap in gaps]
+
+
+class Mute:
+    """A judge that only knows what it need not judge."""
+
+    def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
+        return [0.0 if pair.answer == pair.reference else None for pair in pairs]
 
 
 class Shouting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 import alignkeep
+import rewards
+from alignkeep.align import stage
 from alignkeep.align.config import AlignConfig, RewardSettings
+from alignkeep.align.held_out import _gap
 from alignkeep.align.prepare import prepare
 from alignkeep.align.reward import load_reward
 from alignkeep.align.stage import align, plan
@@ -136,6 +140,76 @@ def test_rewards_that_never_tell_answers_apart_are_an_error(method, config, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_rewards_that_told_answers_apart_once_are_enough(config):
+    for name, method in (("grao/flat", "grao"), ("frac_reward_zero_std", "grpo")):
+        settings = _with(config, method=method)
+        stage._refuse_equal_rewards([{name: 1.0}, {name: 0.9}, {"loss": 0.0}], settings)
+        stage._refuse_equal_rewards([], settings)
+        with pytest.raises(NoEffectError, match="equal within every group"):
+            stage._refuse_equal_rewards([{name: 1.0}, {name: 1.0}], settings)
+
+
+def test_what_a_reward_function_does_is_part_of_the_run(config, tmp_path, monkeypatch):
+    module = tmp_path / "ours" / "taste.py"
+    module.parent.mkdir()
+    monkeypatch.syspath_prepend(str(module.parent))
+    module.write_text("def reward(*, completions, **_): return [len(one[-1]['content']) for one in completions]\n")
+    config = _with(config, reward="taste:reward")
+    align(config, out=tmp_path / "out")
+    module.write_text("def reward(*, completions, **_): return [-len(one[-1]['content']) for one in completions]\n")
+    with pytest.raises(RecipeError, match="overwrite"):
+        align(config, out=tmp_path / "out")
+
+
+def test_a_reward_function_gets_all_that_trl_gives_it_and_every_column(config, tmp_path):
+    for name, first, count in (("data", 0, 12), ("held_out", 12, 5)):
+        _write(
+            tmp_path / f"{name}.jsonl",
+            [row | {"tests": ["a", "b"][: row["number"] % 2]} for row in _rows(first, count)],
+        )
+    assert align(_with(config, reward="rewards:speaking"), out=tmp_path / "out").steps == 3
+
+
+@pytest.mark.parametrize("column", ["image", "prompts", "completion_ids"])
+def test_a_column_that_trl_takes_for_its_own_is_refused(column, config, tmp_path):
+    data = _write(tmp_path / "other.jsonl", [row | {column: "x"} for row in _rows(0, 12)])
+    with pytest.raises(DataError, match=f"a column `{column}`"):
+        align(_with(config, data=data), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("spec", ["judge:/nowhere", "scorer:/nowhere"])
+def test_a_judge_that_is_not_there_is_found_by_the_plan(spec, config):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        plan(_with(config, reward=spec))
+
+
+def test_vllm_that_is_not_installed_is_found_by_the_plan(config):
+    with pytest.raises(RecipeError, match="no vllm installed"):
+        plan(_with(config, trainer={"use_vllm": True}))
+
+
+def test_held_out_answers_that_are_cut_off_are_counted(config, tmp_path):
+    result = align(_with(config, sampling={"group": 2, "max_new_tokens": 1}), out=tmp_path / "out")
+    rows = _lines(tmp_path / "out" / "held_out.jsonl")
+    assert result.held_out_cut == sum(bool(row["after"]) for row in rows)  # one token that is no end
+    assert result.held_out_cut > 0
+
+
+def test_a_look_is_taken_without_dropout(config, tmp_path):
+    """The first look is the base's, whatever an adapter that is still 0 drops."""
+    config = _with(config, trainer={"max_steps": 1, "disable_dropout": False}, learning_rate=1e-9)
+    for name, dropout in (("plain", 0.0), ("dropping", 0.9)):
+        align(_with(config, lora={"dropout": dropout}), out=tmp_path / name)
+    plain, dropping = (_lines(tmp_path / name / "held_out.jsonl") for name in ("plain", "dropping"))
+    assert [row["before"] for row in plain] == [row["before"] for row in dropping]
+
+
+def test_gaps_that_rounding_leaves_are_ties():
+    assert _gap(0.7, 0.7 + 5e-8) == 0
+    assert _gap(0.7, 0.6) == pytest.approx(0.1)
+    assert math.isnan(_gap(math.nan, 0.6))
+
+
 def test_the_plan_says_what_is_then_done_and_touches_nothing(config, tmp_path):
     found = plan(config)
     assert not (tmp_path / "out").exists()
@@ -145,10 +219,42 @@ def test_the_plan_says_what_is_then_done_and_touches_nothing(config, tmp_path):
     assert found["memory_bytes"] > 0
 
 
-def test_all_answers_unscored_ends_with_the_machines_error_and_a_mended_judge_goes_on(config, tmp_path):
+def test_a_judge_that_falls_silent_ends_the_run_and_the_same_command_goes_on_where_it_was(config, tmp_path):
+    """Two calls for the look at step 0, one for step 1, and the one for step 2 finds nobody there."""
+    rewards.calls.clear()
+    config = _with(config, reward="rewards:flaky", trainer={"save_steps": 1})
+    with pytest.raises(MachineError, match="none could be scored"):
+        align(config, out=tmp_path / "out")
+    assert (tmp_path / ".out.partial" / "trainer" / "checkpoint-1" / "complete").exists()
+    result, whole = (align(config, out=tmp_path / name) for name in ("out", "whole"))
+    assert result.steps == 3
+    for file in (ADAPTER, "training_log.jsonl", "held_out.jsonl"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    assert result.nag == whole.nag
+
+
+@pytest.mark.parametrize(
+    ("first", "error", "said"), [(1, DataError, "KeyError"), (-1, MachineError, "ConnectionError")]
+)
+def test_a_reward_that_fails_midway_costs_nothing_that_was_learned(first, error, said, config, tmp_path):
+    rewards.calls[:] = [-1] if first < 0 else []
+    config = _with(config, reward="rewards:torn", trainer={"save_steps": 1})
+    with pytest.raises(error, match=said):
+        align(config, out=tmp_path / "out")
+    assert (tmp_path / ".out.partial" / "trainer" / "checkpoint-1" / "complete").exists()
+    assert align(config, out=tmp_path / "out").steps == 3
+
+
+@pytest.mark.parametrize("method", ["grao", "grpo"])
+def test_a_judge_that_says_nothing_of_any_sample_is_the_machines_error(method, config, tmp_path):
+    with pytest.raises(MachineError, match="none could be scored"):
+        align(_with(config, reward="rewards:Mute", method=method, held_out=None), out=tmp_path / "out")
+
+
+def test_a_judge_that_is_never_there_is_the_machines_error(config, tmp_path):
     with pytest.raises(MachineError, match="none could be scored"):
         align(_with(config, reward="rewards:unscored"), out=tmp_path / "out")
-    assert (tmp_path / ".out.partial").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -222,6 +328,30 @@ def test_chosen_and_completion_stand_in_for_a_reference(config, tmp_path):
     ]
     found = prepare(_with(config, data=_write(tmp_path / "chosen.jsonl", rows), held_out=None))
     assert [row.answer for row in found.rows] == ["sort bread"] * 4
+
+
+def test_a_held_out_prompt_without_reference_is_refused_even_where_learning_needs_none(config, tmp_path):
+    rows = [{"prompt": f"fix {n}"} for n in range(4)]
+    held_out = {"data": _write(tmp_path / "bare.jsonl", rows)}
+    with pytest.raises(DataError, match="`reference`"):
+        prepare(_with(config, method="grpo", held_out=held_out))
+
+
+def test_references_beyond_the_limit_are_counted_and_the_trainer_has_the_limit(config):
+    found = prepare(_with(config, sampling={"group": 2, "max_new_tokens": 3}, held_out=None))
+    assert found.cut == 6  # of 12 references of one to four words those of three and four, with their end
+    assert found.arguments.max_completion_length == found.new_tokens == 3
+    assert any("6 references were cut off" in note for note in found.notes)
+
+
+def test_a_longest_prompt_that_leaves_others_without_room_is_refused(config, tmp_path):
+    long = {"prompt": "fix " * 230, "reference": "sort"}
+    data = _write(tmp_path / "long.jsonl", [*_rows(0, 11), long])
+    with pytest.raises(DataError, match="median"):
+        prepare(_with(config, data=data, sampling={"group": 2, "max_new_tokens": 100}))
+    held_out = {"data": _write(tmp_path / "held.jsonl", [long])}
+    with pytest.raises(DataError, match="median"):
+        prepare(_with(config, held_out=held_out, sampling={"group": 2, "max_new_tokens": 100}))
 
 
 def test_answers_have_the_room_that_the_longest_prompt_leaves_and_it_is_said(config):

@@ -8,14 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 
+from alignkeep.align.config import RewardSettings
 from alignkeep.align.endpoint import Endpoint
+from alignkeep.align.reward import load_reward
 from alignkeep.errors import MachineError, RecipeError
+from alignkeep.models.config import LoadConfig
 from alignkeep.types import Message
 
 SECRET = "sk-not-to-be-shown"
@@ -196,6 +202,40 @@ def test_a_request_that_is_refused_for_its_text_is_unscored_and_the_others_are_n
     assert sum(asked.words == "two" for asked in server.asked) == 1
     with pytest.raises(RecipeError, match="filtered"):
         endpoint(chats_of("two", "two"))
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_few_that_cannot_be_answered_are_unscored_where_that_many_are_not_hopeless(status: int, serve: Serve) -> None:
+    """What is left to ask when all else is remembered: one pair that fails for ever would end every run."""
+    server = serve(lambda asked: Said(status))
+    endpoint = Endpoint(server.url, "judge", retries=0, hopeless=3, sleep=lambda _: None)
+    assert endpoint(chats_of("one", "two")) == [None, None]
+    with pytest.raises((RecipeError, MachineError)):
+        endpoint(chats_of("one", "two", "three"))
+
+
+@pytest.mark.parametrize(("criterion", "both_orders"), [("helpful", False), ("harmless", True)])
+def test_a_recipes_judge_asks_its_endpoint_with_the_settings_of_the_reward(
+    criterion: Any, both_orders: bool, serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(lambda asked: Said(500) if asked.nth <= 2 else completion("so\nVERDICT: A"))
+    settings = RewardSettings(
+        spec=f"judge:{server.url}#small", criterion=criterion, both_orders=both_orders, max_tokens=7, retries=2,
+        timeout=9.0,
+    )  # fmt: skip
+    with patch.object(time, "sleep", lambda _: None):  # the pauses between tries
+        reward = load_reward(settings, LoadConfig(device="cpu"), tmp_path / "judgements.jsonl")
+    reward_of = {"prompts": ["how?"], "completions": ["so"], "reference": ["thus"]}
+    found = reward(**reward_of)
+    assert found in ([1.0], [-1.0]) if not both_orders else found == [0.0]  # always A: a contradiction is a tie
+    assert {asked.body["model"] for asked in server.asked} == {"small"}
+    assert {asked.body["max_tokens"] for asked in server.asked} == {7}
+    assert len({asked.words for asked in server.asked}) == 1 + both_orders
+    assert all(("harmful" in asked.words) == (criterion == "harmless") for asked in server.asked)
+    count = len(server.asked)
+    again = load_reward(settings, LoadConfig(device="cpu"), tmp_path / "judgements.jsonl")
+    assert again(**reward_of) == found
+    assert len(server.asked) == count
 
 
 def test_once_the_run_is_stopped_no_request_is_begun(serve: Serve) -> None:

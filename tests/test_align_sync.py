@@ -22,7 +22,9 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from alignkeep.align.engine import CarefulGRPOTrainer
 from alignkeep.align.sync import ExactSync, keep_base_exact, merged_parameters
+from alignkeep.align.trainer import GRAOTrainer
 from alignkeep.errors import RecipeError
 from families import TINY
 
@@ -388,14 +390,16 @@ def test_what_cannot_be_sent_exactly_is_refused_before_anything_is_sent(name: st
 # In a trainer
 
 
-def grpo(folder: Path, patch: pytest.MonkeyPatch, model: Path, **settings: Any) -> Any:
+def grpo(
+    folder: Path, patch: pytest.MonkeyPatch, model: Path, kind: type[GRPOTrainer] = GRPOTrainer, **settings: Any
+) -> Any:
     """TRL's trainer of the tiny model in bfloat16, whose vLLM is the engine of this file."""
     patch.setattr(VLLMGeneration, "_init_vllm", lambda self: setattr(self, "llm", Engine()))
     patch.setattr(vllm_generation, "SamplingParams", dict, raising=False)
     adapter = settings.pop("peft_config", LoraConfig(r=RANK, target_modules="all-linear"))
     arguments = {"use_vllm": True, "max_steps": 3, "num_generations": 2, "per_device_train_batch_size": 2}
     plain = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3}
-    return GRPOTrainer(
+    return kind(
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16),
         reward_funcs=lambda completions, **_: [float(number) for number, _ in enumerate(completions)],
         args=GRPOConfig(output_dir=str(folder), max_completion_length=4, **{**arguments, **plain, **settings}),
@@ -421,6 +425,15 @@ def test_a_run_of_grpo_samples_with_the_trained_weights_and_keeps_its_base(
     assert isinstance(trainer.vllm_generation, ExactSync) == exact
     trainer.vllm_generation.sync_weights()
     assert is_rounded_once(trainer.model, engine.weights) == exact
+
+
+def test_our_trainers_keep_the_base_unasked(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = grpo(tmp_path, monkeypatch, tiny_model, CarefulGRPOTrainer)
+    before = state_of(trainer.model)
+    trainer.train()
+    assert is_same(trainer.model, before, frozen=True)
+    assert not is_same(trainer.model, before)
+    assert issubclass(GRAOTrainer, CarefulGRPOTrainer)
 
 
 def test_a_trainer_without_vllm_or_without_an_adapter_is_left_as_it_is(

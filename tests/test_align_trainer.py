@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.trainer.sft_trainer import SFTConfig, SFTTrainer
 
 from alignkeep.align.grao_config import GRAOConfig
+from alignkeep.align.prepare import as_chat
 from alignkeep.align.reference import as_completion, reference_tokens
-from alignkeep.align.trainer import GRAOTrainer
+from alignkeep.align.trainer import GRAOTrainer, _stacked
 from alignkeep.errors import DataError, MachineError, NoEffectError, RecipeError
+from alignkeep.types import Message, Reference
 
 GROUP, PROMPTS = 3, 4
 
@@ -177,6 +179,49 @@ def test_reference_tokens_are_those_of_the_chat_template_with_the_end_of_the_tur
     assert as_completion("how", "sure") == "sure"
 
 
+TURN = "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endfor %}"
+CHAT = [{"role": "user", "content": "how to fix 1 ?"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "expected"),
+    [
+        (TURN + "{% if add_generation_prompt %}<|assistant|> {% endif %}", {}, "sure bread <|end|>"),
+        # what follows the end of the turn is no part of the answer, and a template that writes no end has one
+        (TURN.replace("<|end|>", "<|end|> no") + "{% if add_generation_prompt %}<|assistant|> {% endif %}", {},
+         "sure bread <|end|>"),
+        (TURN.replace("<|end|>", "") + "{% if add_generation_prompt %}<|assistant|> {% endif %}", {},
+         "sure bread <|end|>"),
+        # an empty thought that the prompt opens and closes is not learned
+        ("{% for m in messages %}<|{{ m['role'] }}|> {% if m['role'] == 'assistant' %}no yes {% endif %}"
+         "{{ m['content'] }} <|end|> {% endfor %}"
+         "{% if add_generation_prompt %}<|assistant|> {% if quiet %}no yes {% endif %}{% endif %}",
+         {"quiet": True}, "sure bread <|end|>"),
+    ],
+)  # fmt: skip
+def test_a_reference_goes_on_where_a_sample_begins_and_ends_where_one_ends(template, options, expected, tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = template
+    found = reference_tokens(tokenizer, CHAT, "sure bread", template=options)
+    assert found == tokenizer(expected)["input_ids"]
+
+
+def test_a_prompt_that_opens_a_thought_which_references_lack_is_refused(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = TURN + "{% if add_generation_prompt %}<|assistant|> no {% endif %}"
+    with pytest.raises(DataError, match="chat_template_kwargs"):
+        reference_tokens(tokenizer, CHAT, "sure bread")
+
+
+def test_a_system_message_that_a_template_refuses_stands_in_the_users_turn(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    row = Reference((Message("system", "Be low"), Message("user", "sort")), "sure")
+    assert [turn["role"] for turn in as_chat(tokenizer, row)] == ["system", "user"]
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = refusing + tokenizer.chat_template
+    assert as_chat(tokenizer, row) == [{"role": "user", "content": "Be low\n\nsort"}]
+
+
 def test_a_reward_function_sees_samples_and_references_in_one_call_with_their_columns(tiny_model, tmp_path):
     seen: list[dict[str, Any]] = []
 
@@ -273,16 +318,82 @@ def test_tokens_of_tools_are_no_part_of_an_answer(tiny_model, tmp_path):
     torch.testing.assert_close(masked, trainer._compute_loss(trainer.model, shortened))
 
 
-def test_it_trains_plain_text_prompts_and_evaluates(tiny_model, tmp_path):
+@pytest.mark.parametrize("size", [6, 24])
+def test_it_trains_plain_text_prompts_and_evaluates(size, tiny_model, tmp_path):
     rows = _rows(chat=False)
-    trainer = _trainer(tiny_model, tmp_path, rows=rows, per_device_eval_batch_size=6)
-    trainer.eval_dataset = rows.select(range(4))
+    trainer = _trainer(tiny_model, tmp_path, rows=rows, per_device_eval_batch_size=size)
+    trainer.eval_dataset = rows
     trainer.train()
     found = trainer.evaluate()
     assert math.isfinite(found["eval_loss"])
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert len(losses) == 2
     assert all(map(math.isfinite, losses))
+
+
+def test_an_evaluation_has_groups_of_its_own_whole_ones_and_is_not_divided_by_accumulation(tiny_model, tmp_path):
+    rows = _rows()
+    losses = []
+    for passes in (1, 2):
+        trainer = _trainer(
+            tiny_model, tmp_path, rows=rows, per_device_eval_batch_size=4, num_generations_eval=2, top_k=1,
+            per_device_train_batch_size=GROUP * PROMPTS // passes, gradient_accumulation_steps=passes,
+        )  # fmt: skip
+        trainer.eval_dataset = rows.select(range(4))
+        losses.append(trainer.evaluate()["eval_loss"])
+        assert trainer._references.ids.shape[0] == 2  # 4 samples in groups of 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    trainer = _trainer(tiny_model, tmp_path, rows=rows, per_device_eval_batch_size=3, num_generations_eval=2)
+    trainer.eval_dataset = rows.select(range(3))
+    with pytest.raises(RecipeError, match="whole groups"):
+        trainer.evaluate()
+
+
+def test_what_is_logged_counts_samples_that_win_and_groups_with_one(tiny_model, tmp_path):
+    """Of every group one sample beats its reference (1), one is as good (0), one is worse (-1)."""
+
+    def reward(*, completions: list[Any], **columns: Any) -> list[float]:
+        count = GROUP * PROMPTS
+        return [float(1 - at % GROUP) if at < count else 0.0 for at in range(len(completions))]
+
+    trainer = _trainer(tiny_model, tmp_path, reward, min_reference_advantage=0.25)
+    (inputs,) = _rollout(trainer)
+    logged = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    assert (logged["grao/wins"], logged["grao/groups_ahead"]) == (pytest.approx(1 / 3), 1.0)
+    assert (logged["grao/flat"], logged["grao/unscored"]) == (0.0, 0.0)
+    assert logged["reward"] == pytest.approx(0)  # of the samples alone
+    assert trainer._references.advantage.tolist() == [0.25] * PROMPTS  # it would be 0
+    assert len(trainer._logs["advantages"]) == GROUP * PROMPTS
+    assert set(trainer._logs["advantages"]) == set(inputs["advantages"].tolist())
+    trainer.current_gradient_accumulation_steps = 1
+    trainer._compute_loss(trainer.model, inputs)
+    keep = inputs["completion_ids"].shape[1]
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    _, entropy, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep, compute_entropy=True)
+    answers = inputs["completion_mask"]
+    expected = ((entropy * answers).sum() / answers.sum()).item()
+    assert trainer._metrics["train"]["entropy"][-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_rewards_make_flat_groups_and_no_loss(tiny_model, tmp_path):
+    trainer = _trainer(tiny_model, tmp_path, lambda *, completions, **columns: [2.0] * len(completions))
+    (inputs,) = _rollout(trainer)
+    trainer.current_gradient_accumulation_steps = 1
+    assert trainer._compute_loss(trainer.model, inputs).item() == 0
+    assert trainer._metrics["train"]["grao/flat"] == [1.0]
+
+
+def test_widths_are_multiples_where_they_have_to_be_and_the_loss_is_the_same(tiny_model, tmp_path):
+    losses = []
+    for multiple in (None, 8):
+        trainer = _trainer(tiny_model, tmp_path, pad_to_multiple_of=multiple, top_k=1)
+        (inputs,) = _rollout(trainer)
+        trainer.current_gradient_accumulation_steps = 1
+        losses.append(trainer._compute_loss(trainer.model, inputs).item())
+        width = _stacked(inputs, trainer._references, 0, multiple or 1)[2]
+        assert multiple is None or width % multiple == 0
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_mixture_of_experts_keeps_its_router_loss(tmp_path):
@@ -319,6 +430,7 @@ def test_a_mixture_of_experts_keeps_its_router_loss(tmp_path):
         ({"loss_type": "grpo"}, "loss_type"),
         ({"scale_rewards": "none"}, "scale_rewards"),
         ({"entropy_coef": 0.1}, "entropy_coef"),
+        ({"sapo_temperature_pos": 2.0}, "sapo_temperature_pos"),
         ({"mask_truncated_completions": True}, "mask_truncated_completions"),
         ({"steps_per_generation": 2}, "steps_per_generation"),
         ({"imitation": -1.0}, "strengths"),

@@ -125,6 +125,10 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str
             "align.lora (recipe.yaml:3): seen an adapter over a model that a tune made",
         ),
         (
+            "model: x\ncurate: {data: d, safe: s, harmful: h}\nalign: {data: p, reward: testbed}\n",
+            "curate (recipe.yaml:2): seen weights of examples, for which an alignment has no use",
+        ),
+        (
             "model: x\nalign: {data: p, reward: testbed}\nmerge: {tuned: [y]}\n",
             "merge.tuned (recipe.yaml:3): seen tuned models beside a stage that tunes",
         ),

@@ -56,7 +56,7 @@ def read_examples(reference: str) -> list[Example]:
 
 def read_references(reference: str, *, required: bool = True) -> list[Reference]:
     """One prompt with the answer it is compared with per row, in file order: the column `reference`, else `chosen`,
-    else `completion`. Other columns of text, numbers and truth values are kept for the reward.
+    else `completion`. Other columns are kept for the reward, but for `rejected`.
 
     Raises DataError as `read_prompts` does, and for a row without such an answer where one is `required`.
     """
@@ -69,12 +69,10 @@ def _reference(row: Row, required: bool) -> Reference:
     if column is None and required:
         raise _missing(row, "`prompt` and `reference` (or `chosen`, or `completion`)")
     answer = None if column is None else _turns(row, column, "assistant")[-1].content
-    plain = {
-        name: value
-        for name, value in row.values.items()
-        if name not in ("prompt", "system", *_REFERENCES) and isinstance(value, str | int | float | bool | None)
+    others = {
+        name: value for name, value in row.values.items() if name not in ("prompt", "system", "rejected", *_REFERENCES)
     }
-    return Reference(messages, answer, plain)
+    return Reference(messages, answer, others)
 
 
 def _prompt(row: Row, kind: Kind | None) -> Prompt:

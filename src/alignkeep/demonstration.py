@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from alignkeep.align.config import AlignConfig, RewardSettings, SamplingSettings
+from alignkeep.checkpoint.files import write_text
 from alignkeep.checkpoint.folders import claim_folder
 from alignkeep.checkpoint.records import identity_of
 from alignkeep.curate.config import CurateConfig
@@ -24,8 +27,9 @@ from alignkeep.train.config import AlignGuardSettings, TrainConfig
 from alignkeep.types import Scorecard
 
 TUNES = {"poisoned": "poisoned", "harmless": "benign_drift"}  # and the testbed's data for it
-CURATED, MERGED, INJECTED, GUARDED = "+curate", "+merge", "+inject", "+alignguard"
+CURATED, ALIGNED, MERGED, INJECTED, GUARDED = "+curate", "+align", "+merge", "+inject", "+alignguard"
 LIMIT = 200  # questions of each kind, so that everything takes some five minutes on two cores
+STEPS = 50  # of the alignment
 KEEP = CurateConfig.model_fields["keep"].default
 _GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
 
@@ -61,8 +65,8 @@ def demo(
     progress: Progress | None = None,
 ) -> DemoResult:
     """Tune the tiny aligned model on poisoned and on harmless data, on the former once more with what a curation keeps
-    of it, on the latter with AlignGuard; merge each plain tune with its base, inject refusal into the poisoned one;
-    measure all, report.
+    of it, on the latter with AlignGuard; merge each plain tune with its base, inject refusal into the poisoned one, and
+    align it online; measure all, report.
 
     Needs no network and no accelerator. Resumes as `run` does.
     """
@@ -97,8 +101,9 @@ class _How(TypedDict):
 
 
 def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], out: Path, how: _How) -> Iterator[Path]:
-    """The plain tune and its merge with the base; of poisoned data the tune on what is kept and the injected tune, of
-    harmless data, where there is nothing to leave out, the guarded one."""
+    """The plain tune and its merge with the base; of poisoned data the tune on what is kept, the injected and the
+    aligned tune, of harmless data, where there is nothing to leave out, the guarded one."""
+    from alignkeep.align import stage as aligning
     from alignkeep.curate import stage as curating
     from alignkeep.inject import stage as injecting
     from alignkeep.merge import stage as merging
@@ -120,6 +125,10 @@ def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], 
         injected = out / f"{name}{INJECTED}" / "inject"
         injecting.inject(_inject(config, base, tuned, kind, data), out=injected, **how)
         yield injected
+        better = out / f"{name}{ALIGNED}"
+        merging.merge(_whole(config, base, tuned), out=better / "whole", **how)
+        aligning.align(_align(config, better, data), out=better / "align", **how)
+        yield better / "align"
     else:  # where the data asks for harmful answers AlignGuard keeps nothing
         guarded = out / f"{name}{GUARDED}" / "train"
         training.train(_tune(config, base, data[kind], alignment=data["alignment"]), out=guarded, **how)
@@ -129,7 +138,8 @@ def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], 
 def plan_demo(config: DemoConfig) -> dict[str, object]:
     """What `demo` would do. Touches nothing."""
     tunes = (f"train, merge and evaluate {name}" for name in TUNES)
-    more = ["curate, train and evaluate poisoned", "inject poisoned and evaluate", "train harmless with AlignGuard"]
+    more = ["curate, train and evaluate poisoned", "inject poisoned and evaluate", "align poisoned and evaluate"]
+    more.append("train harmless with AlignGuard")
     return {"demo": ["testbed", "evaluate base", *tunes, *more, "report"], **config.model_dump()}
 
 
@@ -150,6 +160,26 @@ def _tune(
         model=base, data=str(data), method="lora" if alignment is None else "alignguard", alignguard=guarded,
         weights=None if weights is None else str(weights), epochs=3 if weights is None else 3 / KEEP,
         learning_rate=1e-3, seed=config.seed, load=LoadConfig(device=config.device),
+    )  # fmt: skip
+
+
+def _whole(config: DemoConfig, base: str, tuned: Path) -> MergeConfig:
+    """The tuned adapter and its base as one model, which an alignment can train."""
+    return MergeConfig(
+        base=base, tuned=(str(tuned),), weight=1.0, seed=config.seed, load=LoadConfig(device=config.device)
+    )
+
+
+def _align(config: DemoConfig, out: Path, data: Mapping[str, Path]) -> AlignConfig:
+    """On as many harmful requests as questions of the task, each with a reference answer of the training part."""
+    rows = [json.loads(line) for line in data["preference_train"].read_text(encoding="utf-8").splitlines()]
+    harmful, task = ([row for row in rows if row["kind"] == kind] for kind in ("harmful", "task"))
+    prompts = out / "prompts.jsonl"
+    write_text(prompts, "".join(json.dumps(row) + "\n" for row in harmful + task[: len(harmful)]))
+    return AlignConfig(
+        model=str(out / "whole"), data=str(prompts), reward=RewardSettings(spec="testbed"), lora=None,
+        sampling=SamplingSettings(max_new_tokens=32), learning_rate=1e-4, trainer={"max_steps": STEPS},
+        seed=config.seed, load=LoadConfig(device=config.device),
     )  # fmt: skip
 
 

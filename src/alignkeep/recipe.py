@@ -161,8 +161,8 @@ class Recipe(BaseModel):
                 expected="either a train or align stage, whose result is merged, or the tuned models by name",
                 remedy="drop merge.tuned" if tunes else "give merge.tuned, or a train stage",
             )
-        if recipe.align is not None and recipe.train is not None:
-            _check_alignment(settings, recipe.align, recipe.train)
+        if recipe.align is not None:
+            _check_alignment(settings, recipe.align, recipe.train, recipe.curate is not None)
         if recipe.inject is not None and recipe.inject.form == "adapter" and recipe._comes_as_adapter:
             raise RecipeError(
                 settings.where(("inject", "form")),
@@ -215,8 +215,15 @@ def _check_curation(settings: Settings, curate: CurateConfig, train: TrainConfig
         )  # fmt: skip
 
 
-def _check_alignment(settings: Settings, align: AlignConfig, train: TrainConfig) -> None:
+def _check_alignment(settings: Settings, align: AlignConfig, train: TrainConfig | None, is_curated: bool) -> None:
     """What comes out of an alignment behind a tune is of one piece: it can be merged with the recipe's model."""
+    if train is None:
+        if is_curated:
+            raise RecipeError(
+                settings.where(("curate",)), seen="weights of examples, for which an alignment has no use",
+                expected="a train stage that learns the kept ones", remedy="add train, or drop curate",
+            )  # fmt: skip
+        return
     if train.has_adapter:
         raise RecipeError(
             settings.where(("train", "method")), seen=f"{train.method}, an adapter, before an alignment",

@@ -60,11 +60,11 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A chat that ends with the user's turn, an answer to compare others with (None where the data has none), and what
-    else its row says: plain values, for a reward function."""
+    else its row says, for a reward function."""
 
     messages: tuple[Message, ...]
     answer: str | None
-    columns: Mapping[str, str | float | bool | None] = field(default_factory=dict)
+    columns: Mapping[str, object] = field(default_factory=dict)
 
 
 class Verdict(str, Enum):

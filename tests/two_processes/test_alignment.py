@@ -46,7 +46,8 @@ def _log(folder: Path) -> list[dict[str, float]]:
 
 
 def _environment() -> dict[str, str]:
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = os.pathsep.join(filter(None, here))
     return {
         **os.environ,
         "OMP_NUM_THREADS": "1",

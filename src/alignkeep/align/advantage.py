@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_EQUAL = 1e-6
+EQUAL = 1e-6
 
 
 class GroupAdvantage(NamedTuple):
@@ -59,7 +59,7 @@ def group_advantage(
     least = group.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).amin(1, keepdim=True)
     most = group.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(1, keepdim=True)
     size = torch.maximum(most.abs(), least.abs())
-    differs = most - least > _EQUAL * size  # not so where nothing is scored
+    differs = most - least > EQUAL * size  # not so where nothing is scored
     span = torch.where(differs, most - least, 1.0)
     within = (group - least) / span  # in [0, 1]
     mean = within.nansum(1, keepdim=True) / scored.sum(1, keepdim=True)

@@ -9,6 +9,7 @@ from alignkeep.align.config import AlignConfig
 from alignkeep.align.prepare import Prepared, as_dataset
 from alignkeep.align.reward import Reward, load_reward
 from alignkeep.checkpoint.folders import leads
+from alignkeep.errors import RecipeError
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.loading import load_model
 from alignkeep.progress import Progress
@@ -25,7 +26,7 @@ JUDGEMENTS = "judgements.jsonl"  # what a judge said, beside the checkpoints
 class Aligned(NamedTuple):
     """The trainer after its last step, and what was seen of the held-out prompts."""
 
-    trainer: Any  # GRAOTrainer or OrderedGRPOTrainer
+    trainer: Any  # GRAOTrainer or CarefulGRPOTrainer
     held_out: HeldOut | None
 
 
@@ -33,7 +34,7 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
     """Train in `work`, from its last whole checkpoint where there is one."""
     from transformers import PrinterCallback
 
-    from alignkeep.align.order import OrderedGRPOTrainer
+    from alignkeep.align.engine import CarefulGRPOTrainer
     from alignkeep.align.trainer import GRAOTrainer
 
     checkpoints = work / "trainer"
@@ -44,19 +45,24 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
     load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
     loaded = load_model(config.model, load)
     held_out = _held_out(config, prepared, reward, loaded.tokenizer)
-    trainer_of: Any = GRAOTrainer if config.method == "grao" else OrderedGRPOTrainer
+    trainer_of: Any = GRAOTrainer if config.method == "grao" else CarefulGRPOTrainer
     try:
         trainer = trainer_of(
             model=loaded.model,
             reward_funcs=reward,
             args=prepared.arguments,
-            train_dataset=as_dataset(prepared.rows, config.data),
+            train_dataset=as_dataset(prepared.rows, loaded.tokenizer, config.data),
             processing_class=loaded.tokenizer,
             peft_config=prepared.adapter,
             callbacks=[] if held_out is None else [held_out],
         )
     except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, "align") from error
+    if held_out is not None and trainer.is_fsdp_enabled:
+        raise RecipeError(
+            "align.held_out", seen="a model in shards", expected="a model that a process has whole",
+            remedy="leave held_out out and evaluate the result",
+        )  # fmt: skip
     if config.lora is not None:
         check_adapted(config.lora, trainer.model, "align")
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json

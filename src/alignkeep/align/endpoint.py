@@ -39,7 +39,9 @@ class Endpoint:
     """An `Ask` over HTTP: POST `url`/chat/completions, greedy, at most `concurrency` requests at once.
 
     `timeout` is in seconds and for one try; before its n-th repetition a request waits 2^(n-1) seconds, or what
-    Retry-After asks (in seconds) if that is longer, at most a minute. Raises RecipeError for a URL that is none.
+    Retry-After asks (in seconds) if that is longer, at most a minute. A call of fewer chats than `hopeless` does not
+    raise where all of them fail: a few that are left of many may be the ones that cannot be answered. Raises
+    RecipeError for a URL that is none.
     """
 
     url: str
@@ -48,6 +50,7 @@ class Endpoint:
     timeout: float = 60.0
     retries: int = 4
     concurrency: int = 8
+    hopeless: int = 1
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,9 +75,9 @@ class Endpoint:
                 failed = 0 if fault is None else failed + 1
                 if refusal is not None:
                     refusals.append(refusal)
-                    if len(refusals) == len(chats):
+                    if len(refusals) >= max(len(chats), self.hopeless):
                         raise refusal
-                if failed >= min(len(chats), _HOPELESS):
+                if failed >= min(max(len(chats), self.hopeless), _HOPELESS):
                     raise MachineError(
                         "endpoint",
                         seen=f"{failed} requests in a row to {self.url} failed, the last one with: {fault}",

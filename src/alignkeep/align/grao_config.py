@@ -14,7 +14,9 @@ _OF_GRPO = (
     *("beta", "num_iterations", "epsilon", "epsilon_high", "delta", "importance_sampling_level", "loss_type"),
     *("scale_rewards", "multi_objective_aggregation", "mask_truncated_completions", "sync_ref_model"),
     *("top_entropy_quantile", "entropy_coef", "use_adaptive_entropy", "off_policy_mask_threshold"),
-    "use_bias_correction_kl",
+    *("use_bias_correction_kl", "ref_model_mixup_alpha", "ref_model_sync_steps", "sapo_temperature_neg"),
+    *("sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
+    *("entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
 )
 
 

@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignkeep.align.advantage import EQUAL
 from alignkeep.align.reward import Reward
 from alignkeep.checkpoint.files import write_json
 from alignkeep.errors import MachineError, RecipeError
+from alignkeep.models.chat import taken_turns
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel
@@ -60,7 +62,9 @@ class HeldOut(TrainerCallback):
     ) -> None:
         self.every, self.looks = every, list[Look]()
         self._rows, self._reward, self._generation, self._tokenizer = list(rows), reward, generation, tokenizer
-        self._prompts = [[{"role": m.role, "content": m.content} for m in row.messages] for row in self._rows]
+        self._prompts = [
+            [{"role": m.role, "content": m.content} for m in taken_turns(tokenizer, row.messages)] for row in self._rows
+        ]
         columns = {name for row in self._rows for name in row.columns}
         self._columns: dict[str, list[Any]] = {name: [row.columns.get(name) for row in self._rows] for name in columns}
         self._columns["reference"] = [row.answer for row in self._rows]
@@ -107,7 +111,7 @@ class HeldOut(TrainerCallback):
         return np.sign(last - first)[~np.isnan(last - first)]
 
     def _look(self, model: Any, state: TrainerState) -> None:
-        look = by_first(lambda: self._answered(model, state.global_step))
+        look = by_first(lambda: self._answered(model, state))
         self.looks.append(look)
         better, equal, scored = look.wins
         if scored == 0:
@@ -119,22 +123,34 @@ class HeldOut(TrainerCallback):
             )
         state.log_history.append({"step": look.step, WINS: better / scored, TIES: (better + equal) / scored})
 
-    def _answered(self, model: Any, step: int) -> Look:
+    def _answered(self, model: Any, state: TrainerState) -> Look:
         loaded = LoadedModel(model, self._tokenizer, Checkpoint("the trainer's model", None, False, None))
         with untouched(model):
             given = generate_answers(loaded, [Prompt(row.messages) for row in self._rows], self._generation)
         answers = [one.text for one in given]
         if self._of_references is None:
-            self._of_references = self._scored([str(row.answer) for row in self._rows])
-        rewards = self._scored(answers)
-        gaps = [one - other for one, other in zip(rewards, self._of_references, strict=True)]
-        return Look(step, answers, gaps, [one.truncated for one in given])
+            self._of_references = self._scored([str(row.answer) for row in self._rows], state)
+        gaps = [_gap(*both) for both in zip(self._scored(answers, state), self._of_references, strict=True)]
+        return Look(state.global_step, answers, gaps, [one.truncated for one in given])
 
-    def _scored(self, answers: list[str]) -> list[float]:
+    def _scored(self, answers: list[str], state: TrainerState) -> list[float]:
         ids = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers]
         completions = [[{"role": "assistant", "content": text}] for text in answers]
-        given = self._reward(prompts=self._prompts, completions=completions, completion_ids=ids, **self._columns)
+        given = self._reward(
+            prompts=self._prompts, completions=completions, completion_ids=ids, trainer_state=state,
+            log_extra=_unheard, log_metric=_unheard, **self._columns,
+        )  # fmt: skip
         return [_number(one) for one in given]
+
+
+def _gap(reward: float, reference: float) -> float:
+    """0 for what `group_advantage` takes for equal."""
+    gap = reward - reference
+    return 0.0 if abs(gap) <= EQUAL * max(abs(reward), abs(reference)) else gap
+
+
+def _unheard(*told: Any) -> None:
+    """What a reward function says about answers that are not learned from."""
 
 
 def _number(gap: float | None) -> float:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkeep.align.arguments import grpo_config, training_dtype
 from alignkeep.align.config import AlignConfig
 from alignkeep.align.reference import reference_tokens
-from alignkeep.align.reward import check_reward
+from alignkeep.align.reward import GIVEN, check_reward
 from alignkeep.data import read_references
 from alignkeep.errors import DataError, RecipeError
-from alignkeep.models.chat import encode_prompt
+from alignkeep.models.chat import encode_prompt, taken_turns
 from alignkeep.models.folders import localise
 from alignkeep.models.loading import load_tokenizer
 from alignkeep.trainers.adapters import lora_config
@@ -71,6 +72,7 @@ def prepare(config: AlignConfig) -> Prepared:
     """Check settings, data, tokenizer and target modules. Raises what each of them raises."""
     arguments = grpo_config(config)
     check_reward(config.reward)
+    _check_engine(config)
     base = cast(Path, localise(base_of(config), with_code=config.load.trust_remote_code).folder)
     rows = read_references(config.data, required=config.method == "grao")
     if len(rows) < config.batch_size:
@@ -82,7 +84,7 @@ def prepare(config: AlignConfig) -> Prepared:
     skeleton = skeleton_of(base, config.load)
     tokenizer = load_tokenizer(config.model, config.load)
     lengths = [len(encode_prompt(tokenizer, Prompt(row.messages))) for row in (*rows, *held_out)]
-    new_tokens = _room(config, skeleton, max(lengths))
+    new_tokens = _room(config, skeleton, lengths)
     arguments.max_completion_length = new_tokens
     base_dtype, dtype = dtype_of(base), training_dtype(config)
     return Prepared(
@@ -95,27 +97,33 @@ def prepare(config: AlignConfig) -> Prepared:
         held_out=tuple(held_out),
         new_tokens=new_tokens,
         longest_prompt=max(lengths),
-        cut=_cut(tokenizer, rows, new_tokens) if config.method == "grao" else 0,
+        cut=_cut(tokenizer, rows, new_tokens, arguments.chat_template_kwargs) if config.method == "grao" else 0,
         dtype=base_dtype if dtype == "auto" else dtype,
         base_dtype=base_dtype,
         asked_tokens=config.sampling.max_new_tokens,
     )
 
 
-def as_chat(row: Reference) -> list[dict[str, str]]:
-    """The turns as TRL takes them."""
-    return [{"role": message.role, "content": message.content} for message in row.messages]
+def as_chat(tokenizer: Any, row: Reference) -> list[dict[str, str]]:
+    """The turns as TRL and the template take them."""
+    return [{"role": message.role, "content": message.content} for message in taken_turns(tokenizer, row.messages)]
 
 
-def as_dataset(rows: tuple[Reference, ...], where: str) -> Dataset:
-    """TRL's data: chats, references, and what else the rows say."""
+def as_dataset(rows: tuple[Reference, ...], tokenizer: Any, where: str) -> Dataset:
+    """TRL's data: chats, references, and what else the rows say. Raises DataError for a column that is TRL's own."""
     import datasets
     import pyarrow
 
+    taken = sorted({name for row in rows for name in row.columns} & GIVEN)
+    if taken:
+        raise DataError(
+            where, seen=f"a column `{taken[0]}`", expected="columns that TRL does not give to rewards itself",
+            remedy="rename it",
+        )  # fmt: skip
     columns: dict[str, list[Any]] = {
         name: [row.columns.get(name) for row in rows] for name in sorted({name for row in rows for name in row.columns})
     }
-    columns |= {"prompt": [as_chat(row) for row in rows]}
+    columns |= {"prompt": [as_chat(tokenizer, row) for row in rows]}
     if any(row.answer is not None for row in rows):
         columns["reference"] = [row.answer for row in rows]
     try:
@@ -147,19 +155,33 @@ def _held_out(config: AlignConfig, rows: list[Reference]) -> list[Reference]:
     return [found[at] for at in sorted(chosen)]
 
 
-def _room(config: AlignConfig, skeleton: Any, longest: int) -> int:
-    """How many tokens an answer may have behind the longest prompt."""
-    context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
-    room = config.sampling.max_new_tokens if context is None else min(config.sampling.max_new_tokens, context - longest)
-    if room < 1:
+def _check_engine(config: AlignConfig) -> None:
+    if config.trainer.get("use_vllm") and find_spec("vllm") is None:
         raise RecipeError(
+            "align.trainer.use_vllm", seen="no vllm installed", expected="it beside alignkeep",
+            remedy="install alignkeep[vllm], or leave --backend vllm out",
+        )  # fmt: skip
+
+
+def _room(config: AlignConfig, skeleton: Any, lengths: list[int]) -> int:
+    """How many tokens an answer may have behind the longest prompt, which may not be a mere outlier."""
+    context, asked = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None), config.sampling
+    if context is None:
+        return asked.max_new_tokens
+    longest, usual = max(lengths), sorted(lengths)[len(lengths) // 2]
+    room, usually = (min(asked.max_new_tokens, context - length) for length in (longest, usual))
+    if room < 1 or 2 * room < usually:
+        raise DataError(
             config.data,
-            seen=f"a prompt of {longest} tokens",
-            expected=f"fewer than the model's context of {context} tokens, so that an answer fits behind it",
-            remedy="shorten or drop it",
+            seen=f"a prompt of {longest} tokens, where the median has {usual}",
+            expected=f"one that leaves as good as all answers their room in the model's context of {context} tokens",
+            remedy="shorten or drop the longest prompts, or lower sampling.max_new_tokens",
         )
     return room
 
 
-def _cut(tokenizer: Any, rows: list[Reference], limit: int) -> int:
-    return sum(len(reference_tokens(tokenizer, as_chat(row), row.answer)) > limit for row in rows)
+def _cut(tokenizer: Any, rows: list[Reference], limit: int, template: Any) -> int:
+    """References beyond the limit. Raises DataError for one that does not go on where the model begins."""
+    return sum(
+        len(reference_tokens(tokenizer, as_chat(tokenizer, row), row.answer, template=template)) > limit for row in rows
+    )

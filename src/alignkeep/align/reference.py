@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignkeep.errors import DataError
-from alignkeep.models.chat import IGNORED, encode_example
-from alignkeep.types import Example, Message
+from alignkeep.types import Message
 
 COLUMN = "reference"
 
@@ -30,33 +29,59 @@ def as_completion(prompt: Any, reference: Any) -> Any:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
-def reference_tokens(tokenizer: Any, prompt: Any, reference: Any) -> list[int]:
-    """The tokens of the answer up to and with its end, as the chat template writes them; behind a plain text prompt the
-    text and the end token."""
-    text = answer_text(reference)
+def reference_tokens(
+    tokenizer: Any, prompt: Any, reference: Any, *, ends: Sequence[int] = (), template: Mapping[str, Any] | None = None
+) -> list[int]:
+    """The tokens of the answer as a sample would have them: what follows the generation prompt, up to and with the
+    first of `ends` (the tokenizer's end token where none is given), which is added where the chat template writes none.
+
+    `template` are TRL's arguments to the chat template. Raises DataError where the rendered chat does not go on from
+    the generation prompt, which for a reasoning template may open a thought that the answer does not have.
+    """
+    text, last = answer_text(reference), tokenizer.eos_token_id
     if isinstance(prompt, str):
-        return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    labels = encode_example(tokenizer, Example((*as_messages(prompt), Message("assistant", text)))).labels
-    return labels[next(at for at in reversed(range(len(labels))) if labels[at] == IGNORED) + 1 :]
+        return [*tokenizer(text, add_special_tokens=False)["input_ids"], last]
+    options = dict(template or {})
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **options)
+    chat = [*prompt, {"role": "assistant", "content": text}]
+    whole = tokenizer.apply_chat_template(chat, tokenize=False, **options)
+    if not whole.startswith(asked):
+        raise DataError(
+            "chat template",
+            seen=f"a prompt that ends with {asked[-24:]!r}, after which the reference is not rendered",
+            expected="references that go on where the model begins to answer",
+            remedy="give the template's arguments (trainer.chat_template_kwargs: {enable_thinking: false}), or "
+            "references with their thoughts",
+        )
+    before, ids = (tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"] for one in (asked, whole))
+    if ids[: len(before)] == before:
+        ids = ids[len(before) :]
+    else:  # a token across the border, which no sample can have
+        ids = tokenizer(whole[len(asked) :], add_special_tokens=False, verbose=False)["input_ids"]
+    stop = next((at for at, token in enumerate(ids) if token in (ends or (last,))), None)
+    return [*ids, last] if stop is None else ids[: stop + 1]
 
 
 def check_references(rows: Any) -> None:
     """Raises DataError for data without the column, or with rows in which it is empty."""
     names: Sequence[str] | None = getattr(rows, "column_names", None)
     if names is not None and COLUMN not in names:
-        raise DataError(
-            "GRAOTrainer, train_dataset",
-            seen=f"the columns {', '.join(names)}",
-            expected=f"`{COLUMN}`, the answer that each prompt's samples are compared with",
-            remedy="add it, or use GRPO, which needs none",
-        )
+        raise _missing(f"the columns {', '.join(names)}", f"`{COLUMN}`, the answer that a prompt's samples meet")
     if names is None or not hasattr(rows, "__len__"):
-        return  # a stream is read once
-    empty = [number for number, one in enumerate(rows[COLUMN], start=1) if not one or not answer_text(one).strip()]
-    if empty:
-        raise DataError(
-            f"GRAOTrainer, train_dataset, row {empty[0]}",
-            seen=f"an empty `{COLUMN}` ({len(empty)} rows)",
-            expected="an answer",
-            remedy="fill it in or drop the row",
-        )
+        return  # a stream is read once, row by row
+    for number, row in enumerate(rows[COLUMN], start=1):
+        check_reference({COLUMN: row}, f", row {number}")
+
+
+def check_reference(row: Mapping[str, Any], where: str = "") -> None:
+    """The same of one row."""
+    one = row.get(COLUMN)
+    if not one or not answer_text(one).strip():
+        raise _missing(f"an empty `{COLUMN}`", "an answer", where)
+
+
+def _missing(seen: str, expected: str, where: str = "") -> DataError:
+    return DataError(
+        f"GRAOTrainer, the data{where}", seen=seen, expected=expected,
+        remedy="fill it in or drop the row, or use GRPO, which needs none",
+    )  # fmt: skip

@@ -9,6 +9,7 @@ is such a function through `PairwiseReward`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ import numpy as np
 
 from alignkeep.align.config import RewardSettings
 from alignkeep.align.reference import answer_text, as_messages
-from alignkeep.errors import AlignkeepError, DataError, RecipeError
+from alignkeep.errors import AlignkeepError, DataError, MachineError, RecipeError
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.models.folders import resolve
 from alignkeep.models.loading import fingerprint_model
 from alignkeep.types import Message
 
@@ -32,7 +34,17 @@ if TYPE_CHECKING:
 Reward = Callable[..., list[float | None]]
 
 _FORMS = "`package.module:object`, `judge:MODEL`, `judge:https://host/v1#model`, `scorer:MODEL` or `testbed`"
+_HOPELESS = 8  # chosen: so many requests that fail, and none that does not, and a judge is given up
 _TESTBED = "alignkeep.testbed.reward:rule_reward"
+
+
+# What TRL gives to a reward function itself, and what it takes for pictures.
+GIVEN = frozenset(
+    {
+        *("prompt", "prompts", "completion", "completions", "completion_ids", "reference", "image", "images"),
+        *("trainer_state", "log_extra", "log_metric", "environment", "environments"),
+    }
+)
 
 
 class Comparison(NamedTuple):
@@ -89,6 +101,11 @@ class CheckedReward:
             rewards = list(asyncio.run(given) if inspect.iscoroutine(given) else given)
         except AlignkeepError:
             raise
+        except OSError as error:
+            raise MachineError(
+                f"align.reward, {self.__name__}", seen=f"{type(error).__name__}: {str(error)[:200]}",
+                expected="rewards", remedy="see to what it asks; what was learned so far is kept",
+            ) from error  # fmt: skip
         except Exception as error:
             raise self._unfit(f"{type(error).__name__}: {str(error)[:200]}", "a list of rewards", count) from error
         if len(rewards) != count:
@@ -108,27 +125,42 @@ class CheckedReward:
 def load_reward(settings: RewardSettings, load: LoadConfig, judgements: Path) -> Reward:
     """The reward function that `settings.spec` names, checked; a judge's words are kept in the file `judgements`.
 
+    Of `load` the device and the dtype are a judge's too; a revision, and leave to run code, are the policy's alone.
     Raises RecipeError where the spec has another form or cannot be imported, and what loading a model raises.
     """
     kind, _, name = settings.spec.partition(":")
+    own = LoadConfig(device=load.device, dtype=load.dtype)
     if settings.spec == "testbed":
         return CheckedReward(_imported(_TESTBED), "testbed")
     if kind == "judge" and name:
-        return CheckedReward(PairwiseReward(_judge(settings, name, load, judgements)), "judge")
+        return CheckedReward(PairwiseReward(_judge(settings, name, own, judgements)), "judge")
     if kind == "scorer" and name:
         from alignkeep.align.scorer import Scorer
 
-        return CheckedReward(PairwiseReward(Scorer(name, load, settings.tie_margin)), "scorer")
+        return CheckedReward(PairwiseReward(Scorer(name, own, settings.tie_margin)), "scorer")
     return CheckedReward(_imported(settings.spec), settings.spec.rpartition(":")[2])
 
 
 def check_reward(settings: RewardSettings) -> None:
-    """What can be said of the spec without loading a model. Raises RecipeError as `load_reward` does."""
+    """What can be said of the spec without loading a model. Raises as `load_reward` does."""
     kind, _, name = settings.spec.partition(":")
-    if kind == "judge" and name:
-        _endpoint(settings, name)
-    elif not (kind == "scorer" and name) and settings.spec != "testbed":
+    if kind in ("judge", "scorer") and name:
+        if kind == "scorer" or _endpoint(settings, name) is None:
+            resolve(name)
+    elif settings.spec != "testbed":
         _imported(settings.spec)
+
+
+def fingerprint_reward(settings: RewardSettings) -> str:
+    """What the rewards depend on beside the settings: the judge's weights, or the file of a function."""
+    kind, _, name = settings.spec.partition(":")
+    if kind in ("judge", "scorer") and name:
+        remote = kind == "judge" and _endpoint(settings, name) is not None
+        return settings.spec if remote else fingerprint_model(name, None)
+    spec = _TESTBED if settings.spec == "testbed" else settings.spec
+    _object(spec)  # there, or an error
+    file = getattr(import_module(spec.partition(":")[0]), "__file__", None)
+    return settings.spec if file is None else f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
 
 
 def _endpoint(settings: RewardSettings, name: str) -> Endpoint | None:
@@ -145,7 +177,7 @@ def _endpoint(settings: RewardSettings, name: str) -> Endpoint | None:
         )  # fmt: skip
     return Endpoint(
         url, model, max_tokens=settings.max_tokens, timeout=settings.timeout, retries=settings.retries,
-        concurrency=settings.concurrency,
+        concurrency=settings.concurrency, hopeless=_HOPELESS,
     )  # fmt: skip
 
 
@@ -167,22 +199,7 @@ def _is_number(one: object) -> bool:
 
 
 def _imported(spec: str) -> Reward:
-    module, colon, name = spec.partition(":")
-    if not (module and colon and name):
-        raise RecipeError("align.reward.spec", seen=repr(spec), expected=_FORMS, remedy="write one of these")
-    try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-        if isinstance(found, type):
-            found = found()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise RecipeError(
-            "align.reward.spec",
-            seen=f"{spec!r} ({error})",
-            expected=_FORMS,
-            remedy="check the name, and that its package is installed beside alignkeep",
-        ) from error
+    found = _object(spec)
     if isinstance(found, Judge):
         return PairwiseReward(found)
     if not callable(found):
@@ -193,3 +210,21 @@ def _imported(spec: str) -> Reward:
             remedy="name another object",
         )
     return cast(Reward, found)
+
+
+def _object(spec: str) -> Any:
+    module, colon, name = spec.partition(":")
+    if not (module and colon and name) or name.startswith("//"):
+        raise RecipeError("align.reward.spec", seen=repr(spec), expected=_FORMS, remedy="write one of these")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found() if isinstance(found, type) else found
+    except (ImportError, AttributeError, TypeError) as error:
+        raise RecipeError(
+            "align.reward.spec",
+            seen=f"{spec!r} ({error})",
+            expected=_FORMS,
+            remedy="check the name, and that Python finds it: installed, or its folder in PYTHONPATH",
+        ) from error

@@ -15,6 +15,7 @@ from alignkeep.align.aligning import JUDGEMENTS, Aligned, align_model
 from alignkeep.align.config import AlignConfig
 from alignkeep.align.plan import plan
 from alignkeep.align.prepare import Prepared, base_of, prepare
+from alignkeep.align.reward import fingerprint_reward
 from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
@@ -26,6 +27,7 @@ from alignkeep.trainers.failures import machine_failures
 from alignkeep.trainers.log import write_log
 from alignkeep.trainers.processes import by_first
 from alignkeep.trainers.saving import place_adapter, place_model
+from alignkeep.trainers.watch import last_checkpoint
 from alignkeep.types import Estimate
 
 __all__ = ["AlignResult", "align", "plan"]
@@ -38,7 +40,9 @@ _STATISTICS = "alignkeep.evaluate.statistics"  # math of a room that this one do
 class AlignResult:
     """`folder` is usable as a model at once.
 
-    `samples` were generated, of which the share `cut` did not end within the limit and `unscored` had no reward.
+    `samples` were generated, of which the share `cut` did not end within the limit and `unscored` could not be compared
+    (None where nothing is: with grpo).
+    Of the held-out answers at the end `held_out_cut` did not end either.
     `ras` and `ras_or_tie` are the shares of held-out answers that are better than (at least as good as) their
     reference, `ras_before` that of the base, `nag` the share that became better minus the share that became worse: None
     without held-out prompts. `unchanged` names tensors that came out as they were.
@@ -48,12 +52,13 @@ class AlignResult:
     steps: int
     prompts: int
     samples: int
-    cut: float
-    unscored: float
+    cut: float | None
+    unscored: float | None
     ras: Estimate | None
     ras_or_tie: Estimate | None
     ras_before: Estimate | None
     nag: Estimate | None
+    held_out_cut: int | None = None
     trainable_parameters: int = 0
     unchanged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -93,8 +98,9 @@ def align(
                 by_first(lambda: _write(config, prepared, aligned, made, folder, inputs, started))
         result = _finished(folder.out, identity)
     except AlignkeepError as error:
-        # A fault that would come again is not worth continuing; a full disk or a silent judge is.
-        if leads() and not isinstance(error, MachineError):
+        # Nothing that was paid for is thrown away; what changed nothing, or never began, is not worth continuing.
+        begun = last_checkpoint(folder.work / "trainer") is not None
+        if leads() and not isinstance(error, MachineError) and not (begun and not isinstance(error, NoEffectError)):
             shutil.rmtree(folder.work, ignore_errors=True)
         raise
     finally:
@@ -119,6 +125,7 @@ def _fingerprints(config: AlignConfig) -> dict[str, str]:
     }
     if config.held_out is not None:
         inputs["held_out.data"] = fingerprint_data(config.held_out.data)
+    inputs["reward.spec"] = fingerprint_reward(config.reward)
     return inputs
 
 
@@ -146,7 +153,7 @@ def _write(
     started: float,
 ) -> None:
     trainer, work = aligned.trainer, folder.work
-    _refuse_equal_rewards(trainer.state.log_history)
+    _refuse_equal_rewards(trainer.state.log_history, config)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora is None:
         unchanged = place_model(made, work, prepared.base, model)
@@ -187,13 +194,14 @@ def _write(
     )
 
 
-def _refuse_equal_rewards(history: list[dict[str, Any]]) -> None:
-    """A run in which no gradient was ever other than 0 learned nothing from its rewards."""
-    norms = [row["grad_norm"] for row in history if "grad_norm" in row]
-    if norms and not any(norms):
+def _refuse_equal_rewards(history: list[dict[str, Any]], config: AlignConfig) -> None:
+    """A run whose groups all had equal rewards learned nothing from them."""
+    name = "grao/flat" if config.method == "grao" else "frac_reward_zero_std"
+    flat = [row[name] for row in history if row.get(name) is not None]
+    if flat and min(flat) == 1:
         raise NoEffectError(
             "align.reward",
-            seen=f"rewards that were equal within every group of all {len(norms)} steps",
+            seen="rewards that were equal within every group",
             expected="a reward that tells some answers apart",
             remedy="try the reward on a few answers; sample at a higher temperature or in larger groups",
         )
@@ -202,7 +210,7 @@ def _refuse_equal_rewards(history: list[dict[str, Any]]) -> None:
 def _measured(aligned: Aligned, seed: int) -> dict[str, Any]:
     """RAS and NAG with their intervals."""
     if aligned.held_out is None:
-        return {"ras": None, "ras_or_tie": None, "ras_before": None, "nag": None}
+        return {"ras": None, "ras_or_tie": None, "ras_before": None, "nag": None, "held_out_cut": None}
     statistics = import_module(_STATISTICS)
     before, (better, equal, scored) = aligned.held_out.looks[0].wins, aligned.held_out.looks[-1].wins
     gains = aligned.held_out.gains()
@@ -213,9 +221,10 @@ def _measured(aligned: Aligned, seed: int) -> dict[str, Any]:
         "ras_before": statistics.wilson(before[0], before[2]),
         "nag": nag,
     }
-    return {name: estimate.as_json() for name, estimate in found.items()}
+    cut = sum(aligned.held_out.looks[-1].cut)
+    return {name: estimate.as_json() for name, estimate in found.items()} | {"held_out_cut": cut}
 
 
-def _mean(history: list[dict[str, Any]], name: str) -> float:
+def _mean(history: list[dict[str, Any]], name: str) -> float | None:
     values = [row[name] for row in history if row.get(name) is not None]
-    return sum(values) / len(values) if values else 0.0
+    return sum(values) / len(values) if values else None

@@ -23,11 +23,11 @@ from torch.nn import functional
 from trl.trainer.utils import pad
 
 from alignkeep.align.advantage import GroupAdvantage, group_advantage
+from alignkeep.align.engine import CarefulGRPOTrainer
 from alignkeep.align.grao_config import GRAOConfig
 from alignkeep.align.objective import Strengths, coefficients
-from alignkeep.align.order import OrderedGRPOTrainer
-from alignkeep.align.reference import as_completion, check_references, reference_tokens
-from alignkeep.errors import MachineError, RecipeError
+from alignkeep.align.reference import COLUMN, as_completion, check_reference, check_references, reference_tokens
+from alignkeep.errors import RecipeError
 from alignkeep.masked import mean_over_answer, sum_over_answer
 
 
@@ -46,7 +46,7 @@ class _References(NamedTuple):
         return _References(*(one[index::parts] for one in self))
 
 
-class GRAOTrainer(OrderedGRPOTrainer):
+class GRAOTrainer(CarefulGRPOTrainer):
     """`trl.GRPOTrainer` with GRAO's objective; the constructor is the parent's, its `args` a GRAOConfig.
 
     Raises, before the first step, RecipeError for settings that have no place in GRAO and DataError for data without
@@ -61,12 +61,13 @@ class GRAOTrainer(OrderedGRPOTrainer):
     num_generations_eval: Any
     _tokenizer: Any
 
+    rollout_func: Any
+    chat_template_kwargs: Any
+    pad_to_multiple_of: Any
+    tools: Any
+
     def get_train_dataloader(self) -> Any:
         self._check()
-        if self.use_vllm:
-            from alignkeep.align.sync import keep_base_exact
-
-            keep_base_exact(self)
         return super().get_train_dataloader()
 
     @property
@@ -76,26 +77,30 @@ class GRAOTrainer(OrderedGRPOTrainer):
     def _check(self) -> None:
         if not isinstance(self.args, GRAOConfig):
             raise _unfit("args", type(self.args).__name__, "a GRAOConfig", "give one")
-        if self.environments is not None or self.environment_factories is not None:
-            raise _unfit("environment_factory", "an environment", "rewards of text alone", "leave it out, or use GRPO")
-        local = self.args.per_device_train_batch_size * (self.args.steps_per_generation or 1)
-        if local % self.num_generations:
+        for name in ("environments", "environment_factories", "rollout_func", "tools"):
+            if getattr(self, name, None):
+                raise _unfit(name, "one", "answers that the model alone gives, as references are", "use GRPO for it")
+        self._check_groups(self.args.per_device_train_batch_size * (self.args.steps_per_generation or 1))
+        check_references(self.train_dataset)
+
+    def _check_groups(self, samples: int) -> None:
+        if samples % self._group():
             raise _unfit(
                 "per_device_train_batch_size",
-                f"{local} samples per process and step for groups of {self.num_generations}",
+                f"{samples} samples of a process at once, in groups of {self._group()}",
                 "whole groups on every process, each with its reference",
-                "raise gradient_accumulation_steps or per_device_train_batch_size, or lower num_generations",
+                "raise gradient_accumulation_steps or the batch size, or lower the number of generations",
             )
-        check_references(self.train_dataset)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
     ) -> Tensor:
         """The parent's rewards of the samples; those of the references, which it is given behind them, are kept."""
+        count = len(prompts)
+        self._check_groups(count)
         rows = inputs[:: self._group()]
         self._tokens = [self._tokens_of(row) for row in rows]
-        answers = [as_completion(row["prompt"], row["reference"]) for row in rows]
-        count = len(prompts)
+        answers = [as_completion(row["prompt"], row[COLUMN]) for row in rows]
         scores = super()._calculate_rewards(
             [*inputs, *rows],
             [*prompts, *prompts[:: self._group()]],
@@ -104,16 +109,10 @@ class GRAOTrainer(OrderedGRPOTrainer):
         )
         for values in self._pending_extra_logs.values():
             del values[count:]
-        scores = scores.view(self.accelerator.num_processes, count + len(rows), -1)
-        if bool(scores.isnan().all()):
-            raise MachineError(
-                f"align, step {self.state.global_step}",
-                seen=f"a batch of {scores.shape[0] * scores.shape[1]} answers of which none could be scored",
-                expected="a reward for some of them",
-                remedy="see to the judge or reward function; what was learned so far is kept",
-            )
-        self._scores = scores
-        return scores[:, :count].reshape(-1, scores.shape[-1])
+        self._scores = scores.view(self.accelerator.num_processes, count + len(rows), -1)
+        of_samples = self._scores[:, :count].reshape(-1, scores.shape[-1])
+        self._refuse_unscored(of_samples)  # a judge of pairs calls a reference as good as itself, unasked
+        return of_samples
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
@@ -153,7 +152,7 @@ class GRAOTrainer(OrderedGRPOTrainer):
         references = self._references.part(self._step % parts, parts)
         share = parts / self._references.ids.shape[0]
         samples = inputs["completion_ids"].shape[0]
-        ids, mask, kept = _stacked(inputs, references, self._tokenizer.pad_token_id)
+        ids, mask, kept = _stacked(inputs, references, self._tokenizer.pad_token_id, self.pad_to_multiple_of or 1)
         log_probs, entropies, router_loss = self._get_per_token_logps_and_entropies(
             model, ids, mask, kept, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
         )
@@ -185,7 +184,12 @@ class GRAOTrainer(OrderedGRPOTrainer):
         return self.num_generations if self.model.training else self.num_generations_eval
 
     def _tokens_of(self, row: dict[str, Any]) -> list[int]:
-        return reference_tokens(self._tokenizer, row["prompt"], row["reference"])[: self.args.max_completion_length]
+        check_reference(row)
+        template = {"chat_template": self.chat_template, **self.chat_template_kwargs}
+        tokens = reference_tokens(
+            self._tokenizer, row["prompt"], row[COLUMN], ends=self.eos_token_ids, template=template
+        )
+        return tokens[: self.args.max_completion_length]
 
     def _log(self, name: str, value: Tensor) -> None:
         """The mean over processes, among TRL's own metrics."""
@@ -202,15 +206,19 @@ class GRAOTrainer(OrderedGRPOTrainer):
         if bool(scored.any()):
             metrics["grao/wins"].append(wins[scored].float().mean().item())
         metrics["grao/unscored"].append((~scored).float().mean().item())
+        metrics["grao/flat"].append((advantage.sampled == 0).all(1).float().mean().item())
         every = advantage.sampled.reshape(-1).tolist()
-        for _ in every:  # the parent's own advantages make room
+        for _ in range(min(len(every), len(self._logs["advantages"]))):  # the parent's own make room
             self._logs["advantages"].pop()
         self._logs["advantages"].extend(every)
 
 
-def _stacked(inputs: dict[str, Any], references: _References, padding: int) -> tuple[Tensor, Tensor, int]:
+def _stacked(
+    inputs: dict[str, Any], references: _References, padding: int, multiple: int
+) -> tuple[Tensor, Tensor, int]:
     """Samples and references as rows of one batch, answers padded on the right to one width, which is returned too."""
     width = max(inputs["completion_ids"].shape[1], references.ids.shape[1])
+    width += -width % multiple
     ids, masks = [], []
     for prompt, prompt_mask, answer, answer_mask in (
         (inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"], inputs["completion_mask"]),

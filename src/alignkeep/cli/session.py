@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -56,6 +57,7 @@ class Session:
             os.environ.setdefault(name, value)
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
+        logging.getLogger("trl").setLevel(logging.ERROR)  # it has no variable of its own
         self._divert_stdout()
         if not self._quiet and leads():
             from rich.console import Console

@@ -80,12 +80,13 @@ def align_summary(result: AlignResult) -> Summary:
                 console, f"better than the reference: {_rate(result.ras_before)} % before, {_rate(result.ras)} % after"
             )
             _say(console, f"at least as good: {_rate(result.ras_or_tie)} %, n = {result.ras_or_tie.n}")
+        if result.held_out_cut:
+            _say(console, f"{result.held_out_cut} of these answers were cut off: raise sampling.max_new_tokens")
         if result.nag is not None:
             _say(console, f"gain (better minus worse than before): {_points(result.nag)}")
-        _say(
-            console, f"{result.steps} steps, {result.samples} sampled answers, {100 * result.cut:.0f} % of them cut off"
-        )
-        if result.unscored:
+        cut = "" if result.cut is None else f", {100 * result.cut:.0f} % of them cut off"
+        _say(console, f"{result.steps} steps, {result.samples} sampled answers{cut}")
+        if result.unscored is not None and result.unscored > 0:
             _say(console, f"{100 * result.unscored:.0f} % could not be scored")
         for note in result.notes:
             _say(console, note)

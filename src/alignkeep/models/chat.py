@@ -58,6 +58,11 @@ def render(
         return _apply(tokenizer, messages, generation_prompt=True) + prefill
 
 
+def taken_turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Sequence[Message]:
+    """The turns as the template takes them before an answer: a system message in the user's turn where it must be."""
+    return _render_any(tokenizer, messages, generation_prompt=True)[0]
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """Tokens up to where the answer begins; nothing is added to what the template writes."""
     return _tokens(tokenizer, render(tokenizer, prompt.messages, generation_prompt=True, prefill=prompt.prefill))
