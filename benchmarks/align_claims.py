@@ -4,9 +4,9 @@
         [--starts warm,cold] [--tables methods,terms] [--workers 2]
 
 `cold` starts at the testbed's model, which cannot do the task of the preference set; `warm` behind four epochs of
-supervised tuning on the references. From there every method takes 200 steps of 8 prompts, the same ones in the same
-order; GRPO and GRAO sample 8 answers each. Answers on held-out prompts are greedy, every 25 steps. Learning rates were
-chosen with `--part validation --tables rates`. A killed run goes on.
+supervised tuning on the references. From there every method takes 200 steps (cold: 400) of 8 prompts, the same ones in
+the same order; GRPO and GRAO sample 8 answers each. Answers on held-out prompts are greedy, every 25 steps. Learning
+rates were chosen with `--part validation --tables rates`, of 200 steps. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from merge_claims import _points, _rate
 
 from alignkeep.evaluate.statistics import paired_bootstrap
 
-STEPS, PROMPTS, GROUP, EVERY, NEW_TOKENS = 200, 8, 8, 25, 32
+STEPS = {"warm": 200, "cold": 400}
+PROMPTS, GROUP, EVERY, NEW_TOKENS = 8, 8, 25, 32
 REWARD = "testbed"
 # Chosen on the validation part, one seed, by the RAS of the last look; each method has its own.
 RATES = {
@@ -116,7 +117,7 @@ def _online(job: Job, found: Any, start: Path) -> None:
         "batch_size": PROMPTS,
         "sampling": {"group": GROUP, "max_new_tokens": NEW_TOKENS}, "seed": job.seed,
         "held_out": {"data": str(found.data[f"preference_{job.part}"]), "every": EVERY, "limit": 1000},
-        "trainer": {"max_steps": STEPS, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10},
+        "trainer": {"max_steps": STEPS[job.start], "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10},
         "load": {"device": "cpu"},
     }  # fmt: skip
     align(AlignConfig.model_validate(config), out=job.folder, overwrite=True)
@@ -140,15 +141,20 @@ def _offline(job: Job, found: Any, start: Path) -> None:
 
     rows = _rows(found.data["preference_train"])
     sampler = RepeatSampler(rows, 1, PROMPTS, seed=job.seed)
-    epochs = -(-STEPS * PROMPTS // (len(rows) // PROMPTS * PROMPTS))
-    order = [index for _ in range(epochs) for index in sampler][: STEPS * PROMPTS]
+    steps = STEPS[job.start]
+    epochs = -(-steps * PROMPTS // (len(rows) // PROMPTS * PROMPTS))
+    order: list[int] = []
+    for epoch in range(epochs):  # as engine.EpochOrder
+        sampler.generator.manual_seed(job.seed + epoch)
+        order += sampler
+    order = order[: steps * PROMPTS]
     ask = [[{"role": "user", "content": rows[at]["prompt"]}] for at in order]
     say = {
         name: [[{"role": "assistant", "content": rows[at][name]}] for at in order] for name in ("reference", "rejected")
     }
     loaded = load_model(str(start), LoadConfig(device="cpu"))
     arguments: dict[str, Any] = {
-        "output_dir": str(job.folder / "trainer"), "max_steps": STEPS, "per_device_train_batch_size": PROMPTS,
+        "output_dir": str(job.folder / "trainer"), "max_steps": steps, "per_device_train_batch_size": PROMPTS,
         "learning_rate": job.rate, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10,
         "weight_decay": 0.01, "seed": job.seed, "report_to": "none", "save_strategy": "no", "use_cpu": True,
         "bf16": False, "disable_tqdm": True, "logging_steps": 1, "train_sampling_strategy": "sequential",
