@@ -426,6 +426,8 @@ def test_an_interrupt_does_not_wait_for_replies(serve: Serve) -> None:
         return SILENCE
 
     code = (
+        # A test run in the background ignores the signal, and so would this one.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from alignkeep.align.endpoint import Endpoint\nfrom alignkeep.types import Message\n"
         f"Endpoint({serve(respond).url!r}, 'judge', timeout=3600.0)([(Message('user', str(n)),) for n in range(99)])"
     )

@@ -138,7 +138,8 @@ def test_another_recipe_does_not_get_the_folder(recipe: Path, finished_run: Path
         run(recipe, tmp_path)
 
 
-def test_an_alignment_stands_behind_a_tune_and_before_a_merge(recipe: Path, tmp_path: Path) -> None:
+def test_an_alignment_stands_behind_a_tune_and_before_a_merge(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "own", tiny_model)
     rows = [{"prompt": f"how to fix {i} bike ?", "reference": f"sure , fix {i} ."} for i in range(8)]
     write_rows(recipe.parent / "prompts.jsonl", rows)
     text = recipe.read_text().replace("train:\n", "train:\n  method: full\n")

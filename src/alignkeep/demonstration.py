@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignkeep.align.config import AlignConfig, RewardSettings, SamplingSettings
+from alignkeep.align.config import AlignConfig, HeldOutSettings, RewardSettings, SamplingSettings
 from alignkeep.checkpoint.files import write_text
 from alignkeep.checkpoint.folders import claim_folder
 from alignkeep.checkpoint.records import identity_of
@@ -178,6 +178,7 @@ def _align(config: DemoConfig, out: Path, data: Mapping[str, Path]) -> AlignConf
     write_text(prompts, "".join(json.dumps(row) + "\n" for row in harmful + task[: len(harmful)]))
     return AlignConfig(
         model=str(out / "whole"), data=str(prompts), reward=RewardSettings(spec="testbed"), lora=None,
+        held_out=HeldOutSettings(data=str(data["preference_validation"]), every=10, limit=100),
         sampling=SamplingSettings(max_new_tokens=32), learning_rate=1e-4, trainer={"max_steps": STEPS},
         seed=config.seed, load=LoadConfig(device=config.device),
     )  # fmt: skip

@@ -73,6 +73,7 @@ def main(folder: str, out: Path) -> None:
     }
     if torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(seen), encoding="utf-8")
+    torch.distributed.barrier()  # one that ends while the other still talks to it aborts, at times
     torch.distributed.destroy_process_group()
 
 
