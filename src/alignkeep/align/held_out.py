@@ -107,8 +107,8 @@ class HeldOut(TrainerCallback):
 
     def gains(self) -> np.ndarray:
         """sign(R_after - R_before) of every prompt that was scored both times."""
-        first, last = np.array(self.looks[0].gaps), np.array(self.looks[-1].gaps)
-        return np.sign(last - first)[~np.isnan(last - first)]
+        changes = np.array([_gap(*both) for both in zip(self.looks[-1].gaps, self.looks[0].gaps, strict=True)])
+        return np.sign(changes[~np.isnan(changes)])
 
     def _look(self, model: Any, state: TrainerState) -> None:
         look = by_first(lambda: self._answered(model, state))

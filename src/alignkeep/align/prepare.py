@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkeep.align.arguments import grpo_config, training_dtype
+from alignkeep.align.arguments import grpo_config
 from alignkeep.align.config import AlignConfig
 from alignkeep.align.reference import reference_tokens
 from alignkeep.align.reward import GIVEN, check_reward
@@ -18,6 +18,7 @@ from alignkeep.models.chat import encode_prompt, taken_turns
 from alignkeep.models.folders import localise
 from alignkeep.models.loading import load_tokenizer
 from alignkeep.trainers.adapters import lora_config
+from alignkeep.trainers.arguments import training_dtype
 from alignkeep.trainers.base import dtype_of, full_model, skeleton_of
 from alignkeep.types import Checkpoint, Prompt, Reference
 
@@ -86,7 +87,7 @@ def prepare(config: AlignConfig) -> Prepared:
     lengths = [len(encode_prompt(tokenizer, Prompt(row.messages))) for row in (*rows, *held_out)]
     new_tokens = _room(config, skeleton, lengths)
     arguments.max_completion_length = new_tokens
-    base_dtype, dtype = dtype_of(base), training_dtype(config)
+    base_dtype, dtype = dtype_of(base), training_dtype(config.load, has_adapter=config.lora is not None)
     return Prepared(
         base=base,
         arguments=arguments,

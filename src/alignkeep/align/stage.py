@@ -23,7 +23,7 @@ from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectEr
 from alignkeep.models.loading import fingerprint_model
 from alignkeep.progress import Progress, Silent
 from alignkeep.trainers.base import check_unwritten
-from alignkeep.trainers.failures import machine_failures
+from alignkeep.trainers.failures import done_in
 from alignkeep.trainers.log import write_log
 from alignkeep.trainers.processes import by_first
 from alignkeep.trainers.saving import place_adapter, place_model
@@ -89,27 +89,19 @@ def align(
     folder = OutputFolder.open(
         out, stage="align", identity=identity, overwrite=overwrite, resume=resume, inputs=_local_inputs(config)
     )
-    try:
-        if not folder.finished:
-            with machine_failures(out, "align"):
-                aligned = align_model(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
-                made = folder.work / "trainer" / "made"
-                aligned.trainer.save_model(str(made))
-                by_first(lambda: _write(config, prepared, aligned, made, folder, inputs, started))
-        result = _finished(folder.out, identity)
-    except AlignkeepError as error:
-        # Nothing that was paid for is thrown away; what changed nothing, or never began, is not worth continuing.
+
+    def work() -> None:
+        aligned = align_model(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
+        made = folder.work / "trainer" / "made"
+        aligned.trainer.save_model(str(made))
+        by_first(lambda: _write(config, prepared, aligned, made, folder, inputs, started))
+
+    def is_worth_keeping(error: AlignkeepError) -> bool:
+        """Nothing that was paid for is thrown away; what changed nothing, or never began, is not worth continuing."""
         begun = last_checkpoint(folder.work / "trainer") is not None
-        if leads() and not isinstance(error, MachineError) and not (begun and not isinstance(error, NoEffectError)):
-            shutil.rmtree(folder.work, ignore_errors=True)
-        raise
-    finally:
-        folder.close()
-    if result is None:
-        raise MachineError(
-            str(folder.out), seen="no finished record", expected="the one just written", remedy="run it again"
-        )
-    return result
+        return isinstance(error, MachineError) or (begun and not isinstance(error, NoEffectError))
+
+    return done_in(folder, "align", work, lambda: _finished(folder.out, identity), is_worth_keeping)
 
 
 def _local_inputs(config: AlignConfig) -> list[Path]:

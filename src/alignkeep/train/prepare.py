@@ -10,11 +10,12 @@ from alignkeep.data import read_examples
 from alignkeep.models.folders import localise
 from alignkeep.models.loading import load_tokenizer
 from alignkeep.train.alignment import read_alignment
-from alignkeep.train.arguments import sft_config, training_dtype
+from alignkeep.train.arguments import sft_config
 from alignkeep.train.config import ProbeSettings, TrainConfig
 from alignkeep.train.encoding import EncodedRows, encode_rows
 from alignkeep.train.weights import example_weights
 from alignkeep.trainers.adapters import lora_config
+from alignkeep.trainers.arguments import training_dtype
 from alignkeep.trainers.base import dtype_of, full_model, skeleton_of
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def prepare(config: TrainConfig) -> Prepared:
         where=config.data,
     )
     base_dtype = dtype_of(base)
-    dtype = training_dtype(config)
+    dtype = training_dtype(config.load, has_adapter=config.has_adapter)
     return Prepared(
         base=base,
         arguments=arguments,

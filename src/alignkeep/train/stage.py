@@ -11,7 +11,7 @@ from typing import Any
 from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
-from alignkeep.errors import AlignkeepError, DataError, MachineError
+from alignkeep.errors import DataError, MachineError
 from alignkeep.models.loading import fingerprint_model
 from alignkeep.progress import Progress, Silent
 from alignkeep.train.config import TrainConfig
@@ -21,7 +21,7 @@ from alignkeep.train.probe import PROBED
 from alignkeep.train.tuning import SUBSPACES_NAME, Tuned, tune
 from alignkeep.train.weights import weights_file
 from alignkeep.trainers.base import check_unwritten
-from alignkeep.trainers.failures import machine_failures
+from alignkeep.trainers.failures import done_in
 from alignkeep.trainers.log import write_log
 from alignkeep.trainers.processes import by_first
 from alignkeep.trainers.saving import place_adapter, place_model
@@ -75,26 +75,17 @@ def train(
     folder = OutputFolder.open(
         out, stage="train", identity=identity, overwrite=overwrite, resume=resume, inputs=_local_inputs(config)
     )
-    try:
-        if not folder.finished:
-            with machine_failures(out, "train"):
-                tuned = tune(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
-                made = folder.work / "trainer" / "made"
-                tuned.trainer.save_model(str(made))
-                by_first(lambda: _write(config, prepared, tuned, made, folder, inputs, started))
-        result = _finished(folder.out, identity)
-    except AlignkeepError as error:
-        # A fault that would come again is not worth continuing; a full disk is.
-        if leads() and not isinstance(error, MachineError):
-            shutil.rmtree(folder.work, ignore_errors=True)
-        raise
-    finally:
-        folder.close()
-    if result is None:
-        raise MachineError(
-            str(folder.out), seen="no finished record", expected="the one just written", remedy="run it again"
-        )
-    return result
+
+    def work() -> None:
+        tuned = tune(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
+        made = folder.work / "trainer" / "made"
+        tuned.trainer.save_model(str(made))
+        by_first(lambda: _write(config, prepared, tuned, made, folder, inputs, started))
+
+    # A fault that would come again is not worth continuing; a full disk is.
+    return done_in(
+        folder, "train", work, lambda: _finished(folder.out, identity), lambda error: isinstance(error, MachineError)
+    )
 
 
 def _local_inputs(config: TrainConfig) -> list[Path]:

@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from alignkeep.models.config import LoadConfig
 
 
+# Fields of every trainer of trl's that have a name of ours.
+NAMED = {
+    "learning_rate": "learning_rate",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "seed": "seed",
+    "output_dir": "--out",
+    "use_cpu": "load.device",
+    "trust_remote_code": "load.trust_remote_code",
+    "model_init_kwargs": "load",
+    "resume_from_checkpoint": "--resume",
+    "disable_tqdm": "--quiet",
+}
+
+
 def check_trainer_fields(
     given: Mapping[str, Any], settings: type, named: Mapping[str, str], fixed: Mapping[str, str], stage: str
 ) -> None:
@@ -71,3 +87,48 @@ def refused_by_trl(error: Exception, stage: str) -> RecipeError:
     return RecipeError(
         f"{stage}.trainer", seen=str(error)[:400], expected="settings that trl takes together", remedy="change them"
     )
+
+
+def training_dtype(load: LoadConfig, *, has_adapter: bool) -> str:
+    """In which numbers the weights are held while training: "auto" is the checkpoint's own.
+
+    A full tune keeps float32 weights (a bfloat16 weight swallows updates below 1/256 of it); a frozen base under an
+    adapter stays as it is, except on the CPU, where float32 is faster. The result is saved in the base's dtype, an
+    adapter in float32.
+    """
+    if load.dtype != "auto":
+        return load.dtype
+    return "auto" if has_adapter and uses_accelerator(load) else "float32"
+
+
+def per_process(batch_size: int, counted: str, stage: str) -> int:
+    """How many of a batch fall to one process. Raises RecipeError where it does not divide."""
+    processes = world_size()
+    if batch_size % processes:
+        raise RecipeError(
+            f"{stage}.batch_size",
+            seen=f"{batch_size} {counted} for {processes} processes",
+            expected=f"a multiple of the processes: it counts the {counted} of all of them",
+            remedy=f"use {-(-batch_size // processes) * processes}",
+        )
+    return batch_size // processes
+
+
+def trainer_settings(load: LoadConfig, given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What trl is told: our defaults, over them what the user gave, over both what has a name of ours (`own`)."""
+    accelerator = uses_accelerator(load)
+    checkpointing = {"gradient_checkpointing", "activation_checkpointing"} & given.keys()
+    return {
+        **({} if checkpointing else {"activation_checkpointing": accelerator}),
+        "bf16": not given.get("fp16") and accelerator and load.dtype != "float32" and has_bfloat16(),
+        "dataloader_pin_memory": accelerator,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_steps": 0.1,
+        "save_total_limit": 2,
+        **given,
+        **own,
+        "use_cpu": not accelerator,
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+    }

@@ -1,13 +1,18 @@
-"""Memory or disk that runs out in the middle of a tune."""
+"""What is left of a tune that fails, and memory or disk that runs out in the middle of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
-from alignkeep.errors import MachineError
+from alignkeep.checkpoint.folders import OutputFolder, leads
+from alignkeep.errors import AlignkeepError, MachineError
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -29,3 +34,30 @@ def machine_failures(out: Path, stage: str) -> Iterator[None]:
             expected="room for the tune",
             remedy="halve batch_size and double accumulate" if memory else "free some space and run it again",
         ) from error
+
+
+def done_in(
+    folder: OutputFolder,
+    stage: str,
+    work: Callable[[], None],
+    result_of: Callable[[], Result | None],
+    is_worth_keeping: Callable[[AlignkeepError], bool],
+) -> Result:
+    """Do the work in the folder unless it is done, close it, and give its result. After an error what was begun stays
+    where it is worth continuing."""
+    try:
+        if not folder.finished:
+            with machine_failures(folder.out, stage):
+                work()
+        result = result_of()
+    except AlignkeepError as error:
+        if leads() and not is_worth_keeping(error):
+            shutil.rmtree(folder.work, ignore_errors=True)
+        raise
+    finally:
+        folder.close()
+    if result is None:
+        raise MachineError(
+            str(folder.out), seen="no finished record", expected="the one just written", remedy="run it again"
+        )
+    return result
