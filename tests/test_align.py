@@ -367,6 +367,7 @@ def test_answers_have_the_room_that_the_longest_prompt_leaves_and_it_is_said(con
         ({"trainer": {"num_generations": 4}}, "sampling.group"),
         ({"trainer": {"log_completions": True}}, "log_completions"),
         ({"trainer": {"nonsense": 1}}, "unknown key"),
+        ({"trainer": {"max_steps": [3]}}, r"align\.trainer\.max_steps: seen \[3\]; expected a valid integer"),
         ({"accumulate": 3}, "divisor"),
         ({"lora": {"target_modules": ["nothing"]}}, "align.lora.target_modules"),
     ],

@@ -217,6 +217,8 @@ def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing(config, tmp_
         ({"num_train_epochs": 1}, r"expected `epochs`"),
         ({"loss_type": "dft"}, r"train\.trainer\.loss_type: seen a field that is fixed"),
         ({"lr_scheduler_type": "sideways"}, r"train\.trainer: seen .*sideways"),
+        ({"max_steps": "many"}, r"train\.trainer\.max_steps: seen 'many'; expected a valid integer"),
+        ({"save_steps": None}, r"train\.trainer\.save_steps: seen None; expected a valid number"),
     ],
 )
 def test_a_trainer_field_that_is_not_the_users_is_refused(config, tmp_path, trainer, message):

@@ -34,6 +34,9 @@ _Loader.add_implicit_resolver(
 )
 
 
+_SHORT = {"reward": "spec"}  # a text where a group of settings may stand is this one of them
+
+
 @dataclass
 class Settings:
     """A tree of values and the origin of each key."""
@@ -66,6 +69,8 @@ class Settings:
             inner = level.get(part)
             if inner is None:
                 inner = level[part] = {}
+            elif isinstance(inner, str) and part in _SHORT:
+                inner = level[part] = {_SHORT[part]: inner}
             if not isinstance(inner, dict):
                 raise RecipeError(
                     f"{key} ({origin})",

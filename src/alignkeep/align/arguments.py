@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.align.config import AlignConfig, ObjectiveSettings
 from alignkeep.errors import AlignkeepError, RecipeError
-from alignkeep.trainers.arguments import NAMED, check_trainer_fields, per_process, refused_by_trl, trainer_settings
+from alignkeep.trainers.arguments import NAMED, per_process, refused_by_trl, trainer_fields, trainer_settings
 
 if TYPE_CHECKING:
     from trl.trainer.grpo_config import GRPOConfig
@@ -42,8 +42,7 @@ def grpo_config(config: AlignConfig) -> GRPOConfig:
     from alignkeep.align.grao_config import GRAOConfig
 
     kind = GRAOConfig if config.method == "grao" else GRPOConfig
-    check_trainer_fields(config.trainer, kind, _NAMED, _FIXED, "align")
-    given = {"weight_decay": 0.01, **config.trainer}
+    given = {"weight_decay": 0.01, **trainer_fields(config.trainer, kind, _NAMED, _FIXED, "align")}
     own: dict[str, Any] = {
         "learning_rate": config.rate,
         "num_train_epochs": config.epochs,

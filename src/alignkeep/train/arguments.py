@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkeep.trainers.arguments import NAMED, check_trainer_fields, per_process, refused_by_trl, trainer_settings
+from alignkeep.trainers.arguments import NAMED, per_process, refused_by_trl, trainer_fields, trainer_settings
 
 if TYPE_CHECKING:
     from trl.trainer.sft_config import SFTConfig
@@ -41,7 +41,7 @@ def sft_config(config: TrainConfig) -> SFTConfig:
     """The trainer's arguments; `output_dir` is set by the stage. Raises RecipeError for what SFTConfig refuses."""
     from trl.trainer.sft_config import SFTConfig
 
-    check_trainer_fields(config.trainer, SFTConfig, _NAMED, _FIXED, "train")
+    given = trainer_fields(config.trainer, SFTConfig, _NAMED, _FIXED, "train")
     own = {
         "learning_rate": config.rate,
         "num_train_epochs": config.epochs,
@@ -52,6 +52,6 @@ def sft_config(config: TrainConfig) -> SFTConfig:
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
     try:
-        return SFTConfig(**trainer_settings(config.load, config.trainer, own))
+        return SFTConfig(**trainer_settings(config.load, given, own))
     except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, "train") from error

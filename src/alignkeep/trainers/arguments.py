@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from alignkeep.errors import RecipeError
 
@@ -30,14 +32,18 @@ NAMED = {
 }
 
 
-def check_trainer_fields(
+def trainer_fields(
     given: Mapping[str, Any], settings: type, named: Mapping[str, str], fixed: Mapping[str, str], stage: str
-) -> None:
-    """Raises RecipeError for a key that `settings` (a configuration of trl's) does not have, with the nearest one; that
-    has a name of ours (`named`: trl's -> ours); or that would break what the stage promises (`fixed`: and why).
+) -> dict[str, Any]:
+    """The user's fields, each of the type that `settings` (a configuration of trl's) says.
+
+    Raises RecipeError for a key that `settings` does not have, with the nearest one; that has a name of ours (`named`:
+    trl's -> ours); that would break what the stage promises (`fixed`: and why); and for a value of another type.
     """
     known = {field.name for field in fields(settings)}
-    for key in given:
+    types = get_type_hints(settings)
+    found = {}
+    for key, value in given.items():
         where = f"{stage}.trainer.{key}"
         if key in named:
             raise RecipeError(
@@ -49,6 +55,13 @@ def check_trainer_fields(
             near = get_close_matches(key, known - named.keys() - fixed.keys(), n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`?" if near else "remove it"
             raise RecipeError(where, seen="an unknown key", expected=f"a field of trl.{settings.__name__}", remedy=hint)
+        try:
+            typed = TypeAdapter(types[key]).validate_python(value)
+        except ValidationError as error:
+            wanted = str(error.errors()[0]["msg"]).removeprefix("Input should be ")
+            raise RecipeError(where, seen=repr(value)[:80], expected=wanted, remedy="correct the value") from error
+        found[key] = value if typed == value else typed  # 5 steps stay 5, not 5.0
+    return found
 
 
 def world_size() -> int:
