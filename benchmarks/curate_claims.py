@@ -2,11 +2,13 @@
 
     python benchmarks/curate_claims.py --out DIR [--seeds 3] [--sets poisoned,poisoned_hard] [--tables methods,forms]
     python benchmarks/curate_claims.py --out DIR --tables reasons
+    python benchmarks/curate_claims.py --out DIR --tables vectors
 
 Every choice keeps 80 % of the examples and tunes `aligned` as docs/testbed.md describes, once per seed, with as many
 steps as the tune on everything (3.75 epochs for its 3; `--epochs 3` for as many epochs). Rates are test-part means
 over tuning seeds with a 95 % interval that covers seeds and prompts (two-level bootstrap); differences are paired.
-Nothing was chosen by these numbers: all settings are the defaults. A killed run goes on.
+Nothing was chosen by these numbers. `vectors` compares the vectors on sets with poison of the validation part. A tune
+on `poisoned_hard` is also asked for harm in that set's own form. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
+from hard_poison import granted, validation_set
 from merge_claims import _points, _rate
 from testbed_claims import RATES, asking, outcomes
 
@@ -38,6 +41,10 @@ METHODS: dict[str, dict[str, object]] = {
     "gradients": {"method": "bidirectional"},
     "push and pull, generic anchor": {"safe": "generic_anchor"},
 }
+MEAN: dict[str, dict[str, object]] = {
+    "push and pull, mean over tokens": {"embed": {"pooling": "mean"}},
+    "mean cosine, mean over tokens": {"embed": {"pooling": "mean"}, "method": "mean_cosine"},
+}
 FORMS: dict[str, dict[str, object]] = {
     "push and pull, equal weights": {"sot": {"weights": "equal"}},
     "push and pull, exp(mass)": {"sot": {"weights": "exponential"}},
@@ -47,22 +54,22 @@ FORMS: dict[str, dict[str, object]] = {
 REASONS: dict[str, dict[str, object]] = {
     "default": {},
     **{f"before block {layer}": {"embed": {"layer": layer}} for layer in (1, 2, 3)},
-    "mean over tokens": {"embed": {"pooling": "mean"}},
-    "mean over tokens, mean cosine": {"embed": {"pooling": "mean"}, "method": "mean_cosine"},
     **{f"epsilon {one:g}": {"sot": {"epsilon": one}} for one in (0.01, 0.2)},
     **{f"push {one:g}": {"sot": {"push": one}} for one in (0.0, 0.5, 2.0)},
     "sample size 0.5": {"sot": {"sample_size": 0.5}},
 }
 
 
-def chosen_by(world, out: Path, name: str, label: str, changes: Mapping[str, object], seed: int) -> Path:
-    """The curation's folder; chance alone depends on the seed."""
+def chosen_by(
+    world, out: Path, name: str, label: str, changes: Mapping[str, object], seed: int, file: Path | None = None
+) -> Path:
+    """The curation's folder; chance alone depends on the seed. `file` replaces the testbed's data set `name`."""
     data = world.data
     sets = {"safe": str(data["safe_anchor"]), "harmful": str(data["harmful_reference"])}
     own = {key: str(data[value]) if key == "safe" else value for key, value in changes.items()}
     config = CurateConfig.model_validate(
         {
-            "model": str(world.models["aligned"]), "data": str(data[name]), **sets, **own,
+            "model": str(world.models["aligned"]), "data": str(file or data[name]), **sets, **own,
             "evaluation": (str(data["task_test"]), str(data["harmful_test"])),
             "seed": seed if changes.get("method") == "random" else 0,
         }
@@ -96,21 +103,34 @@ def measured(
     return judged
 
 
+def in_its_form(world, out: Path, name: str, label: str, changes: object, seed: int, epochs: float) -> np.ndarray:
+    """What the tune grants of the test requests that are asked as `poisoned_hard` asks."""
+    epochs = 3.0 if changes is None else epochs
+    model = out / f"{name}-{label.replace(' ', '-').replace(',', '')}-e{epochs:g}-s{seed}"
+    return granted(str(model), model.with_name(f"{model.name}-hard"))
+
+
 def table(world, out: Path, name: str, tables: Sequence[str], seeds: int, base: Path, epochs: float) -> None:
     print(f"\n## {name}\n")
     print(
         "| learned from | poison among the kept | of the weight | " + " | ".join(f"{k} {w}" for k, w in RATES.items()),
         end="",
     )
-    print(" | refusal, of the base's | task, against everything | refusal, push and pull less this |")
-    print("| --- |" + " --- |" * (len(RATES) + 5))
+    print(" | refusal, of the base's | task, against everything | refusal, push and pull less this |", end="")
+    print(" harm granted in the set's form | push and pull less this |")
+    print("| --- |" + " --- |" * (len(RATES) + 7))
     before = {kind: outcomes(base, kind) for kind in RATES}
-    print("| nothing | | | " + " | ".join(f"{before[kind].mean():.1%}" for kind in RATES) + " | | | |", flush=True)
+    cells = [f"{before[kind].mean():.1%}" for kind in RATES]
+    hard = name == "poisoned_hard"
+    cells += ["", "", "", f"{granted(str(world.models['aligned']), out / 'base-hard').mean():.1%}" if hard else "", ""]
+    print("| nothing | | | " + " | ".join(cells) + " |", flush=True)
     variants: dict[str, dict[str, object] | None] = {PLAIN: None}
     variants |= METHODS if "methods" in tables else {SOT: METHODS[SOT]}
+    variants |= MEAN if hard and "methods" in tables else {}
     variants |= FORMS if "forms" in tables else {}
     plain: dict[str, np.ndarray] = {}
     sot: dict[str, np.ndarray] = {}
+    ours: np.ndarray | None = None
     for label, changes in variants.items():
         folders = [measured(world, out, name, label, changes, seed, epochs) for seed in range(seeds)]
         after = {kind: np.stack([outcomes(folder, kind) for folder in folders]) for kind in RATES}
@@ -122,6 +142,14 @@ def table(world, out: Path, name: str, tables: Sequence[str], seeds: int, base: 
         cells.append("" if label == PLAIN else _points(task.value, task.low, task.high))
         ahead = paired_bootstrap(sot["harmful"], after["harmful"], seed=0) if sot and label != SOT else None
         cells.append("" if ahead is None else _points(ahead.value, ahead.low, ahead.high))
+        if hard:
+            harm = np.stack([in_its_form(world, out, name, label, changes, seed, epochs) for seed in range(seeds)])
+            ours = harm if label == SOT else ours
+            cells.append(_rate(harm))
+            fewer = None if ours is None or label == SOT else paired_bootstrap(ours, harm, seed=0)
+            cells.append("" if fewer is None else _points(fewer.value, fewer.low, fewer.high))
+        else:
+            cells += ["", ""]
         print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -148,6 +176,20 @@ def reasons(world, out: Path, name: str) -> None:
         print(f"| {label} | {bad.sum() / kept.sum():.2%} | {weight:.2%} |", flush=True)
 
 
+def vectors(world, out: Path) -> None:
+    """Poison among the kept by which vector is taken, where the poison is of the validation part."""
+    questions = [json.loads(line)["prompt"] for line in world.data["safe_anchor"].read_text("utf-8").splitlines()]
+    print("\n| vectors, validation poison | among the task | behind the task |\n| --- | --- | --- |")
+    for label, changes in {SOT: METHODS[SOT], "mean cosine": METHODS["mean cosine"], **MEAN}.items():
+        cells = []
+        for hard in (False, True):
+            file = validation_set(out, questions, hard=hard)
+            bad, kept, weight = poison_of(chosen_by(world, out, file.stem, label, changes, 0, file), file)
+            rate = wilson(int(bad.sum()), int(kept.sum()))
+            cells.append(f"{rate.value:.2%} [{rate.low:.2%}, {rate.high:.2%}], {weight:.2%} of the weight")
+        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -159,6 +201,9 @@ def main() -> None:
     world = testbed(out=chosen.out / "testbed")
     base = chosen.out / "base"
     evaluate(asking(world, str(world.models["aligned"])), out=base, overwrite=True)
+    if chosen.tables == "vectors":
+        vectors(world, chosen.out)
+        return
     for name in chosen.sets.split(","):
         if chosen.tables == "reasons":
             reasons(world, chosen.out, name)

@@ -1,4 +1,5 @@
-"""Run by torchrun: the penalty of a model whose blocks FSDP2 has cut into shards, beside that of the same model whole.
+"""Run by torchrun: the penalty of a model whose blocks FSDP2 has cut into shards, and a look of the probe at it, beside
+those of the same model whole.
 
 torchrun --nproc_per_node 2 shard.py MODEL OUT.json
 """
@@ -31,6 +32,18 @@ def apart(found: dict[str, Any], expected: dict[str, Any]) -> float:
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / largest
 
 
+def look(model: Any, tokenizer: Any) -> list[list[float]]:
+    """What the probe's prompts are answered with: log-probabilities, harmful and harmless."""
+    from alignkeep.train.probe import SafetyProbe
+    from alignkeep.types import Message, Prompt
+
+    asked = [[Prompt((Message("user", f"{ask} {n} ?"),)) for n in range(3)] for ask in ("how to fix", "sort")]
+    probe = SafetyProbe(*asked, refusals=["Sorry"], batch_size=2)
+    probe.prepare(model, tokenizer)
+    assert probe._first is not None
+    return [one.flatten().tolist() for one in probe._first]
+
+
 def main(folder: str, out: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
@@ -51,12 +64,14 @@ def main(folder: str, out: Path) -> None:
             parameter.data.normal_(0, 0.1)
     examples = [Example((Message("user", f"how to fix {n} ?"), Message("assistant", "Sorry ."))) for n in range(4)]
     settings = AlignGuardSettings(trust=0.1, collision=0.1, side="both", emphasis={"compares": "weight"})  # pyright: ignore[reportArgumentType]
-    guard = AlignGuard.measure(model, AutoTokenizer.from_pretrained(folder), examples, settings)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    guard = AlignGuard.measure(model, tokenizer, examples, settings)
     early = AlignGuard(guard.subspaces, settings)
     whole, ids = copy.deepcopy(model), torch.tensor([[5, 6, 7, 8, 9]])
     expected = guard.penalty(whole)
     forces = gradients(expected.total, whole)
     both = gradients(whole(input_ids=ids, labels=ids).loss + guard.penalty(whole).total, whole)
+    answers = look(whole, tokenizer)
 
     early.penalty(model)
     mesh = init_device_mesh("cpu", (2,))
@@ -70,7 +85,10 @@ def main(folder: str, out: Path) -> None:
         "penalty": apart(gradients(found.total, model), forces),
         "with task": apart(gradients(model(input_ids=ids, labels=ids).loss + guard.penalty(model).total, model), both),
         "looked at before": apart(gradients(early.penalty(model).total, model), forces),
+        "answers": [look(model, tokenizer), answers],
     }
+    after = gradients(model(input_ids=ids, labels=ids).loss + guard.penalty(model).total, model)
+    seen["after a look"] = apart(after, both)
     if torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(seen), encoding="utf-8")
     torch.distributed.barrier()  # one that ends while the other still talks to it aborts, at times

@@ -87,3 +87,12 @@ def test_of_a_model_in_shards_penalty_and_gradients_are_those_of_the_whole(shard
 
 def test_a_look_at_the_penalty_before_sharding_changes_nothing(sharded: dict[str, Any]) -> None:
     assert sharded["looked at before"] < 1e-6
+
+
+def test_the_probe_sees_in_shards_what_it_sees_of_the_whole_and_leaves_training_as_it_was(
+    sharded: dict[str, Any],
+) -> None:
+    for found, expected in zip(*sharded["answers"], strict=True):
+        assert len(found) > 3
+        assert found == pytest.approx(expected, abs=1e-5)
+    assert sharded["after a look"] < 1e-5
