@@ -320,6 +320,7 @@ def test_sets_that_cannot_be_used_are_refused_before_anything_is_done(
 
 
 GOOD = {"data": torch.eye(4), "safe": torch.eye(4)[:2] + 0.1, "harmful": torch.eye(4)[2:] + 0.2}
+NEAR_SAFE = GOOD["safe"] + torch.tensor([0, 0, 3e-8, -3e-8])  # no row of it, to the bit
 
 
 @pytest.mark.parametrize(
@@ -337,8 +338,10 @@ GOOD = {"data": torch.eye(4), "safe": torch.eye(4)[:2] + 0.1, "harmful": torch.e
         ({"data": torch.ones(1, 4)}, DataError, "data: seen one example"),
         ({"harmful": torch.zeros(0, 4)}, DataError, "harmful: seen no rows"),
         ({"harmful": torch.ones(1, 4)}, DataError, "harmful: seen one example"),
-        ({"harmful": GOOD["safe"].clone()}, NoEffectError, "references that lie alike to every example"),
-        ({"harmful": GOOD["safe"].flip(0)}, NoEffectError, "references that lie alike to every example"),
+        ({"harmful": NEAR_SAFE}, NoEffectError, "references that lie alike to every example"),
+        ({"harmful": NEAR_SAFE.flip(0)}, NoEffectError, "references that lie alike to every example"),
+        ({"harmful": GOOD["safe"].flip(0)}, DataError, r"e.safetensors: harmful: seen \d of its examples in safe too"),
+        ({"safe": 3 * GOOD["data"][:2]}, DataError, r"e.safetensors: safe: seen 2 of its examples in data too"),
         ({"data": torch.ones(3, 4, dtype=torch.int64)}, DataError, "numbers of type int64"),
         ({"data": None}, DataError, "seen no data among harmful, safe"),
     ],
@@ -354,9 +357,9 @@ def test_vectors_that_cannot_be_used_are_refused_by_set_and_row(
 
 
 def test_vectors_that_mostly_coincide_have_no_epsilon(tmp_path: Path) -> None:
-    data = torch.ones(9, 4)
-    data[0, 0] = 2
-    save_file({"data": data, "safe": torch.ones(3, 4), "harmful": 2 * torch.ones(3, 4)}, tmp_path / "e.safetensors")
+    sets = {name: 1 + 1e-4 * torch.rand(n, 4) for name, n in (("data", 9), ("safe", 3), ("harmful", 3))}
+    sets["data"][0, 0] = 2
+    save_file(sets, tmp_path / "e.safetensors")
     with pytest.raises(NoEffectError, match=r"sot.epsilon: seen a median cost of"):
         curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignkeep.curate.config import ON_VECTORS, CurateConfig
-from alignkeep.curate.vectors import SETS, Vectors, embeddings_files, given_vectors
+from alignkeep.curate.vectors import SETS, Vectors, embeddings_files, given_vectors, rows_in_both
 from alignkeep.data import fingerprint_data, read_examples, read_prompts
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.models.embeddings import no_encoder, no_such_layer
@@ -182,12 +182,9 @@ def _check_apart(prepared: Prepared) -> None:
         for other, others in named[at + 1 :]:
             both = {one.messages for one in examples} & {one.messages for one in others}
             if both:
-                raise DataError(
-                    str(getattr(config, other)),
-                    seen=f"{len(both)} of its examples in {getattr(config, name)} too",
-                    expected=f"{other} references apart from {name}",
-                    remedy="take them out of one of the two: an example cannot be weighed against itself",
-                )
+                raise _overlap(str(getattr(config, other)), len(both), str(getattr(config, name)), name, other)
+    if prepared.vectors is not None:
+        _check_rows_apart(prepared, prepared.vectors)
     if config.evaluation and not (prepared.safe or prepared.harmful):
         raise RecipeError(
             "evaluation", seen="anchors without text", expected="texts to hold against these prompts",
@@ -197,6 +194,23 @@ def _check_apart(prepared: Prepared) -> None:
         prompts = {prompt.messages for prompt in read_prompts(file)}
         for name, examples in named[1:]:
             _refuse_asked(str(getattr(config, name)), file, examples, prompts)
+
+
+def _check_rows_apart(prepared: Prepared, vectors: Vectors) -> None:
+    """Where a text is missing, equal vectors are taken for one example; of two texts the texts decide."""
+    named = list(zip(SETS, _texts(prepared), vectors[:3], strict=True))
+    for at, (name, examples, rows) in enumerate(named):
+        for other, others, more in named[at + 1 :]:
+            both = 0 if examples and others else rows_in_both(rows, more)
+            if both:
+                raise _overlap(f"{prepared.config.embeddings}: {other}", both, name, name, other)
+
+
+def _overlap(where: str, count: int, place: str, name: str, other: str) -> DataError:
+    return DataError(
+        where, seen=f"{count} of its examples in {place} too", expected=f"{other} references apart from {name}",
+        remedy="take them out of one of the two: an example cannot be weighed against itself",
+    )  # fmt: skip
 
 
 def _refuse_asked(path: str, file: str, examples: Sequence[Example], prompts: Collection[tuple[Message, ...]]) -> None:
