@@ -90,3 +90,19 @@ class Shouting:
 
 
 constant = 3
+
+
+class Absent:
+    """A judge that says nothing at all."""
+
+    def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
+        return []
+
+
+class Counted(Longer):
+    """Knows how often one was made."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1

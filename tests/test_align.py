@@ -327,7 +327,7 @@ def test_chosen_and_completion_stand_in_for_a_reference(config, tmp_path):
         for n in range(4)
     ]
     found = prepare(_with(config, data=_write(tmp_path / "chosen.jsonl", rows), held_out=None))
-    assert [row.answer for row in found.rows] == ["sort bread"] * 4
+    assert found.data["reference"] == ["sort bread"] * 4
 
 
 def test_a_held_out_prompt_without_reference_is_refused_even_where_learning_needs_none(config, tmp_path):

@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import pytest
 
@@ -207,8 +205,11 @@ def test_a_request_that_is_refused_for_its_text_is_unscored_and_the_others_are_n
 @pytest.mark.parametrize("status", [400, 500])
 def test_a_few_that_cannot_be_answered_are_unscored_where_that_many_are_not_hopeless(status: int, serve: Serve) -> None:
     """What is left to ask when all else is remembered: one pair that fails for ever would end every run."""
-    server = serve(lambda asked: Said(status))
+    server = serve(lambda asked: completion("yes") if asked.words == "good" else Said(status, b"why not"))
     endpoint = Endpoint(server.url, "judge", retries=0, hopeless=3, sleep=lambda _: None)
+    with pytest.raises((RecipeError, MachineError), match="why not"):  # an endpoint that has never answered
+        endpoint(chats_of("one", "two"))
+    assert endpoint(chats_of("good")) == ["yes"]
     assert endpoint(chats_of("one", "two")) == [None, None]
     with pytest.raises((RecipeError, MachineError)):
         endpoint(chats_of("one", "two", "three"))
@@ -218,18 +219,19 @@ def test_a_few_that_cannot_be_answered_are_unscored_where_that_many_are_not_hope
 def test_a_recipes_judge_asks_its_endpoint_with_the_settings_of_the_reward(
     criterion: Any, both_orders: bool, serve: Serve, tmp_path: Path
 ) -> None:
-    server = serve(lambda asked: Said(500) if asked.nth <= 2 else completion("so\nVERDICT: A"))
+    server = serve(lambda asked: Said(500) if asked.nth <= 1 else completion("so\nVERDICT: A"))  # a second's pause
     settings = RewardSettings(
-        spec=f"judge:{server.url}#small", criterion=criterion, both_orders=both_orders, max_tokens=7, retries=2,
-        timeout=9.0,
+        spec=f"judge:{server.url}#small", criterion=criterion, both_orders=both_orders, max_tokens=7, retries=1,
+        timeout=9.0, body={"temperature": None, "reasoning_effort": "low"},
     )  # fmt: skip
-    with patch.object(time, "sleep", lambda _: None):  # the pauses between tries
-        reward = load_reward(settings, LoadConfig(device="cpu"), tmp_path / "judgements.jsonl")
+    reward = load_reward(settings, LoadConfig(device="cpu"), tmp_path / "judgements.jsonl")
     reward_of = {"prompts": ["how?"], "completions": ["so"], "reference": ["thus"]}
     found = reward(**reward_of)
     assert found in ([1.0], [-1.0]) if not both_orders else found == [0.0]  # always A: a contradiction is a tie
     assert {asked.body["model"] for asked in server.asked} == {"small"}
     assert {asked.body["max_tokens"] for asked in server.asked} == {7}
+    assert {asked.body["reasoning_effort"] for asked in server.asked} == {"low"}
+    assert not any("temperature" in asked.body for asked in server.asked)
     assert len({asked.words for asked in server.asked}) == 1 + both_orders
     assert all(("harmful" in asked.words) == (criterion == "harmless") for asked in server.asked)
     count = len(server.asked)

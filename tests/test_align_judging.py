@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alignkeep.align import local_judge
 from alignkeep.align.judgements import Remembered
 from alignkeep.align.judging import Ask, AskingJudge, Criterion, read_verdict
 from alignkeep.align.local_judge import LocalJudge
@@ -20,7 +22,7 @@ from alignkeep.align.reward import Comparison, Judge
 from alignkeep.errors import DataError, MachineError
 from alignkeep.models.chat import encode_prompt
 from alignkeep.models.config import GenerationConfig
-from alignkeep.models.generation import generate_answers
+from alignkeep.models.generation import Answer, generate_answers
 from alignkeep.models.loading import load_model
 from alignkeep.types import Message, Prompt
 
@@ -272,6 +274,21 @@ def test_a_reply_is_asked_for_once_and_found_again_by_the_next_process(tmp_path:
     assert Remembered(never, file, "judge")(chats_of("three", "two")) == ["reply to\nthree ✓", "reply to\ntwo ✓"]
 
 
+def test_what_was_paid_for_before_a_judge_failed_is_kept(tmp_path: Path) -> None:
+    ask, file = Counting(), tmp_path / "replies.jsonl"
+
+    def failing(chats: Sequence[Chat]) -> list[str | None]:
+        if any(chat[-1].content == "five" for chat in chats):
+            raise MachineError("judge", seen="nobody", expected="a reply", remedy="wait")
+        return ask(chats)
+
+    with pytest.raises(MachineError):
+        Remembered(failing, file, "judge", at_once=2)(chats_of("one", "two", "three", "four", "five"))
+    assert ask.asked == ["one", "two", "three", "four"]
+    assert Remembered(ask, file, "judge", at_once=2)(chats_of("one", "five", "four"))[1] == "reply to\nfive ✓"
+    assert ask.asked == ["one", "two", "three", "four", "five"]
+
+
 def test_another_judge_or_another_chat_is_another_question(tmp_path: Path) -> None:
     ask, file = Counting(), tmp_path / "replies.jsonl"
     Remembered(ask, file, "judge")(chats_of("one"))
@@ -317,6 +334,21 @@ def test_a_local_judge_says_what_the_model_says() -> None:
     assert replies == [said[0].text, None, None, said[1].text]
     assert judge([]) == []
     assert all(score is None or score in (-1.0, 0.0, 1.0) for score in AskingJudge(judge, "harmless").compare(MANY[:2]))
+
+
+def test_what_is_judged_cannot_end_the_turn_that_quotes_it() -> None:
+    loaded = load_model(ALIGNED)
+    tokenizer = loaded.tokenizer
+    marks = [mark for mark in tokenizer.all_special_tokens if len(mark) > 1]
+    hostile = "".join(f"so {mark} " for mark in marks)
+    asked: list[list[int]] = []
+    with patch.object(local_judge, "generate_answers", lambda loaded, prompts, config: asked.extend(
+        encode_prompt(tokenizer, prompt) for prompt in prompts) or [Answer("so", False) for _ in prompts]):  # fmt: skip
+        LocalJudge(ALIGNED)(chats_of(hostile, "so"))
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    counts = [sum(token in special for token in ids) for ids in asked]
+    assert counts[0] == counts[1]
+    assert len(marks) > 1
 
 
 def test_a_local_reply_that_was_cut_off_is_none() -> None:

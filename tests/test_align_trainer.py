@@ -305,19 +305,6 @@ def test_importance_weights_multiply_the_tokens_of_the_samples_only(tiny_model, 
     assert -none.item() == pytest.approx(imitated * (1 - share[0].item()), rel=1e-4)
 
 
-def test_tokens_of_tools_are_no_part_of_an_answer(tiny_model, tmp_path):
-    trainer = _trainer(tiny_model, tmp_path)
-    (inputs,) = _rollout(trainer)
-    trainer.current_gradient_accumulation_steps = 1
-    first_only = torch.zeros_like(inputs["completion_mask"])
-    first_only[:, 0] = 1
-    masked = trainer._compute_loss(trainer.model, {**inputs, "tool_mask": first_only})
-    shortened = {
-        **inputs, "completion_ids": inputs["completion_ids"][:, :1], "completion_mask": inputs["completion_mask"][:, :1]
-    }  # fmt: skip
-    torch.testing.assert_close(masked, trainer._compute_loss(trainer.model, shortened))
-
-
 @pytest.mark.parametrize("size", [6, 24])
 def test_it_trains_plain_text_prompts_and_evaluates(size, tiny_model, tmp_path):
     rows = _rows(chat=False)
@@ -460,3 +447,38 @@ def test_long_references_are_cut_where_answers_are(tiny_model, tmp_path):
     trainer = _trainer(tiny_model, tmp_path, max_completion_length=2)
     _rollout(trainer)
     assert trainer._references.ids.shape[1] == 2
+    ends = trainer._references.ids[:, -1] == trainer.processing_class.eos_token_id
+    cut = (~ends & (trainer._references.mask[:, -1] == 1)).float().mean().item()
+    assert trainer._metrics["train"]["grao/references_cut"] == [cut]
+
+
+def test_references_that_cannot_be_scored_at_all_end_with_the_machines_error(tiny_model, tmp_path):
+    def of_samples_alone(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float | None]:
+        texts = [one[-1]["content"] for one in completions]
+        return [None if text == other else float(len(text)) for text, other in zip(texts, reference, strict=True)]
+
+    with pytest.raises(MachineError, match=r"4 references of which none could be scored"):
+        _trainer(tiny_model, tmp_path, of_samples_alone).train()
+
+
+def test_a_reward_without_bound_is_refused(tiny_model, tmp_path):
+    def forbidding(*, completions: list[Any], **columns: Any) -> list[float]:
+        return [-math.inf, *(float(number) for number in range(1, len(completions)))]
+
+    with pytest.raises(RecipeError, match="infinite"):
+        _trainer(tiny_model, tmp_path, forbidding).train()
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [[42] * 8, [["a", "b"]] * 8, [[{"role": "user", "content": "sure"}]] * 8, [{"answer": "sure"}] * 8,
+     [[{"role": "assistant", "content": [{"type": "text", "text": "hi"}]}]] * 8],
+)  # fmt: skip
+def test_references_of_another_form_are_refused_with_their_row(reference, tiny_model, tmp_path):
+    rows = _rows().remove_columns("reference").add_column("reference", reference)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(DataError, match=r"row 1: seen the `reference` .*expected an answer: text, or turns"):
+        _trainer(tiny_model, tmp_path, rows=rows).train()
+
+
+def test_the_paper_gives_answers_2048_tokens(tmp_path):
+    assert GRAOConfig(str(tmp_path), use_cpu=True, bf16=False).max_completion_length == 2048

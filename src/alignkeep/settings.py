@@ -70,7 +70,7 @@ class Settings:
             if inner is None:
                 inner = level[part] = {}
             elif isinstance(inner, str) and part in _SHORT:
-                inner = level[part] = {_SHORT[part]: inner}
+                inner = level[part] = dict[str, object]({_SHORT[part]: inner})
             if not isinstance(inner, dict):
                 raise RecipeError(
                     f"{key} ({origin})",

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.align.config import AlignConfig
-from alignkeep.align.prepare import Prepared, as_dataset
+from alignkeep.align.prepare import Prepared
 from alignkeep.align.reward import Reward, load_reward
 from alignkeep.checkpoint.folders import leads
 from alignkeep.errors import RecipeError
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.models.generation import stop_ids
 from alignkeep.models.loading import load_model
 from alignkeep.progress import Progress
 from alignkeep.trainers.adapters import check_adapted
@@ -44,6 +45,12 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
     # The trainer places the model itself, which processes of one machine must not do on one device.
     load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
     loaded = load_model(config.model, load)
+    # TRL would not know the end of a turn that a template alone brings, as that of a base model: samples, references
+    # and held-out answers end alike.
+    loaded.model.generation_config.eos_token_id = stop_ids(loaded)
+    if prepared.arguments.use_vllm:
+        given: Any = prepared.arguments.generation_kwargs or {}
+        prepared.arguments.generation_kwargs = {"stop_token_ids": stop_ids(loaded), **given}
     held_out = _held_out(config, prepared, reward, loaded.tokenizer)
     trainer_of: Any = GRAOTrainer if config.method == "grao" else CarefulGRPOTrainer
     try:
@@ -51,7 +58,7 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
             model=loaded.model,
             reward_funcs=reward,
             args=prepared.arguments,
-            train_dataset=as_dataset(prepared.rows, loaded.tokenizer, config.data),
+            train_dataset=prepared.data,
             processing_class=loaded.tokenizer,
             peft_config=prepared.adapter,
             callbacks=[] if held_out is None else [held_out],
@@ -80,4 +87,8 @@ def _held_out(config: AlignConfig, prepared: Prepared, reward: Reward, tokenizer
     from alignkeep.align.held_out import HeldOut
 
     generation = GenerationConfig(max_new_tokens=prepared.new_tokens)
-    return HeldOut(prepared.held_out, reward, generation, every=config.held_out.every, tokenizer=tokenizer)
+    template: Any = prepared.arguments.chat_template_kwargs  # read from JSON by then, if it was given so
+    return HeldOut(
+        prepared.held_out, reward, generation, every=config.held_out.every, tokenizer=tokenizer,
+        template=template,
+    )  # fmt: skip

@@ -11,6 +11,8 @@ from alignkeep.trainers.arguments import NAMED, per_process, refused_by_trl, tra
 if TYPE_CHECKING:
     from trl.trainer.grpo_config import GRPOConfig
 
+_PATIENCE = 4 * 60 * 60  # seconds
+
 _NAMED = {
     **NAMED,
     "generation_batch_size": "batch_size",
@@ -20,14 +22,30 @@ _NAMED = {
     "max_completion_length": "sampling.max_new_tokens",
     **{name: f"objective.{name}" for name in ObjectiveSettings.model_fields},
 }
-# Fields that would break what the stage promises, and what they would break.
+_OF_GENERATION = {
+    "temperature": "sampling.temperature",
+    "max_new_tokens": "sampling.max_new_tokens",
+    "max_tokens": "sampling.max_new_tokens",
+    "max_length": "sampling.max_new_tokens",
+    "num_return_sequences": "sampling.group",
+    "n": "sampling.group",
+    "do_sample": "sampling.temperature",
+}
+_LOOKS = "`held_out` measures while it learns, `alignkeep evaluate` the result"
+_ORDER = "every step has whole groups of prompts, in an order that follows from seed and epoch"
+_ONE_STEP = "a rollout is learned from in one step, so that a killed run continues where it was"
+_NOTHING = "a setting that does something here"
+# Fields that would break what the stage promises, or do nothing in it, and why.
 _FIXED = {
     "auto_find_batch_size": "the batch size is part of the result",
-    "do_eval": "`held_out` measures while it learns, `alignkeep evaluate` the result",
-    "eval_on_start": "`held_out` measures while it learns, `alignkeep evaluate` the result",
-    "eval_strategy": "`held_out` measures while it learns, `alignkeep evaluate` the result",
+    **dict.fromkeys(("do_eval", "eval_accumulation_steps", "eval_delay", "eval_do_concat_batches"), _LOOKS),
+    **dict.fromkeys(("eval_on_start", "eval_steps", "eval_strategy", "eval_use_gather_object"), _LOOKS),
+    **dict.fromkeys(("include_for_metrics", "load_best_model_at_end", "num_generations_eval"), _LOOKS),
+    **dict.fromkeys(("per_device_eval_batch_size", "prediction_loss_only"), _LOOKS),
+    **dict.fromkeys(("data_seed", "dataloader_drop_last", "train_sampling_strategy"), _ORDER),
+    **dict.fromkeys(("num_iterations", "ref_model_mixup_alpha", "ref_model_sync_steps", "sync_ref_model"), _ONE_STEP),
+    **dict.fromkeys(("label_smoothing_factor", "max_tool_calling_iterations", "num_completions_to_print"), _NOTHING),
     "ignore_data_skip": "a killed run continues where it was",
-    "load_best_model_at_end": "`held_out` measures while it learns, `alignkeep evaluate` the result",
     "log_completions": "TRL prints them to stdout; held_out.jsonl keeps answers",
     "logging_nan_inf_filter": "a loss that is not finite is an error",
     "remove_unused_columns": "the rewards read the columns of the data",
@@ -42,7 +60,13 @@ def grpo_config(config: AlignConfig) -> GRPOConfig:
     from alignkeep.align.grao_config import GRAOConfig
 
     kind = GRAOConfig if config.method == "grao" else GRPOConfig
-    given = {"weight_decay": 0.01, **trainer_fields(config.trainer, kind, _NAMED, _FIXED, "align")}
+    # The others wait while the first process answers and judges the held-out prompts.
+    given = {
+        "weight_decay": 0.01,
+        "ddp_timeout": _PATIENCE,
+        **trainer_fields(config.trainer, kind, _NAMED, _FIXED, "align"),
+    }
+    _check_generation(given.get("generation_kwargs") or {})
     own: dict[str, Any] = {
         "learning_rate": config.rate,
         "num_train_epochs": config.epochs,
@@ -61,6 +85,16 @@ def grpo_config(config: AlignConfig) -> GRPOConfig:
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, "align") from error
+
+
+def _check_generation(given: Any) -> None:
+    """Raises RecipeError for what TRL would lay over settings of ours without a word."""
+    for key in given if isinstance(given, dict) else ():
+        if key in _OF_GENERATION:
+            raise RecipeError(
+                f"align.trainer.generation_kwargs.{key}", seen="a setting with a name of its own",
+                expected=f"`{_OF_GENERATION[key]}`", remedy="set it there",
+            )  # fmt: skip
 
 
 def _per_device(config: AlignConfig) -> int:

@@ -18,7 +18,8 @@ class RewardSettings(BaseModel):
     `judge:https://host/v1#model` (a chat model that compares answer and reference by `criterion`), `scorer:MODEL` (a
     reward model, of which the sign of answer minus reference counts), or `testbed`. `both_orders` asks a judge twice;
     scores of a scorer that differ by at most `tie_margin` are a tie. `retries`, `timeout` (seconds) and `concurrency`
-    are for an endpoint, `max_tokens` is the longest judgement.
+    are for an endpoint, `max_tokens` is the longest judgement. `body` has more fields of an endpoint's requests; null
+    takes one out: `{max_tokens: null, max_completion_tokens: 2000, temperature: null}`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +32,32 @@ class RewardSettings(BaseModel):
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     retries: int = Field(default=4, ge=0)
     concurrency: int = Field(default=8, gt=0)
+    body: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("body")
+    @classmethod
+    def _ours(cls, body: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted({"messages", "model", "n", "stream"} & body.keys())
+        if taken:
+            raise ValueError(f"fields that the judge does not fill itself, unlike {taken[0]}")
+        return body
+
+    @model_validator(mode="after")
+    def _acts(self) -> RewardSettings:
+        """Raises NoEffectError for a setting that this reward does not read."""
+        kind = self.spec.partition(":")[0]
+        is_endpoint = self.spec.startswith(("judge:http://", "judge:https://"))
+        read = {"criterion", "both_orders", "max_tokens"} if kind == "judge" else set[str]()
+        read |= {"timeout", "retries", "concurrency", "body"} if is_endpoint else set()
+        read |= {"tie_margin"} if kind == "scorer" else set()
+        for name, field in type(self).model_fields.items():
+            if name not in {"spec", *read} and getattr(self, name) != field.get_default(call_default_factory=True):
+                raise NoEffectError(
+                    f"align.reward.{name}", seen=f"{getattr(self, name)!r} with {self.spec}",
+                    expected="a reward that reads it" + (f" ({kind} reads {', '.join(sorted(read))})" if read else ""),
+                    remedy="leave it out",
+                )  # fmt: skip
+        return self
 
 
 class ObjectiveSettings(BaseModel):
@@ -104,6 +131,15 @@ class AlignConfig(BaseModel):
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _acts(self) -> AlignConfig:
+        if self.method == "grpo" and self.objective != ObjectiveSettings():
+            raise NoEffectError(
+                "align.objective", seen="strengths of GRAO's terms with method grpo", expected="method grao for them",
+                remedy="leave them out, or take grao",
+            )  # fmt: skip
+        return self
 
     @property
     def rate(self) -> float:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -39,9 +39,9 @@ class Endpoint:
     """An `Ask` over HTTP: POST `url`/chat/completions, greedy, at most `concurrency` requests at once.
 
     `timeout` is in seconds and for one try; before its n-th repetition a request waits 2^(n-1) seconds, or what
-    Retry-After asks (in seconds) if that is longer, at most a minute. A call of fewer chats than `hopeless` does not
-    raise where all of them fail: a few that are left of many may be the ones that cannot be answered. Raises
-    RecipeError for a URL that is none.
+    Retry-After asks (in seconds) if that is longer, at most a minute. Once it `has_answered`, a call of fewer chats
+    than `hopeless` does not raise where all of them fail: a few that are left of many may be the ones that cannot be
+    answered. `body` goes into every request; None takes a field out. Raises RecipeError for a URL that is none.
     """
 
     url: str
@@ -51,7 +51,9 @@ class Endpoint:
     retries: int = 4
     concurrency: int = 8
     hopeless: int = 1
+    body: Mapping[str, object] = field(default_factory=dict[str, object])
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    has_answered: Event = field(default_factory=Event, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_url(self.url)
@@ -69,15 +71,17 @@ class Endpoint:
         """
         replies: list[str | None] = []
         refusals: list[RecipeError] = []
-        failed = 0
+        failed, few = 0, self.hopeless if self.has_answered.is_set() else 1
         with closing(self._outcomes(chats)) as outcomes:
             for reply, fault, refusal in outcomes:
                 failed = 0 if fault is None else failed + 1
+                if fault is None and refusal is None:
+                    self.has_answered.set()
                 if refusal is not None:
                     refusals.append(refusal)
-                    if len(refusals) >= max(len(chats), self.hopeless):
+                    if len(refusals) >= max(len(chats), few):
                         raise refusal
-                if failed >= min(max(len(chats), self.hopeless), _HOPELESS):
+                if failed >= min(max(len(chats), few), _HOPELESS):
                     raise MachineError(
                         "endpoint",
                         seen=f"{failed} requests in a row to {self.url} failed, the last one with: {fault}",
@@ -154,13 +158,10 @@ class _Line(NamedTuple):
     def outcome(self, chat: tuple[Message, ...]) -> _Outcome:
         """The request, tried until it succeeds or the tries are used up. Raises RecipeError where it is refused."""
         endpoint = self.endpoint
-        body = {
-            "model": endpoint.model,
-            "messages": [{"role": message.role, "content": message.content} for message in chat],
-            "temperature": 0,
-            "max_tokens": endpoint.max_tokens,
-        }
-        data = json.dumps(body).encode("ascii")
+        messages = [{"role": message.role, "content": message.content} for message in chat]
+        body = {"model": endpoint.model, "temperature": 0, "max_tokens": endpoint.max_tokens, **endpoint.body}
+        asked = {key: value for key, value in body.items() if value is not None} | {"messages": messages}
+        data = json.dumps(asked).encode("ascii")
         fault, wait = "", 0.0
         for tries in range(endpoint.retries + 1):
             if tries:

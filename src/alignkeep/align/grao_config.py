@@ -31,6 +31,7 @@ class GRAOConfig(GRPOConfig):
 
     learning_rate: float = field(default=1e-6, metadata={"help": "The paper's, of a full tune."})
     weight_decay: float = field(default=0.01, metadata={"help": "The paper's."})
+    max_completion_length: int | None = field(default=2048, metadata={"help": "The paper's."})
     temperature: float = field(default=0.7, metadata={"help": "The paper's."})
     imitation: float = field(default=0.5, metadata={"help": "Strength of the reference (the paper's beta)."})
     exploration: float = field(default=1.0, metadata={"help": "Strength of the samples."})

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,13 +55,22 @@ class Look(NamedTuple):
 
 
 class HeldOut(TrainerCallback):
-    """Looks before the first step, every `every` steps and at the end; the first process works, all know."""
+    """Looks before the first step, every `every` steps and at the end; the first process works, all know. `template`
+    are TRL's arguments to the chat template."""
 
     def __init__(
-        self, rows: Sequence[Reference], reward: Reward, generation: GenerationConfig, *, every: int, tokenizer: Any
+        self,
+        rows: Sequence[Reference],
+        reward: Reward,
+        generation: GenerationConfig,
+        *,
+        every: int,
+        tokenizer: Any,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
         self.every, self.looks = every, list[Look]()
         self._rows, self._reward, self._generation, self._tokenizer = list(rows), reward, generation, tokenizer
+        self._template = template
         self._prompts = [
             [{"role": m.role, "content": m.content} for m in taken_turns(tokenizer, row.messages)] for row in self._rows
         ]
@@ -126,7 +135,8 @@ class HeldOut(TrainerCallback):
     def _answered(self, model: Any, state: TrainerState) -> Look:
         loaded = LoadedModel(model, self._tokenizer, Checkpoint("the trainer's model", None, False, None))
         with untouched(model):
-            given = generate_answers(loaded, [Prompt(row.messages) for row in self._rows], self._generation)
+            prompts = [Prompt(row.messages) for row in self._rows]
+            given = generate_answers(loaded, prompts, self._generation, template=self._template)
         answers = [one.text for one in given]
         if self._of_references is None:
             self._of_references = self._scored([str(row.answer) for row in self._rows], state)

@@ -14,23 +14,26 @@ from alignkeep.types import Message
 
 
 class Remembered:
-    """An `Ask` that keeps the replies of another in `file`, flushed after every call; `name` says which judge it is.
+    """An `Ask` that keeps the replies of another in `file`; `name` says which judge it is. It is asked `at_once` chats
+    at a time (None: all), after each of which the file is flushed: what was paid for is lost for one such part at most.
 
     A reply is found again by the judge's name and the whole chat. What got no reply is not kept and is asked again. A
     line torn by a kill is ignored, and cut off before the next is written. One process writes to one file. Raises
     DataError for a file that holds something else.
     """
 
-    def __init__(self, ask: Ask, file: Path, name: str) -> None:
-        self._ask, self._file, self._name = ask, file, name
+    def __init__(self, ask: Ask, file: Path, name: str, at_once: int | None = None) -> None:
+        self._ask, self._file, self._name, self._at_once = ask, file, name, at_once
         self._replies = _stored(file)
 
     def __call__(self, chats: Sequence[tuple[Message, ...]]) -> list[str | None]:
         """The replies in the order of the chats. Equal chats are asked once, and none if all are known."""
         keys = [self._key(chat) for chat in chats]
         missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in self._replies}
-        if missing:
-            replies = zip(missing, self._ask(list(missing.values())), strict=True)
+        names, asked = list(missing), list(missing.values())
+        size = self._at_once or len(asked) or 1
+        for start in range(0, len(asked), size):
+            replies = zip(names[start : start + size], self._ask(asked[start : start + size]), strict=True)
             new = {key: reply for key, reply in replies if reply is not None}
             append_jsonl(self._file, [{"key": key, "reply": reply} for key, reply in new.items()])
             self._replies.update(new)

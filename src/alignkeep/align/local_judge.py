@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alignkeep.models.chat import encode_prompt
+from alignkeep.models.chat import encode_prompt, without_marks
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.generation import context_length, generate_answers
 from alignkeep.models.loading import LoadedModel, load_model
@@ -26,10 +26,11 @@ class LocalJudge:
         """Replies in the order of the chats."""
         if self._loaded is None:
             self._loaded = load_model(self._model, self._load)
-        context = context_length(self._loaded)
-        prompts = {index: Prompt(chat) for index, chat in enumerate(chats)}
+        context, tokenizer = context_length(self._loaded), self._loaded.tokenizer
+        # What is judged may hold the judge's own marks of a turn.
+        plain = [tuple(Message(one.role, without_marks(tokenizer, one.content)) for one in chat) for chat in chats]
+        prompts = {index: Prompt(chat) for index, chat in enumerate(plain)}
         if context is not None:
-            tokenizer = self._loaded.tokenizer
             prompts = {index: one for index, one in prompts.items() if len(encode_prompt(tokenizer, one)) < context}
         answers = generate_answers(self._loaded, list(prompts.values()), self._generation)
         replies = {index: answer.text for index, answer in zip(prompts, answers, strict=True) if not answer.truncated}

@@ -30,7 +30,7 @@ def plan(config: AlignConfig) -> dict[str, Any]:
         "model": config.model,
         "method": config.method,
         "reward": config.reward.spec,
-        "prompts": len(prepared.rows),
+        "prompts": len(prepared.data),
         "held_out": len(prepared.held_out),
         "steps": steps,
         "samples": samples,
@@ -50,20 +50,22 @@ def count_steps(config: AlignConfig, prepared: Prepared) -> int:
     """Optimiser steps, as the trainer counts them: prompts that do not fill a step are left out of an epoch."""
     if prepared.arguments.max_steps > 0:
         return prepared.arguments.max_steps
-    return max(1, math.ceil(config.epochs * (len(prepared.rows) // config.batch_size)))
+    return max(1, math.ceil(config.epochs * (len(prepared.data) // config.batch_size)))
 
 
 def _memory(config: AlignConfig, prepared: Prepared, total: int, trainable: int) -> int:
     """Weights, optimiser, and the larger of a training pass's activations and generation's keys and values."""
     text, size = prepared.skeleton.config.get_text_config(), _BYTES[prepared.dtype]
-    rows = prepared.arguments.per_device_train_batch_size + 1
+    samples = prepared.arguments.per_device_train_batch_size
+    references = math.ceil(config.batch_size / world_size() / config.accumulate) if config.method == "grao" else 0
+    rows = samples + references
     length = prepared.longest_prompt + prepared.new_tokens
     kept = 1 if prepared.arguments.gradient_checkpointing else _SAVED_PER_TOKEN
     width = 2 if prepared.arguments.bf16 else size
     passing = rows * length * text.hidden_size * text.num_hidden_layers * kept * width
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    sampling = rows * config.accumulate * length * 2 * heads * head * text.num_hidden_layers * width
+    sampling = samples * config.accumulate * length * 2 * heads * head * text.num_hidden_layers * width
     adapter = 0 if prepared.adapter is None else trainable * 4
     return total * size + adapter + trainable * _ADAM + max(passing, sampling)
 

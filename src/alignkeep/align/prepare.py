@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +40,7 @@ class Prepared:
     adapter: LoraConfig | None
     tokenizer: PreTrainedTokenizerBase
     skeleton: Any
-    rows: tuple[Reference, ...]
+    data: Dataset
     held_out: tuple[Reference, ...]
     new_tokens: int
     longest_prompt: int
@@ -73,7 +74,7 @@ def prepare(config: AlignConfig) -> Prepared:
     """Check settings, data, tokenizer and target modules. Raises what each of them raises."""
     arguments = grpo_config(config)
     check_reward(config.reward)
-    _check_engine(config)
+    _check_engine(arguments)
     base = cast(Path, localise(base_of(config), with_code=config.load.trust_remote_code).folder)
     rows = read_references(config.data, required=config.method == "grao")
     if len(rows) < config.batch_size:
@@ -81,10 +82,12 @@ def prepare(config: AlignConfig) -> Prepared:
             config.data, seen=f"{len(rows)} prompts", expected=f"at least the {config.batch_size} of one step",
             remedy="lower batch_size, or give more prompts",
         )  # fmt: skip
+    _check_columns(rows, config.data)
     held_out = _held_out(config, rows)
     skeleton = skeleton_of(base, config.load)
     tokenizer = load_tokenizer(config.model, config.load)
-    lengths = [len(encode_prompt(tokenizer, Prompt(row.messages))) for row in (*rows, *held_out)]
+    template: Any = arguments.chat_template_kwargs
+    lengths = [len(encode_prompt(tokenizer, Prompt(row.messages), template)) for row in (*rows, *held_out)]
     new_tokens = _room(config, skeleton, lengths)
     arguments.max_completion_length = new_tokens
     base_dtype, dtype = dtype_of(base), training_dtype(config.load, has_adapter=config.lora is not None)
@@ -94,11 +97,11 @@ def prepare(config: AlignConfig) -> Prepared:
         adapter=None if config.lora is None else lora_config(config.lora, skeleton, "align"),
         tokenizer=tokenizer,
         skeleton=skeleton,
-        rows=tuple(rows),
+        data=as_dataset(rows, tokenizer, config.data),
         held_out=tuple(held_out),
         new_tokens=new_tokens,
         longest_prompt=max(lengths),
-        cut=_cut(tokenizer, rows, new_tokens, arguments.chat_template_kwargs) if config.method == "grao" else 0,
+        cut=_cut(tokenizer, rows, new_tokens, template) if config.method == "grao" else 0,
         dtype=base_dtype if dtype == "auto" else dtype,
         base_dtype=base_dtype,
         asked_tokens=config.sampling.max_new_tokens,
@@ -110,17 +113,11 @@ def as_chat(tokenizer: Any, row: Reference) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in taken_turns(tokenizer, row.messages)]
 
 
-def as_dataset(rows: tuple[Reference, ...], tokenizer: Any, where: str) -> Dataset:
-    """TRL's data: chats, references, and what else the rows say. Raises DataError for a column that is TRL's own."""
+def as_dataset(rows: Sequence[Reference], tokenizer: Any, where: str) -> Dataset:
+    """TRL's data: chats, references, and what else the rows say. Raises DataError for a column of several types."""
     import datasets
     import pyarrow
 
-    taken = sorted({name for row in rows for name in row.columns} & GIVEN)
-    if taken:
-        raise DataError(
-            where, seen=f"a column `{taken[0]}`", expected="columns that TRL does not give to rewards itself",
-            remedy="rename it",
-        )  # fmt: skip
     columns: dict[str, list[Any]] = {
         name: [row.columns.get(name) for row in rows] for name in sorted({name for row in rows for name in row.columns})
     }
@@ -136,11 +133,22 @@ def as_dataset(rows: tuple[Reference, ...], tokenizer: Any, where: str) -> Datas
         ) from error  # fmt: skip
 
 
+def _check_columns(rows: Sequence[Reference], where: str) -> None:
+    """Raises DataError for a column that is TRL's own."""
+    taken = sorted({name for row in rows for name in row.columns} & GIVEN)
+    if taken:
+        raise DataError(
+            where, seen=f"a column `{taken[0]}`", expected="columns that TRL does not give to rewards itself",
+            remedy="rename it",
+        )  # fmt: skip
+
+
 def _held_out(config: AlignConfig, rows: list[Reference]) -> list[Reference]:
     """Some of the held-out prompts, drawn with the seed. Raises DataError for a prompt that is learned from too."""
     if config.held_out is None:
         return []
     found = read_references(config.held_out.data)
+    _check_columns(found, config.held_out.data)
     learned = {row.messages for row in rows}
     shared = [row for row in found if row.messages in learned]
     if shared:
@@ -156,8 +164,8 @@ def _held_out(config: AlignConfig, rows: list[Reference]) -> list[Reference]:
     return [found[at] for at in sorted(chosen)]
 
 
-def _check_engine(config: AlignConfig) -> None:
-    if config.trainer.get("use_vllm") and find_spec("vllm") is None:
+def _check_engine(arguments: GRPOConfig) -> None:
+    if arguments.use_vllm and find_spec("vllm") is None:
         raise RecipeError(
             "align.trainer.use_vllm", seen="no vllm installed", expected="it beside alignkeep",
             remedy="install alignkeep[vllm], or leave --backend vllm out",

@@ -75,13 +75,20 @@ def check_references(rows: Any) -> None:
 
 def check_reference(row: Mapping[str, Any], where: str = "") -> None:
     """The same of one row."""
-    one = row.get(COLUMN)
-    if not one or not answer_text(one).strip():
+    one: Any = row.get(COLUMN)
+    if not one:
+        raise _missing(f"an empty `{COLUMN}`", "an answer", where)
+    if not isinstance(one, str):
+        last: Any = one[-1] if isinstance(one, list | tuple) else None
+        if not isinstance(last, Mapping) or last.get("role") != "assistant" or not isinstance(last.get("content"), str):
+            expected = "an answer: text, or turns that end with one of the assistant whose content is text"
+            raise _missing(f"the `{COLUMN}` {repr(one)[:80]}", expected, where)
+    if not answer_text(one).strip():
         raise _missing(f"an empty `{COLUMN}`", "an answer", where)
 
 
 def _missing(seen: str, expected: str, where: str = "") -> DataError:
     return DataError(
         f"GRAOTrainer, the data{where}", seen=seen, expected=expected,
-        remedy="fill it in or drop the row, or use GRPO, which needs none",
+        remedy="mend or drop the row, or use GRPO, which needs none",
     )  # fmt: skip

@@ -35,6 +35,7 @@ Reward = Callable[..., list[float | None]]
 
 _FORMS = "`package.module:object`, `judge:MODEL`, `judge:https://host/v1#model`, `scorer:MODEL` or `testbed`"
 _HOPELESS = 8  # chosen: so many requests that fail, and none that does not, and a judge is given up
+_PARTS = 8  # chosen: of so many requests per connection the slowest is waited for once
 _TESTBED = "alignkeep.testbed.reward:rule_reward"
 
 
@@ -66,7 +67,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class PairwiseReward:
-    """A judge as a reward function. Of the reference itself the reward is 0."""
+    """A judge as a reward function. An answer that is its reference has the reward 0, and the judge is not asked."""
 
     judge: Judge
 
@@ -77,13 +78,20 @@ class PairwiseReward:
             Comparison(as_messages(prompt), answer_text(completion), answer_text(other))
             for prompt, completion, other in zip(prompts, completions, reference, strict=True)
         ]
-        verdicts = self.judge.compare(pairs)
-        wrong = [verdict for verdict in verdicts if verdict not in (-1, 0, 1, None)]
+        asked = [pair for pair in pairs if pair.answer != pair.reference]
+        given = list(self.judge.compare(asked)) if asked else []
+        if len(given) != len(asked):
+            raise DataError(
+                "align.reward", seen=f"{len(given)} verdicts on {len(asked)} pairs", expected="one for every pair",
+                remedy="mend the judge",
+            )  # fmt: skip
+        wrong = [verdict for verdict in given if verdict not in (-1, 0, 1, None)]
         if wrong:
             raise DataError(
                 "align.reward", seen=f"the verdict {wrong[0]!r}", expected="1, 0, -1 or None", remedy="mend the judge"
             )
-        return verdicts
+        verdicts = iter(given)
+        return [0.0 if pair.answer == pair.reference else next(verdicts) for pair in pairs]
 
 
 class CheckedReward:
@@ -148,7 +156,9 @@ def check_reward(settings: RewardSettings) -> None:
         if kind == "scorer" or _endpoint(settings, name) is None:
             resolve(name)
     elif settings.spec != "testbed":
-        _imported(settings.spec)
+        found = _object(settings.spec)
+        if not (callable(found) or isinstance(found, Judge)):
+            raise _no_reward(settings.spec, found)
 
 
 def fingerprint_reward(settings: RewardSettings) -> str:
@@ -177,7 +187,7 @@ def _endpoint(settings: RewardSettings, name: str) -> Endpoint | None:
         )  # fmt: skip
     return Endpoint(
         url, model, max_tokens=settings.max_tokens, timeout=settings.timeout, retries=settings.retries,
-        concurrency=settings.concurrency, hopeless=_HOPELESS,
+        concurrency=settings.concurrency, hopeless=_HOPELESS, body=settings.body,
     )  # fmt: skip
 
 
@@ -185,13 +195,16 @@ def _judge(settings: RewardSettings, name: str, load: LoadConfig, judgements: Pa
     from alignkeep.align.judgements import Remembered
     from alignkeep.align.judging import AskingJudge
 
-    ask = _endpoint(settings, name)
+    ask, at_once = _endpoint(settings, name), _PARTS * settings.concurrency
+    if ask is not None and judgements.exists():  # a continued run: what is left may be what cannot be answered
+        ask.has_answered.set()
     if ask is None:
+        at_once = None
         from alignkeep.align.local_judge import LocalJudge
 
         ask = LocalJudge(name, load, GenerationConfig(max_new_tokens=settings.max_tokens))
         name = fingerprint_model(name, None)  # a judge that was trained on is another judge
-    return AskingJudge(Remembered(ask, judgements, name), settings.criterion, settings.both_orders)
+    return AskingJudge(Remembered(ask, judgements, name, at_once), settings.criterion, settings.both_orders)
 
 
 def _is_number(one: object) -> bool:
@@ -200,19 +213,28 @@ def _is_number(one: object) -> bool:
 
 def _imported(spec: str) -> Reward:
     found = _object(spec)
+    if isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:
+            raise _not_found(spec, f"{type(error).__name__}: {error}") from error
     if isinstance(found, Judge):
         return PairwiseReward(found)
     if not callable(found):
-        raise RecipeError(
-            "align.reward.spec",
-            seen=f"{spec!r}, a {type(found).__name__}",
-            expected="a reward function of TRL's, or an object with compare()",
-            remedy="name another object",
-        )
+        raise _no_reward(spec, found)
     return cast(Reward, found)
 
 
+def _no_reward(spec: str, found: object) -> RecipeError:
+    return RecipeError(
+        "align.reward.spec", seen=f"{spec!r}, a {type(found).__name__}",
+        expected="a reward function of TRL's, or an object with compare()", remedy="name another object",
+    )  # fmt: skip
+
+
 def _object(spec: str) -> Any:
+    """What the spec names, a class as it stands. Whatever the user's module raises as it is imported is an error of the
+    spec."""
     module, colon, name = spec.partition(":")
     if not (module and colon and name) or name.startswith("//"):
         raise RecipeError("align.reward.spec", seen=repr(spec), expected=_FORMS, remedy="write one of these")
@@ -220,11 +242,15 @@ def _object(spec: str) -> Any:
         found: Any = import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-        return found() if isinstance(found, type) else found
-    except (ImportError, AttributeError, TypeError) as error:
-        raise RecipeError(
-            "align.reward.spec",
-            seen=f"{spec!r} ({error})",
-            expected=_FORMS,
-            remedy="check the name, and that Python finds it: installed, or its folder in PYTHONPATH",
-        ) from error
+        return found
+    except Exception as error:
+        raise _not_found(spec, f"{type(error).__name__}: {error}") from error
+
+
+def _not_found(spec: str, why: str) -> RecipeError:
+    return RecipeError(
+        "align.reward.spec",
+        seen=f"{spec!r} ({why[:300]})",
+        expected=_FORMS,
+        remedy="check the name and the module, and that Python finds it: installed, or its folder in PYTHONPATH",
+    )

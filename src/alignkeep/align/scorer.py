@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from alignkeep.align.reward import Comparison
 from alignkeep.errors import CheckpointError
-from alignkeep.models.chat import render
+from alignkeep.models.chat import render, without_marks
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.folders import localise, resolve
 from alignkeep.models.loading import choose_device, choose_dtype, load_tokenizer
@@ -38,7 +38,9 @@ class Scorer:
 
     def _text(self, messages: tuple[Message, ...], answer: str) -> str:
         self._open()
-        return render(self._tokenizer, (*messages, Message("assistant", answer)), generation_prompt=False)
+        chat = [*messages, Message("assistant", answer)]
+        plain = [Message(one.role, without_marks(self._tokenizer, one.content)) for one in chat]
+        return render(self._tokenizer, plain, generation_prompt=False)
 
     def _score(self, texts: Sequence[str]) -> None:
         import torch

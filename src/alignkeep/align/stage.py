@@ -16,6 +16,7 @@ from alignkeep.align.config import AlignConfig
 from alignkeep.align.plan import plan
 from alignkeep.align.prepare import Prepared, base_of, prepare
 from alignkeep.align.reward import fingerprint_reward
+from alignkeep.checkpoint.files import append_jsonl, read_jsonl
 from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
@@ -101,12 +102,18 @@ def align(
         begun = last_checkpoint(folder.work / "trainer") is not None
         return isinstance(error, MachineError) or (begun and not isinstance(error, NoEffectError))
 
-    return done_in(folder, "align", work, lambda: _finished(folder.out, identity), is_worth_keeping)
+    return done_in(
+        folder, "align", work, lambda: _finished(folder.out, identity), is_worth_keeping,
+        less_memory="double accumulate; if it is sampling that does not fit, lower batch_size (prompts of a step)",
+    )  # fmt: skip
 
 
 def _local_inputs(config: AlignConfig) -> list[Path]:
+    """What is read from this disk, a judge or reward model too."""
     held_out = None if config.held_out is None else config.held_out.data
-    return [path for path in map(Path, filter(None, (config.model, config.data, held_out))) if path.exists()]
+    kind, _, name = config.reward.spec.partition(":")
+    judge = name if kind in ("judge", "scorer") else None
+    return [path for path in map(Path, filter(None, (config.model, config.data, held_out, judge))) if path.exists()]
 
 
 def _fingerprints(config: AlignConfig) -> dict[str, str]:
@@ -159,12 +166,11 @@ def _write(
     if aligned.held_out is not None:
         aligned.held_out.write(work / _HELD_OUT)
     shutil.rmtree(work / "trainer")
-    for more in work.glob(f"{JUDGEMENTS}.*"):  # of the other processes
-        more.unlink()
+    _gather_judgements(work)
     steps = trainer.state.global_step
     result = {
         "steps": steps,
-        "prompts": len(prepared.rows),
+        "prompts": len(prepared.data),
         "samples": steps * config.batch_size * config.sampling.group,
         "cut": _mean(history, "completions/clipped_ratio"),
         "unscored": _mean(history, "grao/unscored"),
@@ -184,6 +190,13 @@ def _write(
             result=result,
         )
     )
+
+
+def _gather_judgements(work: Path) -> None:
+    """What was said to the other processes, behind what was said to the first."""
+    for more in sorted(work.glob(f"{JUDGEMENTS}.*")):
+        append_jsonl(work / JUDGEMENTS, read_jsonl(more))
+        more.unlink()
 
 
 def _refuse_equal_rewards(history: list[dict[str, Any]], config: AlignConfig) -> None:

@@ -9,7 +9,8 @@ The references of a rollout are not rows of its batch (TRL shuffles those and sp
 accumulation): they wait in `_references`, and each step takes its share along in the forward pass of its samples.
 
 Departures from the paper: align/advantage.py and align/objective.py, and
-    1. A reference longer than `max_completion_length` is cut there, as samples are.
+    1. A reference longer than `max_completion_length` is learned up to there, without its end, and scored as a whole;
+       the share of such is logged.
     2. With vLLM, whose probabilities differ a little, TRL's importance weights multiply the samples' tokens.
 """
 
@@ -99,7 +100,10 @@ class GRAOTrainer(CarefulGRPOTrainer):
         count = len(prompts)
         self._check_groups(count)
         rows = inputs[:: self._group()]
-        self._tokens = [self._tokens_of(row) for row in rows]
+        tokens, limit = [self._tokens_of(row) for row in rows], self.args.max_completion_length
+        cut = torch.tensor([len(one) > limit for one in tokens], dtype=torch.float, device=self.accelerator.device)
+        self._log("grao/references_cut", cut.mean())
+        self._tokens = [one[:limit] for one in tokens]
         answers = [as_completion(row["prompt"], row[COLUMN]) for row in rows]
         scores = super()._calculate_rewards(
             [*inputs, *rows],
@@ -111,7 +115,10 @@ class GRAOTrainer(CarefulGRPOTrainer):
             del values[count:]
         self._scores = scores.view(self.accelerator.num_processes, count + len(rows), -1)
         of_samples = self._scores[:, :count].reshape(-1, scores.shape[-1])
-        self._refuse_unscored(of_samples)  # a judge of pairs calls a reference as good as itself, unasked
+        self._refuse_unscored(of_samples)
+        self._refuse_unscored(self._scores[:, count:].reshape(-1, scores.shape[-1]), "references")
+        if bool(scores.isinf().any()):
+            raise _unfit("reward_funcs", "a reward that is infinite", "finite numbers, or None", "bound it")
         return of_samples
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -158,8 +165,6 @@ class GRAOTrainer(CarefulGRPOTrainer):
         )
         answer_mask = mask[:, -kept:].clone()
         width = inputs["completion_ids"].shape[1]
-        if "tool_mask" in inputs:
-            answer_mask[:samples, :width] *= inputs["tool_mask"]
         if "importance_sampling_ratio" in inputs:  # (n, T), or (n, 1) for whole answers
             ratio = torch.ones_like(log_probs)
             ratio[:samples, :width] = inputs["importance_sampling_ratio"]
@@ -185,11 +190,9 @@ class GRAOTrainer(CarefulGRPOTrainer):
 
     def _tokens_of(self, row: dict[str, Any]) -> list[int]:
         check_reference(row)
-        template = {"chat_template": self.chat_template, **self.chat_template_kwargs}
-        tokens = reference_tokens(
-            self._tokenizer, row["prompt"], row[COLUMN], ends=self.eos_token_ids, template=template
+        return reference_tokens(
+            self._tokenizer, row["prompt"], row[COLUMN], ends=self.eos_token_ids, template=self.chat_template_kwargs
         )
-        return tokens[: self.args.max_completion_length]
 
     def _log(self, name: str, value: Tensor) -> None:
         """The mean over processes, among TRL's own metrics."""

@@ -47,12 +47,14 @@ def align(
     with Session(as_json=as_json, quiet=quiet) as session:
         from alignkeep.align.config import AlignConfig
         from alignkeep.cli.settle import facts_of, load_flags, settle
+        from alignkeep.errors import RecipeError
 
         flags = {"model": model, "data": data, "reward.spec": reward, "method": method, "held_out.data": held_out,
                  "seed": seed, "sampling.max_new_tokens": max_new_tokens, "batch_size": batch_size}  # fmt: skip
         flags |= load_flags(device, dtype, revision, trust_remote_code)
-        if backend is not None:
-            flags["trainer.use_vllm"] = {"vllm": True, "transformers": False}.get(backend, backend)
+        if backend not in (None, "vllm", "transformers"):
+            raise RecipeError("--backend", seen=backend, expected="transformers or vllm", remedy="name one of them")
+        flags["trainer.use_vllm"] = None if backend is None else backend == "vllm"
         settings = settle(AlignConfig, config, assignments, flags)
         from alignkeep.align import stage
         from alignkeep.cli.tables import align_summary

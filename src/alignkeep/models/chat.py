@@ -9,7 +9,7 @@ Departures from what a template says
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.errors import DataError
@@ -41,21 +41,28 @@ class WordCount(NamedTuple):
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool, prefill: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    generation_prompt: bool,
+    prefill: str = "",
+    template: Mapping[str, Any] | None = None,
 ) -> str:
-    """The chat as the model reads it. With `generation_prompt` it ends where the answer begins.
+    """The chat as the model reads it. With `generation_prompt` it ends where the answer begins. `template` are further
+    arguments of the chat template.
 
     A `prefill` opens the assistant's turn (whatever `generation_prompt` says) and the text ends with it, so that the
     model continues it. Raises DataError for turns the template refuses.
     """
-    messages, text = _render_any(tokenizer, messages, generation_prompt=generation_prompt)
+    options = dict(template or {})
+    messages, text = _render_any(tokenizer, messages, generation_prompt=generation_prompt, **options)
     if not prefill:
         return text
     try:
         opened = [*messages, Message("assistant", prefill)]
-        return _apply(tokenizer, opened, generation_prompt=False, continue_final_message=True)
+        return _apply(tokenizer, opened, generation_prompt=False, continue_final_message=True, **options)
     except DataError:
-        return _apply(tokenizer, messages, generation_prompt=True) + prefill
+        return _apply(tokenizer, messages, generation_prompt=True, **options) + prefill
 
 
 def taken_turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Sequence[Message]:
@@ -63,9 +70,12 @@ def taken_turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     return _render_any(tokenizer, messages, generation_prompt=True)[0]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Tokens up to where the answer begins; nothing is added to what the template writes."""
-    return _tokens(tokenizer, render(tokenizer, prompt.messages, generation_prompt=True, prefill=prompt.prefill))
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Tokens up to where the answer begins; nothing is added to what the template, with its arguments, writes."""
+    text = render(tokenizer, prompt.messages, generation_prompt=True, prefill=prompt.prefill, template=template)
+    return _tokens(tokenizer, text)
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> EncodedExample:
@@ -88,6 +98,16 @@ def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> Enco
             raise _prefix_error(turn, "no token of the answer")
         labels[first:stop] = ids[first:stop]
     return EncodedExample(ids, labels)
+
+
+def without_marks(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The text with a space in everything that the tokenizer would read as a special token, such as a turn's end: it
+    cannot then end the turn in which it is quoted."""
+    added = {str(one.content) for one in tokenizer.added_tokens_decoder.values() if one.special}
+    for mark in sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True):
+        if len(mark) > 1:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    return text
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> WordCount:
@@ -129,21 +149,21 @@ def _answer_span(
 
 
 def _render_any(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool, **options: Any
 ) -> tuple[Sequence[Message], str]:
     """The turns as the template takes them and their text: the system message folded into the user's if it must be."""
     if messages[0].role != "system":
-        return messages, _apply(tokenizer, messages, generation_prompt=generation_prompt)
+        return messages, _apply(tokenizer, messages, generation_prompt=generation_prompt, **options)
     system, folded = messages[0].content.strip(), _fold(messages)
     try:
-        text = _apply(tokenizer, messages, generation_prompt=generation_prompt)
+        text = _apply(tokenizer, messages, generation_prompt=generation_prompt, **options)
     except DataError:
         if folded is None:
             raise
     else:
         if system in text or folded is None:
             return messages, text
-    return folded, _apply(tokenizer, folded, generation_prompt=generation_prompt)
+    return folded, _apply(tokenizer, folded, generation_prompt=generation_prompt, **options)
 
 
 def _fold(messages: Sequence[Message]) -> list[Message] | None:

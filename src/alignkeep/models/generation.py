@@ -6,7 +6,7 @@ at once. In float32 the answers do not depend on the batch size, up to rounding 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -40,15 +40,17 @@ def generate_answers(
     config: GenerationConfig | None = None,
     *,
     on_answers: OnAnswers | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> list[Answer]:
-    """One answer per prompt, in the order of the prompts. A prefill is not part of its answer.
+    """One answer per prompt, in the order of the prompts. A prefill is not part of its answer. `template` are further
+    arguments of the chat template.
 
     After each batch `on_answers` gets its (index, text, truncated), in an order of its own. An answer has at most
     `max_new_tokens`, fewer where the prompt leaves less of the context. Raises DataError for a prompt that leaves none,
     before anything is generated, and MachineError if memory does not even hold one prompt.
     """
     config = config or GenerationConfig()
-    asked = _encode(loaded, prompts, config.max_new_tokens)
+    asked = _encode(loaded, prompts, config.max_new_tokens, template)
     if config.backend == "vllm":
         from alignkeep.models.vllm import answer_batches
 
@@ -96,12 +98,14 @@ def _turn_end(tokenizer: Any) -> list[int]:
     return [token for token in first if token in special and token != tokenizer.unk_token_id]
 
 
-def _encode(loaded: LoadedModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[_Asked]:
+def _encode(
+    loaded: LoadedModel, prompts: Sequence[Prompt], max_new_tokens: int, template: Mapping[str, Any] | None
+) -> list[_Asked]:
     """Prompts as tokens, longest first."""
     context = context_length(loaded)
     asked = []
     for index, prompt in enumerate(prompts):
-        ids = encode_prompt(loaded.tokenizer, prompt)
+        ids = encode_prompt(loaded.tokenizer, prompt, template)
         if context is not None and len(ids) >= context:
             raise DataError(
                 f"prompt {index}",

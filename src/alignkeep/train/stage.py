@@ -84,8 +84,9 @@ def train(
 
     # A fault that would come again is not worth continuing; a full disk is.
     return done_in(
-        folder, "train", work, lambda: _finished(folder.out, identity), lambda error: isinstance(error, MachineError)
-    )
+        folder, "train", work, lambda: _finished(folder.out, identity), lambda error: isinstance(error, MachineError),
+        less_memory="halve batch_size and double accumulate",
+    )  # fmt: skip
 
 
 def _local_inputs(config: TrainConfig) -> list[Path]:

@@ -55,6 +55,8 @@ def trainer_fields(
             near = get_close_matches(key, known - named.keys() - fixed.keys(), n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`?" if near else "remove it"
             raise RecipeError(where, seen="an unknown key", expected=f"a field of trl.{settings.__name__}", remedy=hint)
+        if value is False and key.endswith("_strategy"):
+            value = "no"  # YAML takes the word for false
         try:
             typed = TypeAdapter(types[key]).validate_python(value)
         except ValidationError as error:
@@ -79,6 +81,8 @@ def uses_accelerator(load: LoadConfig) -> bool:
         raise RecipeError(
             "load.device", seen=load.device, expected="a CUDA device", remedy="use --device cpu, or mend the driver"
         )
+    if load.device == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError("load.device", seen="mps", expected="a machine that has it", remedy="use --device cpu")
     if load.device not in ("cpu", "mps", "cuda", "cuda:0"):
         raise RecipeError(
             "load.device",

@@ -16,8 +16,9 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def machine_failures(out: Path, stage: str) -> Iterator[None]:
-    """Memory or disk that ran out, whichever library noticed; the checkpoints so far are kept."""
+def machine_failures(out: Path, stage: str, remedy: str) -> Iterator[None]:
+    """Memory or disk that ran out, whichever library noticed; the checkpoints so far are kept. `remedy` is the stage's
+    way to need less memory."""
     import torch
     from safetensors import SafetensorError
 
@@ -32,7 +33,7 @@ def machine_failures(out: Path, stage: str) -> Iterator[None]:
             f"{stage}, --out {out}",
             seen="out of memory" if memory else "a checkpoint that could not be written",
             expected="room for the tune",
-            remedy="halve batch_size and double accumulate" if memory else "free some space and run it again",
+            remedy=remedy if memory else "free some space and run it again",
         ) from error
 
 
@@ -42,12 +43,14 @@ def done_in(
     work: Callable[[], None],
     result_of: Callable[[], Result | None],
     is_worth_keeping: Callable[[AlignkeepError], bool],
+    *,
+    less_memory: str,
 ) -> Result:
     """Do the work in the folder unless it is done, close it, and give its result. After an error what was begun stays
-    where it is worth continuing."""
+    where it is worth continuing. `less_memory` is what to do where memory runs out."""
     try:
         if not folder.finished:
-            with machine_failures(folder.out, stage):
+            with machine_failures(folder.out, stage, less_memory):
                 work()
         result = result_of()
     except AlignkeepError as error:

@@ -30,6 +30,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._progress.advance(1)
+        control.should_log = control.should_log or state.global_step >= state.max_steps  # a loss that is none shows
 
     def on_log(
         self,
