@@ -2,11 +2,13 @@
 
     python benchmarks/align_claims.py --out DIR [--seeds 3] [--part test|validation] [--models aligned,moe]
         [--starts warm,cold] [--tables methods,terms] [--workers 2]
+    python benchmarks/align_claims.py --out DIR --models aligned --starts warm --tables methods,references
 
 `cold` starts at the testbed's model, which cannot do the task of the preference set; `warm` behind four epochs of
 supervised tuning on the references. From there every method takes 200 steps (cold: 400) of 8 prompts, the same ones in
 the same order; GRPO and GRAO sample 8 answers each. Answers on held-out prompts are greedy, every 25 steps. Learning
-rates were chosen with `--part validation --tables rates`, of 200 steps. A killed run goes on.
+rates were chosen with `--part validation --tables rates`, of 200 steps. `references` learns from references without
+a slip; the held-out ones stay. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +42,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "without exploration": {"method": "grao", "exploration": 0.0},
         "without the regulariser": {"method": "grao", "regulariser": 0.0},
         "sums over G, as printed": {"method": "grao", "reference_in_group": False},
+    },
+    "references": {
+        "SFT, right references": {"method": "sft", "right": True},
+        "GRPO, right references": {"method": "grpo", "right": True},
+        "GRAO, right references": {"method": "grao", "right": True},
+        "without imitation, right references": {"method": "grao", "imitation": 0.0, "right": True},
     },
     "rates": {
         f"{name.upper()}, rate {rate:g}": {"method": name, "rate": rate}
@@ -90,6 +98,17 @@ def warm(out: Path, name: str) -> Path:
     return train(tune, out=out / f"warm-{name}", overwrite=True).folder
 
 
+def preferences(job: Job, found: Any) -> Path:
+    """The training part; with `right` every reference is the best answer there is."""
+    given = found.data["preference_train"]
+    if not job.variant.get("right"):
+        return given
+    data = job.out / f"{job.folder.name}-right.jsonl"
+    lines = [json.dumps({**row, "reference": row["expected"]}) for row in _rows(given)]
+    data.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return data
+
+
 def run(job: Job) -> Path:
     """The folder with `training_log.jsonl` (looks at the held-out prompts) and `held_out.jsonl` (the last look)."""
     import torch
@@ -110,9 +129,9 @@ def _online(job: Job, found: Any, start: Path) -> None:
     from alignkeep.align.config import AlignConfig
     from alignkeep.align.stage import align
 
-    own = {name: value for name, value in job.variant.items() if name not in ("method", "rate")}
+    own = {name: value for name, value in job.variant.items() if name not in ("method", "rate", "right")}
     config = {
-        "model": str(start), "data": str(found.data["preference_train"]), "reward": REWARD,
+        "model": str(start), "data": str(preferences(job, found)), "reward": REWARD,
         "method": job.variant["method"], "learning_rate": job.rate, "objective": own, "lora": None,
         "batch_size": PROMPTS,
         "sampling": {"group": GROUP, "max_new_tokens": NEW_TOKENS}, "seed": job.seed,
@@ -139,7 +158,7 @@ def _offline(job: Job, found: Any, start: Path) -> None:
     from alignkeep.models.loading import load_model
     from alignkeep.trainers.log import write_log
 
-    rows = _rows(found.data["preference_train"])
+    rows = _rows(preferences(job, found))
     sampler = RepeatSampler(rows, 1, PROMPTS, seed=job.seed)
     steps = STEPS[job.start]
     epochs = -(-steps * PROMPTS // (len(rows) // PROMPTS * PROMPTS))
