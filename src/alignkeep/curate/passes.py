@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 _REACH = 20.0  # how far a potential may move, over epsilon: e^-20 of what underflows in float32 is below its rounding
+_LEAP = 16.0  # the farthest step, over epsilon: within what is kept of the shares
 _SMALLEST = 1e-30  # a sweep goes no further at once than from a marginal of this
 
 
@@ -79,12 +80,13 @@ class CosineCosts:
 
 class Look(NamedTuple):
     """What one pass sees at target potentials g: the answering f, the plan's target marginal, sum_i w_i s_ij s_ik for
-    the curvature (None where it was not asked for), and the dual value. In float64."""
+    the curvature (None where it was not asked for), sum_i w_i f_i, and the dual value. In float64."""
 
     g: Tensor
     f: Tensor
     marginal: Tensor
     second: Tensor | None
+    mean: float
     value: float
 
 
@@ -122,29 +124,52 @@ class Passes:
     def look(self, g: Tensor, epsilon: float, *, second: bool) -> Look:
         n, m = self.costs.shape
         f = torch.empty(n, dtype=torch.float64, device=g.device)
-        sums = torch.zeros(m + 1, dtype=torch.float64, device=g.device)
+        sums = torch.zeros(m + 2, dtype=torch.float64, device=g.device)
         products = torch.zeros(m, m, dtype=torch.float64, device=g.device) if second else None
         for rows, answer, shares, factor in self._shares(g, epsilon):
-            weights = self.source[rows].to(shares)
+            exact = self.weights(rows, answer)
+            weights = exact.to(shares)
             scaled = weights if factor is None else weights / factor.rows
             marginal = scaled @ shares
             f[rows] = answer
             sums[:m] += (marginal if factor is None else marginal * factor.columns).double()
-            sums[m] += weights.double() @ answer
+            sums[m] += exact.double() @ answer
+            sums[m + 1] += exact.double().sum()
             if products is not None:
                 again = scaled if factor is None else scaled / factor.rows
                 found = (shares.mT @ (again[:, None] * shares)).double()
                 products += found if factor is None else found * torch.outer(factor.columns, factor.columns)
         sums = self.total(sums)
-        value = float(sums[m] + g @ self.target.double())
-        return Look(g, f, sums[:m], None if products is None else self.total(products), value)
+        products = None if products is None else self.total(products)
+        return self.summed(g, f, sums[:m], products, float(sums[m]), float(sums[m + 1]))
+
+    def weights(self, rows: slice, answer: Tensor) -> Tensor:
+        """Of these sources, up to a factor."""
+        return self.source[rows]
+
+    def summed(self, g: Tensor, f: Tensor, marginal: Tensor, second: Tensor | None, mean: float, mass: float) -> Look:
+        """The look that sums over all sources make; `mass` is the sum of the weights."""
+        return Look(g, f, marginal, second, mean, mean + float(g @ self.target.double()))
+
+    def curvature(self, look: Look, epsilon: float) -> Tensor:
+        """Of the dual value, by the target potentials, times -1."""
+        assert look.second is not None
+        return (torch.diag(look.marginal) - look.second) / epsilon
+
+    def leap(self, epsilon: float) -> float:
+        """The farthest step that is tried at once."""
+        return _LEAP * epsilon
 
     def error(self, look: Look) -> float:
         return float((look.marginal - self.target.double()).abs().sum())
 
     def swept(self, look: Look, epsilon: float) -> Tensor:
         """Sinkhorn's answer to f."""
-        return look.g + epsilon * (self.target.double() / look.marginal.clamp(min=_SMALLEST)).log()
+        return look.g + epsilon * self.lacking(look)
+
+    def lacking(self, look: Look) -> Tensor:
+        """The logarithm of how many times the marginals should be as large."""
+        return (self.target.double() / look.marginal.clamp(min=_SMALLEST)).log()
 
     def _shares(self, g: Tensor, epsilon: float) -> Iterator[tuple[slice, Tensor, Tensor, _Factor | None]]:
         """Rows, their f, shares kept or new, and by what they are to be scaled."""
@@ -170,7 +195,9 @@ class Passes:
         self._kept = _Kept(epsilon, g, f, made) if self.keeps else None
 
     def _exponentials(self, g: Tensor, epsilon: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        rounding = torch.finfo(self.source.dtype).eps * self.spread / epsilon
+        # Exponents lose what is below their size, and epsilon times their logarithms what is below epsilon's.
+        small = torch.finfo(torch.float64).tiny
+        rounding = torch.finfo(self.source.dtype).eps * max(self.spread / epsilon, epsilon / max(self.spread, small))
         dtype = self.source.dtype if rounding < self.tolerance else torch.float64
         offset = (g / epsilon + self.target.double().log()).to(dtype)
         for rows, block in self.costs.blocks():

@@ -53,7 +53,6 @@ _CHEAP, _DEAR = 0.3, 0.02  # sweeps that some Newton steps cost, per target, wit
 _STAGES = 4.0  # each epsilon on the way down is so much smaller than the one before
 _COARSE = 1e-2  # marginals on the way down
 _DAMPING, _LEAST, _LARGEST = 1e-3, 1e-12, 1e3  # of the mean curvature: at first, and its bounds
-_LEAP = 16.0  # the farthest step, over epsilon: within what is kept of the shares (passes.py)
 
 
 class Transport(NamedTuple):
@@ -98,33 +97,36 @@ def transport(
         g = start.double()
     else:
         for scale in _scales(problem.spread, epsilon):
-            look, used = _solved(problem, g, scale, _COARSE, most - passes)
+            look, used = solved(problem, g, scale, _COARSE, most - passes)
             g, passes = look.g, passes + used
-    look, used = _solved(problem, g, epsilon, tolerance, max(most - passes, 1))
-    middle = look.value - float(look.g @ target.double())  # sum_i w_i f_i, over all processes
+    look, used = solved(problem, g, epsilon, tolerance, max(most - passes, 1))
+    return as_transport(problem, look, passes + used)
+
+
+def as_transport(problem: Passes, look: Look, passes: int) -> Transport:
+    """The solution that was found, in the dtype of the sources."""
     error = problem.error(look)
     return Transport(
-        value=look.value,
-        source_potential=(look.f - middle).to(source),
-        target_potential=(look.g + middle).to(target),
+        value=look.mean + float(look.g @ problem.target.double()),
+        source_potential=(look.f - look.mean).to(problem.source),
+        target_potential=(look.g + look.mean).to(problem.target),
         error=error,
-        passes=passes + used,
-        converged=error <= tolerance,
+        passes=passes,
+        converged=error <= problem.tolerance,
     )
 
 
-def _newton(look: Look, target: Tensor, epsilon: float, damping: float, reach: float) -> tuple[Tensor, float] | None:
+def _newton(problem: Passes, look: Look, epsilon: float, damping: float, reach: float) -> tuple[Tensor, float] | None:
     """A damped step by at most `reach`, and what the dual would gain by it were it quadratic; None where it has no
     factors."""
-    assert look.second is not None
-    curvature = (torch.diag(look.marginal) - look.second) / epsilon
+    curvature = problem.curvature(look, epsilon)
     scale = float(curvature.diagonal().mean())
     curvature += scale / curvature.shape[0]  # along (1, ..., 1) it is 0: f takes back what g is given
     ridge = torch.full_like(look.marginal, damping * scale).diag()
     factor, failed = torch.linalg.cholesky_ex(curvature + ridge)
     if bool(failed):
         return None
-    slope = target.double() - look.marginal
+    slope = problem.target.double() - look.marginal
     step = torch.cholesky_solve(slope[:, None], factor)[:, 0]
     step *= min(1.0, reach / max(float(step.abs().amax()), 1e-300))  # hardly any curvature is no reason to leap
     return step, float(slope @ step - step @ curvature @ step / 2)
@@ -140,12 +142,12 @@ def _scales(spread: float, epsilon: float) -> list[float]:
     return found
 
 
-def _solved(problem: Passes, g: Tensor, epsilon: float, tolerance: float, most: int) -> tuple[Look, int]:
+def solved(problem: Passes, g: Tensor, epsilon: float, tolerance: float, most: int) -> tuple[Look, int]:
     """Sweeps as long as they are the shorter way, then damped Newton steps, until the marginals are right or `most`
     passes are used up. The damping falls while the dual behaves as a quadratic, and rises where it does not."""
     look = problem.look(g, epsilon, second=False)
     passes, errors, least = 1, [problem.error(look)], _FEWEST
-    damping, reach = _DAMPING, _LEAP * epsilon
+    damping, reach = _DAMPING, problem.leap(epsilon)
     patience = (_CHEAP if problem.keeps else _DEAR) * len(g)
     while errors[-1] > tolerance and passes < most:
         if len(errors) <= least or _remaining(errors, tolerance) < patience:
@@ -159,7 +161,7 @@ def _solved(problem: Passes, g: Tensor, epsilon: float, tolerance: float, most: 
         if look.second is None:
             look = problem.look(look.g, epsilon, second=True)
             passes += 1
-        found = _newton(look, problem.target, epsilon, damping, reach)
+        found = _newton(problem, look, epsilon, damping, reach)
         if found is not None:
             step, gain = found
             tried = problem.look(look.g + step, epsilon, second=True)
@@ -169,11 +171,11 @@ def _solved(problem: Passes, g: Tensor, epsilon: float, tolerance: float, most: 
                 look = tried
                 errors = [math.inf] * least + [problem.error(look)]
                 if gained > 0.5 * gain:
-                    damping, reach = max(damping / 10, _LEAST), min(2 * reach, _LEAP * epsilon)
+                    damping, reach = max(damping / 10, _LEAST), min(2 * reach, problem.leap(epsilon))
                 continue
         damping, reach = damping * 10, reach / 2
         if damping > _LARGEST:  # no step gains: sweeps always do
-            errors, damping, reach = errors[-1:], _DAMPING, _LEAP * epsilon
+            errors, damping, reach = errors[-1:], _DAMPING, problem.leap(epsilon)
     return look, passes
 
 

@@ -15,9 +15,10 @@ Departures
     1. + tau KL(w || uniform). Without it the objective, convex minus convex, collapses to a handful of examples. tau is
        the smallest whose fixed point w ~ exp(-phi / tau), phi = f_safe - push f_harmful, keeps the effective sample
        size 1 / sum w^2 at `floor` of the examples.
-    2. Mirror descent: theta goes half of the way to the fixed point's in every step, and half as far once that leads
-       away from it. (An optimiser that scales every
-       logit by its own gradient loses the ranking.) How far it still is stands in the result.
+    2. The fixed point is that of the convex-concave procedure (Yuille and Rangarajan, Neural Computation 15, 2003): the
+       push, concave in w, is replaced by its tangent, and what is left, convex, is solved exactly (curate/pull.py). The
+       anchored objective falls with every step. Steps along the slope have no such length: where data come in groups
+       their potentials jump. (And an optimiser that scales every logit by its own gradient loses the ranking.)
     3. omega is softmax(theta) over the kept, times their number: of mean 1, so that equal masses are plain tuning. The
        literal exp(w) is uniform to 1/n; it is a variant.
 
@@ -28,23 +29,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from alignkeep.curate.pull import level_of, pull
 from alignkeep.curate.transport import Costs, Transport, transport
 
 FLOOR = 0.8  # of the examples, effective sample size
-STEPS, DAMPING, TOLERANCE = 40, 0.5, 1e-3  # of the total variation to the fixed point (chosen)
+STEPS, TOLERANCE = 200, 1e-3  # of the total variation to the fixed point (chosen)
+BAND = 2e-3  # of the sample size: so much more than the floor is the floor (chosen)
 _HALVINGS, _RANGE = 60, 20.0  # of the logarithm of tau, around that of the slopes' spread
+_LEAST = 1e-3  # tau, of the slopes' spread at equal masses: what differs by less is equal (chosen; above rounding)
 
 
 class Step(NamedTuple):
-    """One step: the anchored objective and its two terms at the masses before it, their effective sample size, the tau
-    of the fixed point, and the total variation to it. `passes` are both transports'."""
+    """Some masses: the tau they are for, their anchored objective and its two terms, their effective sample size, and
+    the total variation to the fixed point. `passes` are those that finding them and looking at them took."""
 
     objective: float
     safe: float
@@ -59,7 +63,7 @@ class Step(NamedTuple):
 class Weighing:
     """Masses, and the potentials that they rest on: how far an example lies from safe and from harmful data, beyond the
     mean; `safe_targets` and `harmful_targets` are the references' own, from which `shares` makes rows of the plans.
-    `converged` says that masses and both transports are."""
+    `converged` says that masses, sample size and both transports are."""
 
     mass: Float[Tensor, " n"]
     logits: Float[Tensor, " n"]
@@ -89,6 +93,16 @@ class Reference:
         target = torch.full((count,), 1 / count, dtype=mass.dtype, device=mass.device)
         start = None if before is None else before.target_potential
         return transport(self.costs, mass[self.here], target, epsilon, start=start, total=self.total)
+
+    def pulled(self, price: Tensor, tau: float, epsilon: float, before: Transport) -> Transport:
+        """From the best masses at the prices (of all examples), which are softmax(-(potential + price) / tau)."""
+        count = self.costs.shape[1]
+        target = torch.full_like(before.target_potential, 1 / count)
+        level = level_of(self.potential(before, len(price)), price, tau)
+        return pull(
+            self.costs, target, epsilon, price[self.here], tau, start=before.target_potential, level=level,
+            count=len(price), total=self.total,
+        )  # fmt: skip
 
     def potential(self, found: Transport, count: int) -> Tensor:
         """f of all examples."""
@@ -120,56 +134,77 @@ def weigh(
     device: torch.device | str = "cpu",
     after: Callable[[Step], object] | None = None,
 ) -> Weighing:
-    """Eq. 6, anchored. A push of 0 only pulls. `after` is shown every step.
+    """Eq. 6, anchored, from equal masses. A push of 0 only pulls. `after` is shown every step, of which there are at
+    most `most`.
 
     Raises ValueError for a push below 0 or a floor outside (0, 1).
     """
     if not (push >= 0 and math.isfinite(push)) or not 0 < floor < 1 or count < 1 or most < 1:
         raise ValueError(f"need push >= 0, 0 < floor < 1, examples and steps, got {push}, {floor}, {count}, {most}")
-    logits = torch.zeros(count, dtype=torch.float64, device=device)
-    steps, share, seen = list[Step](), DAMPING, None
+    mass = torch.full((count,), 1 / count, dtype=torch.float64, device=device)
+    near = safe.transported(mass.to(dtype), epsilon, None)
+    far, steps, search = None, list[Step](), None
     while True:
-        mass = logits.softmax(0)
-        seen = _look(safe, harmful, mass, epsilon, push, dtype, seen)
-        tau = temperature(seen.slope, floor)
-        aim = -seen.slope / tau
-        residual = float((aim.softmax(0) - mass).abs().sum()) / 2
-        near, far = seen.to_safe, seen.to_harmful
-        anchored = near.value - push * far.value + tau * float(torch.xlogy(mass, mass * count).sum())
+        far = harmful.transported(mass.to(dtype), epsilon, far)
+        nearness, farness = safe.potential(near, count), harmful.potential(far, count)
+        slope = nearness - push * farness
+        search = search or _Search(floor, float(slope.std(correction=0)), temperature(slope, floor))
+        residual = float(((-slope / search.tau).softmax(0) - mass).abs().sum()) / 2
         size = effective_sample_size(mass)
-        steps.append(Step(anchored, near.value, far.value, size, tau, residual, near.passes + far.passes))
+        kept = float(torch.xlogy(mass, mass * count).sum())
+        objective = near.value - push * far.value + search.tau * kept
+        passes = near.passes + far.passes
+        steps.append(Step(objective, near.value, far.value, size, search.tau, residual, passes))
         if after is not None:
             after(steps[-1])
-        if residual <= TOLERANCE or len(steps) == most:
+        # Equal masses are nobody's fixed point, however near they are, unless nothing tells the examples apart.
+        settled = residual <= TOLERANCE and (len(steps) > 1 or search.spread == 0)
+        done = settled and search.ends(size / count)
+        if done or len(steps) == most:
             break
-        if len(steps) > 1 and residual > steps[-2].residual:  # it goes to and fro
-            share /= 2
-        logits = (1 - share) * (logits - logits.mean()) + share * (aim - aim.mean())
+        near = safe.pulled(-push * farness, search.tau, epsilon, near)
+        mass = (-(safe.potential(near, count) - push * farness) / search.tau).softmax(0)
+    logits = mass.log() - mass.log().mean()
     return Weighing(
-        mass.to(dtype), logits.to(dtype), seen.safe.to(dtype), seen.harmful.to(dtype), near.target_potential,
-        far.target_potential, tuple(steps), residual <= TOLERANCE and near.converged and far.converged,
+        mass.to(dtype), logits.to(dtype), nearness.to(dtype), farness.to(dtype), near.target_potential,
+        far.target_potential, tuple(steps), done and near.converged and far.converged,
     )  # fmt: skip
 
 
-class _Seen(NamedTuple):
-    """Both transports at some masses, the potentials of all examples, and phi."""
+@dataclass
+class _Search:
+    """For the smallest tau that keeps the floor. The variance of n w falls about as 1 / tau^2."""
 
-    to_safe: Transport
-    to_harmful: Transport
-    safe: Tensor
-    harmful: Tensor
-    slope: Tensor
+    floor: float
+    spread: float  # of the slopes at equal masses
+    tau: float
+    _tried: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])  # ln tau, ln variance
+    _low: float = -math.inf
+    _high: float = math.inf
 
-
-def _look(
-    safe: Reference, harmful: Reference, mass: Tensor, epsilon: float, push: float, dtype: torch.dtype,
-    before: _Seen | None,
-) -> _Seen:  # fmt: skip
-    """From the potentials of the masses before, where there are some."""
-    to_safe = safe.transported(mass.to(dtype), epsilon, None if before is None else before.to_safe)
-    to_harmful = harmful.transported(mass.to(dtype), epsilon, None if before is None else before.to_harmful)
-    near, far = safe.potential(to_safe, len(mass)), harmful.potential(to_harmful, len(mass))
-    return _Seen(to_safe, to_harmful, near, far, near - push * far)
+    def ends(self, share: float) -> bool:
+        """Whether this sample size, as a share of the examples, is the one; else another tau."""
+        least = _LEAST * self.spread
+        if self.spread == 0:  # nothing to choose by
+            return True
+        if self.floor * (1 - 1e-6) <= share <= self.floor + BAND or (share > self.floor and self.tau <= least):
+            return True
+        at, wanted = math.log(self.tau), math.log(1 / (self.floor + BAND / 2) - 1)
+        found = math.log(max(1 / share - 1, 1e-300))
+        if share > self.floor:
+            self._high = min(self._high, at)
+        else:
+            self._low = max(self._low, at)
+        fall = -2.0
+        if self._tried and abs(at - self._tried[-1][0]) > 1e-9:
+            fall = (found - self._tried[-1][1]) / (at - self._tried[-1][0])
+        self._tried.append((at, found))
+        step = (wanted - found) / fall if fall < -0.1 else (found - wanted) / 2
+        aim = at + min(max(step, -2.0), 2.0)
+        if not self._low < aim < self._high or len(self._tried) % 4 == 0:
+            aim = (self._low + self._high) / 2 if math.isfinite(self._low + self._high) else aim
+        self.tau = max(math.exp(aim), least)
+        return False
 
 
 def shares(costs: Float[Tensor, "rows m"], targets: Float[Tensor, " m"], epsilon: float) -> Float[Tensor, "rows m"]:
