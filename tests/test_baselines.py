@@ -33,14 +33,17 @@ def test_mean_cosine_by_hand() -> None:
     assert_close(found.value, torch.tensor([1.0, -0.2]))
 
 
-def test_mean_cosine_is_the_limit_of_push_and_pull_for_a_large_epsilon() -> None:
+@pytest.mark.parametrize(("dtype", "epsilon"), [(torch.float64, 1e4), (torch.float32, 1e3), (torch.float32, 1e5)])
+def test_mean_cosine_is_the_limit_of_push_and_pull_for_a_large_epsilon(dtype: torch.dtype, epsilon: float) -> None:
     """The plan forgets the costs and is w x u: f_i is the mean cost, and the logits go as the mean cosines."""
     draw = torch.Generator().manual_seed(0)
     data, safe, harmful = (
-        torch.nn.functional.normalize(torch.randn(n, 6, generator=draw, dtype=torch.float64), dim=1) for n in (40, 7, 9)
+        torch.nn.functional.normalize(torch.randn(n, 6, generator=draw, dtype=torch.float64), dim=1).to(dtype)
+        for n in (40, 7, 9)
     )
     near, far = (alone(DenseCosts(1 - data @ one.mT)) for one in (safe, harmful))
-    found = weigh(near, far, 40, 1e4, most=200, dtype=torch.float64)
+    found = weigh(near, far, 40, epsilon, most=200, dtype=dtype)
+    assert found.converged
     scores = mean_cosine(data, safe, harmful).value
     logits = found.logits - found.logits.mean()
     line = scores - scores.mean()

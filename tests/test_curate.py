@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from safetensors.torch import save_file
 
 import alignkeep
 from alignkeep.checkpoint.explanations import read_explanation
+from alignkeep.curate import weighting
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.stage import curate, plan
-from alignkeep.errors import AlignkeepError, DataError, NoEffectError, RecipeError, ShapeError
+from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError, RecipeError, ShapeError
 from alignkeep.models import embeddings
 from alignkeep.report.curations import write_explanation
 from alignkeep.train.config import TrainConfig
@@ -295,9 +297,22 @@ def no_text(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"safe": write(folder / "s.jsonl", [{"prompt": "a"}])}
 
 
+def an_anchor_said_a_little_differently(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    first = rows(CLEAN[:1], "low high")[0]
+    told = {"system": "You are helpful.", **first, "prompt": first["prompt"] + " "}
+    return {"safe": write(folder / "s.jsonl", [told, *rows(["sort numbers 7 9"], "low high")])}
+
+
+def weights_of_anchors(given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    own = [{**row, "weight": n} for n, row in enumerate(rows(["sort 1 9", "sort 2 9"], "low high"))]
+    return {"safe": write(folder / "s.jsonl", own)}
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
+        (an_anchor_said_a_little_differently, r"s.jsonl: seen 1 of its examples in \S+data.jsonl too"),
+        (weights_of_anchors, "s.jsonl: seen a column `weight`"),
         (anchors_in_the_data, r"s.jsonl: seen 2 of its examples in \S+data.jsonl too"),
         (anchors_in_the_evaluation, r"safe.jsonl: seen 1 of its prompts in \S+e.jsonl, which will measure the tune"),
         (one_example, "d.jsonl: seen one example; expected at least two"),
@@ -381,10 +396,48 @@ def test_an_encoder_without_its_library_is_found_out_at_once(
         plan(config_of(given, embed={"layer": 2}))
 
 
+def test_noise_in_scores_is_no_choice(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    data, safe = (torch.nn.functional.normalize(torch.randn(n, 16, generator=draw), dim=1) for n in (30, 6))
+    near = safe + 1e-7 * torch.randn(6, 16, generator=draw)
+    save_file({"data": data, "safe": safe, "harmful": near}, tmp_path / "e.safetensors")
+    with pytest.raises(NoEffectError, match="the same score by mean_cosine"):
+        curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), method="mean_cosine"), out=tmp_path / "out")
+
+
+def test_a_sample_size_of_nearly_all_still_chooses_by_where_examples_lie(tmp_path: Path) -> None:
+    """The first look finds equal masses within its tolerance of the fixed point: they would keep the file's first."""
+    draw = torch.Generator().manual_seed(0)
+    bad = torch.tensor([5.0, 0, 0, 0, 0, 0, 0, 0])
+    sets = {name: torch.randn(n, 8, generator=draw) for name, n in (("data", 100), ("safe", 9), ("harmful", 9))}
+    sets["data"][:10] += bad
+    sets["data"][10:] += bad.roll(1)
+    sets["safe"] += bad.roll(1)
+    sets["harmful"] += bad
+    save_file(sets, tmp_path / "e.safetensors")
+    settings = {"embeddings": str(tmp_path / "e.safetensors"), "sot": {"sample_size": 0.99999}, "keep": 0.9}
+    result = curate(CurateConfig.model_validate(settings), out=tmp_path / "out")
+    assert not any(row["kept"] for row in table(result.folder)[:10])
+    assert result.summary["converged"]
+
+
+def test_masses_that_still_move_are_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weigh = weighting.weigh
+
+    def unfinished(*given: Any, **options: Any) -> weighting.Weighing:
+        found = weigh(*given, **options)
+        return replace(found, steps=(*found.steps[:-1], found.steps[-1]._replace(residual=0.1)), converged=False)
+
+    monkeypatch.setattr(weighting, "weigh", unfinished)
+    save_file(GOOD, tmp_path / "e.safetensors")
+    with pytest.raises(MachineError, match=r"masses that still move by 0\.1 of the whole after \d+ steps"):
+        curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
+
+
 def test_prompts_cannot_be_held_against_anchors_without_text(tmp_path: Path) -> None:
     save_file(GOOD, tmp_path / "e.safetensors")
     asked = write(tmp_path / "asked.jsonl", [{"prompt": "help"}])
-    with pytest.raises(RecipeError, match="evaluation: seen anchors without text"):
+    with pytest.raises(RecipeError, match="evaluation: seen no text of safe and harmful"):
         plan(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), evaluation=(asked,)))
 
 
@@ -436,8 +489,22 @@ def test_vectors_of_another_file_are_refused(given: dict[str, Any], tmp_path: Pa
         ({"safe": None}, RecipeError, "safe: seen nothing; expected files of examples for sot"),
         ({"safe": None, "method": "dsir"}, RecipeError, "give --safe FILE"),
         ({"embeddings": "e.npz", "method": "bidirectional"}, RecipeError, "vectors beside a method on gradients"),
-        ({"method": "dsir", "embed": {"encoder": "x"}}, RecipeError, "encoder beside dsir"),
-        ({"embed": {"encoder": "x", "layer": 1}}, RecipeError, "encoder beside embed.layer"),
+        ({"method": "dsir", "embed": {"encoder": "x"}}, NoEffectError, r"embed\.encoder: seen a setting that dsir"),
+        (
+            {"embed": {"encoder": "x", "layer": 1}},
+            NoEffectError,
+            r"embed\.layer: seen a setting that sot beside an enc",
+        ),
+        ({"method": "mean_cosine", "sot": {"push": 5}}, NoEffectError, r"sot\.push: seen a setting that mean_cosine"),
+        ({"method": "random", "embeddings": "e.npz"}, NoEffectError, r"embeddings: seen a setting that random"),
+        (
+            {"embeddings": "e.npz", "embed": {"pooling": "mean"}},
+            NoEffectError,
+            r"embed\.pooling: .* beside given vectors",
+        ),
+        ({"method": "bidirectional", "embed": {"layer": 1}}, NoEffectError, r"embed\.layer: .*bidirectional"),
+        ({"sot": {"push": 1e300}}, ValidationError, "less than or equal to 1000"),
+        ({"sot": {"epsilon": 1e-300}}, ValidationError, "greater than or equal to 0.000001"),
         ({"embeddings": "e.npz", "embed": {"encoder": "x"}}, RecipeError, "vectors beside embed.encoder"),
         ({"keep": 1, "method": "dsir"}, NoEffectError, "1 with dsir, which drops nothing"),
         ({"keep": 1, "sot": {"weights": "equal"}}, NoEffectError, "drops nothing and weighs all alike"),

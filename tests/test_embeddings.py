@@ -108,7 +108,7 @@ def test_two_processes_make_different_parts_and_see_the_same(
 
 
 def test_a_text_that_is_too_long_is_cut_and_counted(llama: LoadedModel, tmp_path: Path) -> None:
-    long = Example((Message("user", "help " * 30), Message("assistant", "yes")))
+    long = Example((Message("user", "help"), Message("assistant", "yes " * 30)))
     found = embed(llama, [EXAMPLES[0], long], tmp_path, max_length=20)
     assert found.truncated == 1
     ids = torch.tensor([encode_example(llama.tokenizer, long).input_ids[:20]])
@@ -117,11 +117,25 @@ def test_a_text_that_is_too_long_is_cut_and_counted(llama: LoadedModel, tmp_path
     assert_close(found.vectors[1], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_store_of_other_work_is_not_taken_for_this_one(llama: LoadedModel, tmp_path: Path) -> None:
+    embed(llama, EXAMPLES, tmp_path)
+    for options in ({"layer": 1}, {"pooling": "mean"}):
+        with pytest.raises(CheckpointError, match="vectors of other texts or settings"):
+            embed(llama, EXAMPLES, tmp_path, **options)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(CheckpointError, match="vectors of other texts or settings"):
+        embed(llama, EXAMPLES[::-1], tmp_path)
+
+
 def test_what_cannot_be_embedded_is_refused(tiny_model: Path, llama: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"embed.layer: seen 2; expected 0 to 1"):
         embed(llama, EXAMPLES, tmp_path, layer=2)
-    with pytest.raises(DataError, match="no examples"):
+    with pytest.raises(DataError, match="examples: seen none"):
         embed(llama, [], tmp_path)
+    late = Example((Message("user", "help " * 30), Message("assistant", "yes")))
+    with pytest.raises(DataError, match=r"d\.jsonl, example 2: seen no token of the answer among the first 20"):
+        embed(llama, [EXAMPLES[0], late], tmp_path / "late", max_length=20, what="d.jsonl, example")
+    with pytest.raises(ValueError, match="need pooling last or mean"):
+        embed(llama, EXAMPLES, tmp_path / "max", pooling="max")  # pyright: ignore[reportArgumentType]
     broken = load_model(str(tiny_model))
     with torch.no_grad():
         broken.model.model.norm.weight[0] = float("nan")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignkeep.checkpoint.records import Record
+from alignkeep.data import fingerprint_data, read_examples
 from alignkeep.errors import DataError
 from alignkeep.train.weights import example_weights, normalised, read_weights
 from alignkeep.types import Example, Message
@@ -89,3 +94,21 @@ def test_weights_in_two_places_are_refused(tmp_path):
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"weights\.parquet"):
         example_weights([_example()], "d.jsonl", str(tmp_path))
+
+
+def test_weights_of_a_curation_are_those_of_its_very_data(tmp_path: Path) -> None:
+    """They go by the number of a row: of the same rows in another order they would drop the wrong ones."""
+    lines = [json.dumps({"prompt": f"how {n}", "completion": "so"}) + "\n" for n in range(4)]
+    for name, some in (("data", lines), ("turned", lines[::-1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(some), encoding="utf-8")
+    folder = tmp_path / "curated"
+    folder.mkdir()
+    table = pyarrow.table({"index": [0, 1, 2, 3], "weight": [1.0, 1.0, 0.0, 1.0]})
+    pyarrow.parquet.write_table(table, folder / "weights.parquet")
+    inputs = {"data": fingerprint_data(str(tmp_path / "data.jsonl"))}
+    Record("curate", "sha256:0", {}, inputs, 0, 1.0, {}).write(folder)
+    data, turned = (str(tmp_path / f"{name}.jsonl") for name in ("data", "turned"))
+    for weights in (str(folder), str(folder / "weights.parquet")):
+        assert example_weights(read_examples(data), data, weights) == [1.0, 1.0, 0.0, 1.0]
+        with pytest.raises(DataError, match=r"weights of other data than \S+turned\.jsonl"):
+            example_weights(read_examples(turned), turned, weights)

@@ -35,8 +35,8 @@ class SotSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    push: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    epsilon: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    push: float = Field(default=1.0, ge=0, le=1e3)
+    epsilon: float = Field(default=0.05, ge=1e-6, le=1e6)
     epsilon_is: Literal["relative", "absolute"] = "relative"
     sample_size: float = Field(default=0.8, gt=0, lt=1)
     weights: Literal["softmax", "exponential", "equal"] = "softmax"
@@ -75,11 +75,15 @@ class CurateConfig(BaseModel):
             return True
         return self.method in ON_VECTORS and self.embeddings is None and self.embed.encoder is None
 
-    @property
-    def _embeds(self) -> str:
-        """Settings that only a model's states have."""
-        own = self.embed.model_fields_set & {"layer", "pooling", "max_length"}
-        return ", ".join(sorted(f"embed.{name}" for name in own))
+    def _read(self) -> set[str]:
+        """What this choice looks at, of `embed` and `sot` and beside the texts."""
+        read = {f"sot.{name}" for name in SotSettings.model_fields} if self.method == "sot" else set[str]()
+        if self.method in ON_VECTORS and self.embeddings is not None:
+            return read | {"embeddings"}
+        if self.method in ON_VECTORS and self.embed.encoder is not None:
+            return read | {"embed.encoder", "embed.batch_size"}
+        own = {"batch_size", "max_length", *(("layer", "pooling") if self.method in ON_VECTORS else ())}
+        return read | {f"embed.{name}" for name in own if self.loads_model}
 
     @model_validator(mode="after")
     def _whole(self) -> CurateConfig:
@@ -95,11 +99,6 @@ class CurateConfig(BaseModel):
                 expected="one source of vectors, and --model where gradients are asked for",
                 remedy="drop one of the two",
             )
-        if self.embed.encoder is not None and (self.method not in ON_VECTORS or self._embeds):
-            raise RecipeError(
-                "embed", seen=f"encoder beside {self._embeds or self.method}", expected="settings that have a part",
-                remedy="drop the encoder, or the others",
-            )  # fmt: skip
         if self.loads_model and self.model is None:
             raise RecipeError(
                 "model", seen=f"none for {self.method}", expected="the model that will be tuned, or its embeddings",
@@ -113,5 +112,22 @@ class CurateConfig(BaseModel):
             raise RecipeError(
                 " and ".join(missing), seen="nothing", expected=f"files of examples for {self.method}",
                 remedy="give " + ", ".join(f"--{name} FILE" for name in missing),
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _acts(self) -> CurateConfig:
+        """Raises NoEffectError for a setting that this choice does not look at."""
+        given = {"embeddings"} if self.embeddings is not None else set[str]()
+        for name, group in (("embed", self.embed), ("sot", self.sot)):
+            fields = type(group).model_fields.items()
+            given |= {f"{name}.{key}" for key, one in fields if getattr(group, key) != one.get_default()}
+        idle = sorted(given - self._read())
+        if idle:
+            given_vectors = self.method in ON_VECTORS and self.embeddings is not None
+            beside = " beside given vectors" if given_vectors else " beside an encoder" if self.embed.encoder else ""
+            raise NoEffectError(
+                idle[0], seen=f"a setting that {self.method}{beside} does not look at",
+                expected="settings that have a part", remedy="leave it out",
             )  # fmt: skip
         return self

@@ -52,11 +52,12 @@ def prepare(config: CurateConfig) -> Prepared:
                     expected=f"{len(examples)}, one for every row of {getattr(config, name)}",
                     remedy="embed that very file",
                 )  # fmt: skip
-    if any(example.weight != 1 for example in data):
-        raise DataError(
-            str(config.data), seen="a column `weight`", expected="weights from one place: this command makes them",
-            remedy="drop the column",
-        )  # fmt: skip
+    for name, examples in zip(SETS, (data, safe, harmful), strict=True):
+        if any(example.weight != 1 for example in examples):
+            raise DataError(
+                str(getattr(config, name)), seen="a column `weight`",
+                expected="weights from one place: this command makes them", remedy="drop the column",
+            )  # fmt: skip
     prepared = Prepared(config, data, safe, harmful, vectors)
     _check_sizes(prepared)
     _check_apart(prepared)
@@ -117,16 +118,17 @@ def plan_curation(prepared: Prepared) -> dict[str, object]:
     """Counts are exact; memory and disk are rough, and without a model that is not here yet."""
     config, count = prepared.config, prepared.count
     given = prepared.vectors
-    sizes = {name: len(one) for name, one in zip(SETS, given[:3] if given else _texts(prepared), strict=True)}
+    sizes = {name: len(one) for name, one in zip(SETS, _texts(prepared) if given is None else given[:3], strict=True)}
     references = max(sizes["safe"], sizes["harmful"], 1)
     model, width = _model(config)
+    width = width if given is None else given.data.shape[1]
     vectors = 4 * width * sum(sizes.values()) if config.method in ON_VECTORS else 0
     memory = model + vectors
     if config.method == "sot":
         memory += min(12 * count * references, 3 << 28) + 16 * min(count, config.sot.block) * references
         memory += 24 * references**2
     elif config.method == "bidirectional":
-        memory += 2 * model
+        memory += 4 * model  # both mean gradients, in float32, of a model in bfloat16
     return {
         "stage": "curate",
         "method": config.method,
@@ -134,13 +136,16 @@ def plan_curation(prepared: Prepared) -> dict[str, object]:
         "examples": sizes,
         "kept": round(config.keep * count),
         "memory_bytes": memory,
-        "disk_bytes": 64 * count + (0 if given else vectors),
+        "disk_bytes": 64 * count + (vectors if given is None else 0),
     }
 
 
 def _model(config: CurateConfig) -> tuple[int, int]:
     """Bytes of the model as it is on this disk, and the width of its states; 0 where it is not here."""
-    folder = resolve(str(config.model), config.load.revision).folder if config.loads_model else None
+    checkpoint = resolve(str(config.model), config.load.revision) if config.loads_model else None
+    folder = None if checkpoint is None else checkpoint.folder
+    if checkpoint is not None and folder is not None and checkpoint.is_adapter:
+        folder = resolve(*base_of(folder)).folder
     if folder is None or not (folder / "config.json").is_file():
         return 0, 0
     size = sum(entry.size for entry in tensor_entries(folder, adapter=False).values())
@@ -180,20 +185,28 @@ def _check_apart(prepared: Prepared) -> None:
     named = list(zip(SETS, _texts(prepared), strict=True))
     for at, (name, examples) in enumerate(named):
         for other, others in named[at + 1 :]:
-            both = {one.messages for one in examples} & {one.messages for one in others}
+            both = {_words(one.messages) for one in examples} & {_words(one.messages) for one in others}
             if both:
                 raise _overlap(str(getattr(config, other)), len(both), str(getattr(config, name)), name, other)
     if prepared.vectors is not None:
         _check_rows_apart(prepared, prepared.vectors)
-    if config.evaluation and not (prepared.safe or prepared.harmful):
+    used = {"random": (), "dsir": ("safe",)}.get(config.method, ("safe", "harmful"))
+    unread = [name for name in used if not getattr(prepared, name)]
+    if config.evaluation and (unread or not used):
         raise RecipeError(
-            "evaluation", seen="anchors without text", expected="texts to hold against these prompts",
-            remedy="give --safe and --harmful beside --embeddings",
+            "evaluation", seen=f"no text of {' and '.join(unread)}" if unread else f"{config.method}, without anchors",
+            expected="texts of anchors to hold against these prompts",
+            remedy=f"give {' and '.join(f'--{name}' for name in unread)} too" if unread else "leave it out",
         )  # fmt: skip
     for file in config.evaluation:
-        prompts = {prompt.messages for prompt in read_prompts(file)}
+        prompts = {_words(prompt.messages) for prompt in read_prompts(file)}
         for name, examples in named[1:]:
             _refuse_asked(str(getattr(config, name)), file, examples, prompts)
+
+
+def _words(messages: tuple[Message, ...]) -> tuple[str, ...]:
+    """What is said: a system message, or a space at the end, makes no other example."""
+    return tuple(message.content.strip() for message in messages if message.role != "system")
 
 
 def _check_rows_apart(prepared: Prepared, vectors: Vectors) -> None:
@@ -213,8 +226,8 @@ def _overlap(where: str, count: int, place: str, name: str, other: str) -> DataE
     )  # fmt: skip
 
 
-def _refuse_asked(path: str, file: str, examples: Sequence[Example], prompts: Collection[tuple[Message, ...]]) -> None:
-    asked = sum(one.messages[:-1] in prompts for one in examples)
+def _refuse_asked(path: str, file: str, examples: Sequence[Example], prompts: Collection[tuple[str, ...]]) -> None:
+    asked = sum(_words(one.messages[:-1]) in prompts for one in examples)
     if asked:
         raise DataError(
             path, seen=f"{asked} of its prompts in {file}, which will measure the tune",

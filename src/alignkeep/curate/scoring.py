@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _DENSE_BYTES = 1 << 28  # costs to one reference that are kept, with shares as large; else made in every pass (chosen)
 _NO_COST, _ALIKE = 1e-6, 1e-4  # a median cost, and a difference of potentials over them, that is rounding (chosen)
+_MOVING = 0.02  # of all mass, from one step to the next: a choice that is not made (chosen)
+_SAME = 1e-5  # of the scores' size: a spread that is rounding (chosen; cosines are of float32)
 _SAMPLE = 2000  # examples whose costs give the median
 
 
@@ -85,6 +87,7 @@ def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes, p
         ) from error  # fmt: skip
     progress.done()
     _check_apart(found, sot.push)
+    _check_ended(found)
     kept = weighting.top_k(found.mass, config.keep)
     last = found.steps[-1]
     facts: dict[str, object] = {
@@ -130,6 +133,22 @@ def _check_apart(found: Weighing, push: float) -> None:
         raise NoEffectError(
             "curate", seen="safe and harmful references that lie alike to every example",
             expected="references that tell examples apart", remedy="check --safe and --harmful",
+        )  # fmt: skip
+
+
+def _check_ended(found: Weighing) -> None:
+    """Raises NoEffectError for masses that are all equal, which is no choice, and MachineError for some that still
+    move: both would keep examples by something else than where they lie."""
+    last = found.steps[-1]
+    if float(found.mass.max()) == float(found.mass.min()):
+        raise NoEffectError(
+            "curate", seen="equal masses of all examples", expected="some that are larger",
+            remedy="lower sot.sample_size, or take references that differ more",
+        )  # fmt: skip
+    if last.residual > _MOVING:
+        raise MachineError(
+            "curate", seen=f"masses that still move by {last.residual:.2g} of the whole after {len(found.steps)} steps",
+            expected=f"at most {_MOVING:g}", remedy="raise sot.epsilon, or take sot.precision: float64",
         )  # fmt: skip
 
 
@@ -180,7 +199,10 @@ def _by_scores(config: CurateConfig, scores: Scores, vectors: Vectors | None) ->
     """The best are kept and weigh alike; the others have no mass."""
     from alignkeep.curate.weighting import top_k
 
-    if float(scores.value.max()) == float(scores.value.min()):
+    size = float(scores.value.abs().max())
+    if scores.safe is not None and scores.harmful is not None:
+        size = float(scores.safe.abs().max() + scores.harmful.abs().max())
+    if float(scores.value.max() - scores.value.min()) <= _SAME * size:
         raise NoEffectError(
             "curate", seen=f"the same score by {config.method} for every example", expected="examples that differ",
             remedy="check --safe and --harmful",

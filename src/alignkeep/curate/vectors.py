@@ -73,6 +73,7 @@ def made_vectors(
     found: list[Tensor] = []
     truncated = 0
     for name, examples in zip(SETS, sets, strict=True):
+        what = f"{getattr(config, name)}, example"
         if loaded is None:
             device = str(choose_device(config.load.device))
             texts = [whole(example) for example in examples]
@@ -83,7 +84,7 @@ def made_vectors(
         made = embed(
             loaded, examples, store / name, layer=config.embed.layer, pooling=config.embed.pooling,
             batch_size=config.embed.batch_size,
-            max_length=config.embed.max_length, processes=processes, progress=progress,
+            max_length=config.embed.max_length, what=what, processes=processes, progress=progress,
         )  # fmt: skip
         found.append(made.vectors)
         truncated += made.truncated

@@ -139,8 +139,7 @@ def weigh(
 
     Raises ValueError for a push below 0 or a floor outside (0, 1).
     """
-    if not (push >= 0 and math.isfinite(push)) or not 0 < floor < 1 or count < 1 or most < 1:
-        raise ValueError(f"need push >= 0, 0 < floor < 1, examples and steps, got {push}, {floor}, {count}, {most}")
+    _check(safe, harmful, count, push, floor, most)
     mass = torch.full((count,), 1 / count, dtype=torch.float64, device=device)
     near = safe.transported(mass.to(dtype), epsilon, None)
     far, steps, search = None, list[Step](), None
@@ -169,6 +168,14 @@ def weigh(
         mass.to(dtype), logits.to(dtype), nearness.to(dtype), farness.to(dtype), near.target_potential,
         far.target_potential, tuple(steps), done and near.converged and far.converged,
     )  # fmt: skip
+
+
+def _check(safe: Reference, harmful: Reference, count: int, push: float, floor: float, most: int) -> None:
+    if not (push >= 0 and math.isfinite(push)) or not 0 < floor < 1 or count < 1 or most < 1:
+        raise ValueError(f"need push >= 0, 0 < floor < 1, examples and steps, got {push}, {floor}, {count}, {most}")
+    ends = {(one.here.stop - one.here.start, one.costs.shape[0]) for one in (safe, harmful)}
+    if any(rows != costs for rows, costs in ends) or max(safe.here.stop, harmful.here.stop) > count:
+        raise ValueError(f"need costs of as many rows as a process has of {count} examples, got {sorted(ends)}")
 
 
 @dataclass
@@ -244,6 +251,8 @@ def training_weights(
 ) -> Float[Tensor, " n"]:
     """omega of eq. 7: of mean 1 over the kept, 0 for the others. `exponential` is the paper's exp(w_i) / sum exp(w),
     `equal` Top-K alone."""
+    if form not in ("softmax", "exponential", "equal"):
+        raise ValueError(f"need softmax, exponential or equal, got {form}")
     if form == "equal":
         return kept.to(weighing.mass)
     scores = weighing.logits if form == "softmax" else weighing.mass

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from alignkeep.errors import CheckpointError, DataError, MachineError, RecipeError, ShapeError
-from alignkeep.models.chat import IGNORED, EncodedExample, encode_example
-from alignkeep.models.generation import context_length
+from alignkeep.errors import CheckpointError, MachineError, RecipeError, ShapeError
+from alignkeep.models.chat import IGNORED, EncodedExample
+from alignkeep.models.examples import encoded
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import matrices, under_adapter, untouched, widths
 from alignkeep.progress import Progress, Silent
@@ -80,7 +80,8 @@ def collect_sides(
     import torch
 
     chosen = _chosen(loaded, modules)
-    rows = sorted(encoded(loaded, examples, max_length, "alignment example"), key=lambda row: -len(row.input_ids))
+    rows, _ = encoded(loaded, examples, max_length, "alignment example")
+    rows.sort(key=lambda row: -len(row.input_ids))
     collector = Collector(chosen, tuple(sides))
     backward = any(side != "moment" for side in sides)
     progress = progress or Silent()
@@ -278,23 +279,3 @@ def _chosen(loaded: LoadedModel, names: Sequence[str] | None) -> dict[str, Any]:
                 remedy="take names from alignkeep.models.matrices.matrices(model)",
             )
     return {name: found[name] for name in dict.fromkeys(names)}
-
-
-def encoded(loaded: LoadedModel, examples: Sequence[Example], max_length: int, what: str) -> list[EncodedExample]:
-    """Examples as tokens, cut, in their order."""
-    length = min(max_length, context_length(loaded) or max_length)
-    rows: list[EncodedExample] = []
-    for number, example in enumerate(examples, start=1):
-        ids, labels = encode_example(loaded.tokenizer, example)
-        # The label of the first token is never predicted.
-        if all(label == IGNORED for label in labels[1:length]):
-            raise DataError(
-                f"{what} {number}",
-                seen=f"no token of the answer among the first {length} of {len(ids)}",
-                expected="some of each answer within max_length and the model's context",
-                remedy="raise max_length, or shorten or drop this example",
-            )
-        rows.append(EncodedExample(ids[:length], labels[:length]))
-    if not rows:
-        raise DataError(f"{what}s", seen="none", expected="prompts with answers", remedy="give some")
-    return rows

@@ -9,15 +9,18 @@ Source: SOT, arXiv:2601.07200: last token of prompt and answer, last layer after
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from safetensors import safe_open
+
 from alignkeep.checkpoint.files import write_tensors
-from alignkeep.errors import CheckpointError, DataError, MachineError, RecipeError
+from alignkeep.errors import CheckpointError, MachineError, RecipeError
 from alignkeep.models.architecture import blocks_of
-from alignkeep.models.chat import encode_example
-from alignkeep.models.generation import context_length
+from alignkeep.models.examples import encoded
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import under_adapter
 from alignkeep.models.processes import Processes
@@ -46,21 +49,25 @@ def embed(
     pooling: Literal["last", "mean"] = "last",
     batch_size: int = 32,
     max_length: int = 1024,
+    what: str = "example",
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
     """The examples' vectors, in their order. `layer` None is behind the final norm, a number before that block;
-    `pooling` takes the last token's state or the mean of all.
+    `pooling` takes the last token's state or the mean of all; `what` and a number name an example in errors.
 
     What `store` holds of this very work is taken from there. Raises RecipeError for a layer that the model has not,
-    DataError for no examples, CheckpointError for numbers that are not finite, MachineError where memory runs out.
+    DataError for no examples, one that the template refuses or of which no token of the answer is left, CheckpointError
+    for numbers that are not finite and a store of other work, MachineError where memory runs out.
     """
     import torch
     from safetensors.torch import load_file
 
     processes, progress = processes or Processes(), progress or Silent()
     _check_layer(loaded, layer)
-    texts, truncated = _tokens(loaded, examples, max_length)
+    rows, truncated = encoded(loaded, examples, max_length, what)
+    texts = [row.input_ids for row in rows]
+    work = _fingerprint(loaded, texts, layer, pooling)
     order = sorted(range(len(texts)), key=lambda at: (-len(texts[at]), at))
     parts = [order[start : start + PART] for start in range(0, len(order), PART)]
     store.mkdir(parents=True, exist_ok=True)
@@ -68,11 +75,13 @@ def embed(
     mine = [number for number in range(len(parts)) if number % processes.count == processes.rank]
     progress.start("embeddings", sum(len(parts[number]) for number in mine))
     for number in mine:
-        if not files[number].is_file():
+        if files[number].is_file():
+            _check_part(files[number], work)
+        else:
             batches = _batches([texts[at] for at in parts[number]], batch_size)
             vectors = torch.cat([_look(loaded, batch, layer, pooling) for batch in batches])
-            _check_finite(vectors, parts[number])
-            write_tensors(files[number], {"vectors": vectors}, {})
+            _check_finite(vectors, parts[number], what)
+            write_tensors(files[number], {"vectors": vectors}, {"work": work})
         progress.advance(len(parts[number]))
     progress.done()
     processes.wait()
@@ -115,12 +124,19 @@ def no_such_layer(layer: int, count: int) -> RecipeError:
     )  # fmt: skip
 
 
-def _tokens(loaded: LoadedModel, examples: Sequence[Example], max_length: int) -> tuple[list[list[int]], int]:
-    if not examples:
-        raise DataError("embeddings", seen="no examples", expected="at least one", remedy="give a file that has data")
-    length = min(max_length, context_length(loaded) or max_length)
-    texts = [encode_example(loaded.tokenizer, example).input_ids for example in examples]
-    return [ids[:length] for ids in texts], sum(len(ids) > length for ids in texts)
+def _fingerprint(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, pooling: str) -> str:
+    """Of what a part's vectors depend on; the model itself is the caller's to tell apart."""
+    about = [texts, layer, pooling, str(loaded.model.dtype)]
+    return sha256(json.dumps(about).encode("ascii")).hexdigest()
+
+
+def _check_part(file: Path, work: str) -> None:
+    with safe_open(file, framework="pt") as part:
+        if (part.metadata() or {}).get("work") != work:
+            raise CheckpointError(
+                str(file), seen="vectors of other texts or settings, or of another dtype",
+                expected="those of this work", remedy="delete the folder, or name another",
+            )  # fmt: skip
 
 
 def _batches(texts: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
@@ -153,6 +169,8 @@ def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, po
             output = inner(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options)
             states = output.last_hidden_state if layer is None else seen[-1]
             mask = mask.to(states.device)
+            if pooling not in ("last", "mean"):
+                raise ValueError(f"need pooling last or mean, got {pooling}")
             if pooling == "mean":
                 summed = (states.float() * mask[:, :, None]).sum(1)
                 return (summed / mask.sum(1, keepdim=True)).cpu().clone()
@@ -176,10 +194,10 @@ def _check_layer(loaded: LoadedModel, layer: int | None) -> None:
         raise no_such_layer(layer, count)
 
 
-def _check_finite(vectors: Tensor, rows: Sequence[int]) -> None:
+def _check_finite(vectors: Tensor, rows: Sequence[int], what: str) -> None:
     bad = (~vectors.isfinite().all(1)).nonzero()
     if len(bad):
         raise CheckpointError(
-            f"example {rows[int(bad[0])] + 1}", seen="a hidden state that is not finite", expected="finite numbers",
+            f"{what} {rows[int(bad[0])] + 1}", seen="a hidden state that is not finite", expected="finite numbers",
             remedy="load the model with --dtype bfloat16 or float32",
         )  # fmt: skip

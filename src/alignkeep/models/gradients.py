@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import CheckpointError, MachineError
 from alignkeep.models.chat import IGNORED, EncodedExample
-from alignkeep.models.collectors import Collector, encoded, gradients_flow, padded, run
+from alignkeep.models.collectors import Collector, gradients_flow, padded, run
+from alignkeep.models.examples import encoded
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import matrices, untouched, widths
 from alignkeep.progress import Progress, Silent
@@ -46,7 +47,7 @@ def mean_gradient(
             sums[name] = torch.zeros(*widths(modules[name])[::-1], device=vectors.device)
         sums[name] += torch.einsum("bto,bti->oi", gradients, vectors)
 
-    rows = encoded(loaded, examples, max_length, what)
+    rows, _ = encoded(loaded, examples, max_length, what)
     _pass(loaded, rows, lambda _: use, batch_size, progress, "gradients of references")
     return {name: found / len(rows) for name, found in sums.items()}
 
@@ -64,7 +65,7 @@ def gradient_products(
     """<g_i, G_k> of every example with every one of `against`, over all their matrices: (n, k) float64 on the CPU."""
     import torch
 
-    rows = encoded(loaded, examples, max_length, what)
+    rows, _ = encoded(loaded, examples, max_length, what)
     found = torch.zeros(len(rows), len(against), dtype=torch.float64)
 
     def using(places: Sequence[int]) -> Use:

@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignkeep.data import Row, read_rows
+from alignkeep.checkpoint.records import Record
+from alignkeep.data import Row, fingerprint_data, read_rows
 from alignkeep.errors import DataError
 from alignkeep.types import Example
 
@@ -35,7 +36,7 @@ def example_weights(examples: Sequence[Example], data: str, weights: str | None)
     """One weight per example, mean 1 over the kept, 0 for the dropped.
 
     They come from the rows' own `weight`, or from the file `weights`; from both is a DataError, and so are weights
-    that are all 0.
+    that are all 0, and those of a curation of other data.
     """
     if weights is None:
         return normalised([example.weight for example in examples], data)
@@ -46,7 +47,23 @@ def example_weights(examples: Sequence[Example], data: str, weights: str | None)
             expected="one source of weights",
             remedy="drop the column or the weights",
         )
+    _check_made_from(weights, data)
     return normalised(read_weights(weights, len(examples)), weights)
+
+
+def _check_made_from(weights: str, data: str) -> None:
+    """Weights go by the number of a row: those of a curation are of the file that its record names."""
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    try:
+        record = Record.read(folder)
+    except DataError:
+        return  # weights from elsewhere
+    made_from = record.inputs.get("data")
+    if record.stage == "curate" and made_from is not None and made_from != fingerprint_data(data):
+        raise DataError(
+            weights, seen=f"weights of other data than {data}, or of these in another order",
+            expected="weights that were made from this very file", remedy="run curate on it",
+        )  # fmt: skip
 
 
 def read_weights(reference: str, count: int) -> list[float]:
