@@ -75,7 +75,8 @@ merge-claims: $(VENV)/stamp-run  ## What merging brings back on the testbed: doc
 	$(BIN)/python benchmarks/merge_claims.py --out claims/merge
 
 curate-claims: $(VENV)/stamp-run  ## What push and pull keeps out of poisoned data: docs/curation.md
-	$(BIN)/python benchmarks/curate_claims.py --out claims/curate --tables methods
+	$(BIN)/python benchmarks/curate_claims.py --out claims/curate --tables vectors
+	$(BIN)/python benchmarks/curate_claims.py --out claims/curate --tables methods,forms
 	$(BIN)/python benchmarks/curate_claims.py --out claims/curate --tables reasons
 
 bench-curate: $(VENV)/stamp-dev  ## A weight step of push and pull against POT, and its memory

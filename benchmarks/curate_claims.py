@@ -198,6 +198,8 @@ def main() -> None:
     parser.add_argument("--sets", default="poisoned,poisoned_hard")
     parser.add_argument("--tables", default="methods,forms")
     chosen = parser.parse_args()
+    if chosen.tables not in ("vectors", "reasons") and not {"methods", "forms"} >= set(chosen.tables.split(",")):
+        parser.error(f"--tables {chosen.tables}: vectors, reasons, or of methods and forms")
     world = testbed(out=chosen.out / "testbed")
     base = chosen.out / "base"
     evaluate(asking(world, str(world.models["aligned"])), out=base, overwrite=True)
