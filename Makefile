@@ -88,7 +88,9 @@ train-claims: $(VENV)/stamp-run  ## What AlignGuard keeps on the testbed: docs/a
 	$(BIN)/python benchmarks/train_claims.py --out claims/train --sets benign_drift --tables forgetting
 
 align-claims: $(VENV)/stamp-run  ## GRAO beside SFT, DPO and GRPO on the testbed: docs/alignment.md
-	$(BIN)/python benchmarks/align_claims.py --out claims/align
+	$(BIN)/python benchmarks/align_claims.py --out claims/align --starts warm
+	$(BIN)/python benchmarks/align_claims.py --out claims/align --starts cold --tables methods
+	$(BIN)/python benchmarks/align_claims.py --out claims/align --starts warm --models aligned --tables methods,references
 
 bench-align: $(VENV)/stamp-run  ## A GRAO step against TRL's GRPO step
 	$(BIN)/python benchmarks/bench_align.py
