@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import AdaLoraConfig, AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,14 +22,16 @@ from alignkeep.data import fingerprint_data
 from alignkeep.errors import CheckpointError, DataError, NoEffectError, RecipeError
 from alignkeep.testbed import sets
 from alignkeep.testbed.stage import materialise
-from alignkeep.train.align_guard import NO_FORCE, AlignGuard
+from alignkeep.train.align_guard import NO_FORCE, AlignGuard, check_force
 from alignkeep.train.config import AlignGuardSettings, TrainConfig
+from alignkeep.train.guarded_sft import AlignGuardConfig, AlignGuardSFTTrainer
 from alignkeep.train.stage import plan, train
 from checkpoints import changed_copy, hashes, refused
 from command import run_command
 from families import write_tiny
 from micro import write_rows
 from test_align_guard import EVERYTHING, Tiny, adapter, dense, fishers, forces, is_near_to, learned, norm
+from test_trainer import PLAIN, _rows
 
 ADAPTER = "adapter_model.safetensors"
 KILLED = Path(__file__).parent / "two_processes" / "killed.py"
@@ -348,16 +351,137 @@ def test_of_two_active_adapters_none_is_forgotten(tiny: Tiny) -> None:
         guard.penalty(model)
 
 
-@pytest.mark.parametrize("kind", ["embedding", "head", "adalora", "pissa"])
-def test_an_adapter_whose_update_is_not_seen_is_refused(kind: str, tiny: Tiny) -> None:
-    kinds = {
-        "embedding": LoraConfig(target_modules=["q_proj", "embed_tokens"]),
-        "head": LoraConfig(target_modules=["q_proj", "lm_head"]),
-        "adalora": AdaLoraConfig(target_modules=["q_proj"], total_step=10),
-        "pissa": LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"),
-    }
-    with pytest.raises(RecipeError, match=r"adapter of|alignguard|init_lora_weights"):
-        tiny.guard(get_peft_model(tiny.base(), kinds[kind]))
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (LoraConfig(target_modules=["q_proj", "embed_tokens"]), "an adapter of embeddings"),
+        (LoraConfig(target_modules=["q_proj", "lm_head"]), "lm_head"),
+        (AdaLoraConfig(target_modules=["q_proj"], total_step=10), "adapter of .*: seen SVDLinear"),
+        (LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"), "init_lora_weights: seen pissa"),
+        (LoraConfig(target_modules=["q_proj"], init_lora_weights="OLoRA"), "init_lora_weights: seen OLoRA"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_an_adapter_whose_update_is_not_seen_is_refused(config: LoraConfig, said: str, tiny: Tiny) -> None:
+    with pytest.raises(RecipeError, match=said):
+        tiny.guard(get_peft_model(tiny.base(), config))
+
+
+@pytest.mark.parametrize("kind", ["saved module", "unfrozen weight"])
+def test_what_is_trained_beside_the_adapters_is_refused(kind: str, tiny: Tiny) -> None:
+    saved = {"modules_to_save": ["lm_head"]} if kind == "saved module" else {}
+    model = adapter(tiny.base(), target_modules=["q_proj"], **saved)
+    trainer = tiny.sft(model)
+    if kind == "unfrozen weight":
+        model.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(RecipeError, match=r"which is trained and not guarded \(\d+ such"):
+        tiny.guard(model).attach(trainer)
+
+
+def test_a_trainer_whose_loss_never_passes_by_is_told_at_its_first_step(tiny: Tiny, monkeypatch) -> None:
+    trainer = tiny.sft(adapter(tiny.base()))
+
+    def training_step(model: Any, inputs: Any, *rest: Any) -> Any:
+        loss = trainer.compute_loss(model, inputs)
+        loss.backward()
+        return loss.detach()
+
+    monkeypatch.setattr(trainer, "training_step", training_step)
+    tiny.guard(trainer.model).attach(trainer)
+    with pytest.raises(NoEffectError, match=r"did not pass through the trainer's accelerator"):
+        trainer.train()
+    assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("looks", "largest", "fails"), [(9, 5e-4, False), (10, 5e-4, True), (10, 2e-3, False), (9, 5e-6, True)]
+)
+def test_how_much_a_penalty_has_to_pull_at_least(looks: int, largest: float, fails: bool) -> None:
+    ratios = [0.0] * (looks - 1) + [largest]
+    if not fails:
+        check_force(ratios)
+        return
+    with pytest.raises(NoEffectError, match="penalties whose gradient was at most"):
+        check_force(ratios)
+
+
+def test_a_guard_of_two_trainers_weighs_each_by_its_own_curvature(tiny: Tiny) -> None:
+    settings = {"alignment": 0.0, "trust": 0.1, "curvature": "running"}
+    alone, first, second = (tiny.sft(adapter(tiny.base()), max_steps=4) for _ in range(3))
+    tiny.guard(alone.model, **settings).attach(alone)
+    both = tiny.guard(first.model, **settings)
+    both.attach(first)
+    both.attach(second)
+    logs = []
+    for trainer in (alone, first):
+        trainer.train()
+        logs.append([row["alignguard/trust"] for row in trainer.state.log_history if "alignguard/trust" in row])
+    assert logs[0] == pytest.approx(logs[1])
+    assert max(logs[0]) > 0
+
+
+def test_ratios_of_a_tune_are_known_when_it_is_continued(tiny: Tiny) -> None:
+    """Ten looks and more, of which the first were before the kill: the rule of a long tune holds."""
+    options = {"max_steps": 105, "save_strategy": "steps", "save_steps": 100}
+    whole, rest = (tiny.sft(adapter(tiny.base()), **options) for _ in range(2))
+    weak = {"alignment": 3e-6}
+    outcomes = []
+    for trainer, start in ((whole, None), (rest, str(tiny.out / "checkpoint-100"))):
+        tiny.guard(trainer.model, **weak).attach(trainer)
+        with pytest.raises(NoEffectError, match=r"expected a share above 0\.001 at") as told:
+            trainer.train(resume_from_checkpoint=start)
+        outcomes.append(str(told.value))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_experts_are_refused_before_the_model_is_loaded(bed: Bed, tmp_path: Path) -> None:
+    """`all-linear` means fused experts too, whose update is not seen; the layers of the attention are."""
+    data = bed.config().model_dump() | {"model": str(materialise("models/moe", bed.root / "T")), "lora": {}}
+    with pytest.raises(RecipeError, match=r"an adapter of fused experts; .*lora\.target_modules: \[q_proj"):
+        plan(TrainConfig(**data))
+    plan(TrainConfig(**data | {"lora": {"target_modules": ["q_proj", "v_proj"]}}))
+
+
+def test_alignment_answers_beyond_the_limit_are_found_by_the_plan(bed: Bed) -> None:
+    with pytest.raises(
+        DataError, match=r"alignment\.jsonl, example \d+: seen no token of the answer among the first 4"
+    ):
+        plan(TrainConfig(**bed.config().model_dump() | {"max_length": 4}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "lora"}, "settings of alignguard with method lora"),
+        ({"method": "full"}, "settings of alignguard with method full"),
+        ({"method": "full", "alignguard": {}, "lora": {"rank": 64}}, "settings of an adapter with method full"),
+    ],
+)
+def test_a_guard_that_was_half_asked_for_is_refused(changes: dict[str, Any], said: str, bed: Bed) -> None:
+    with pytest.raises(NoEffectError, match=said):
+        TrainConfig(**bed.config().model_dump() | changes)
+
+
+def test_settings_of_collision_terms_that_are_not_there_are_refused() -> None:
+    for idle in ({"overlap": 0.3}, {"emphasis": {"tau": 0.5}}):
+        with pytest.raises(NoEffectError, match="collision terms with collision 0"):
+            AlignGuardSettings(**idle)
+
+
+def test_the_trainer_class_takes_rows_and_refuses_weights_it_would_not_read(tiny: Tiny) -> None:
+    model, rows = adapter(tiny.base()), [{"prompt": "how to steal bike ?", "completion": "sorry"}] * 2
+    args = AlignGuardConfig(output_dir=str(tiny.out), **PLAIN)
+    data = Dataset.from_dict(_rows(12))
+    options = {"train_dataset": data, "processing_class": tiny.tokenizer}
+    assert AlignGuardSFTTrainer(model, args, alignment_data=rows, **options).guard is not None
+    with pytest.raises(DataError, match=r"alignment_data, row 2: seen a str"):
+        AlignGuardSFTTrainer(model, args, alignment_data=[rows[0], "sorry"], **options)
+    with pytest.raises(RecipeError, match="alignment_data: seen none"):
+        AlignGuardSFTTrainer(model, args, **options)
+    weighted = data.add_column("weight", [1.0] * len(data))  # pyright: ignore[reportCallIssue]
+    with pytest.raises(RecipeError, match="a column `weight`"):
+        AlignGuardSFTTrainer(model, args, alignment_data=rows, **options | {"train_dataset": weighted})
+    off = AlignGuardConfig(output_dir=str(tiny.out), alignguard={"alignment": 0.0}, **PLAIN)
+    assert AlignGuardSFTTrainer(model, off, **options).guard is None
 
 
 def test_a_tune_of_one_step_has_felt_no_penalty_and_is_told(tiny: Tiny) -> None:

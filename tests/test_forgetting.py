@@ -48,6 +48,17 @@ def test_the_law_is_found_in_what_it_made(exponent: float, one: float, two: floa
     assert found.amplitude["b"].value == pytest.approx(two, rel=0.05)
 
 
+@pytest.mark.parametrize("unit", [1, 1e3, 1e6])
+def test_the_unit_does_not_change_the_law(unit: float) -> None:
+    """Amounts counted in tokens: the amplitude of one token is far below what a bound in nats would allow."""
+    exact = [Observation("lora", n, BASE + 0.4 * (n / 1e6) ** 1.2) for n in (1e5, 3e5, 1e6, 3e6, 1e7)]
+    found = fit_forgetting(exact, BASE, unit=unit, draws=2)
+    assert found.exponent.value == pytest.approx(1.2, abs=5e-3)
+    assert found.amplitude["lora"].value == pytest.approx(0.4 * (unit / 1e6) ** 1.2, rel=0.1)
+    assert found.amplitude["lora"].low <= found.amplitude["lora"].value <= found.amplitude["lora"].high
+    assert found.predicted("lora", np.array([1e6])) == pytest.approx([0.4], rel=0.02)
+
+
 def test_a_constant_added_to_all_losses_and_another_unit_change_what_they_should_alone() -> None:
     seen = made(0.8, {"a": (0.5, 0.05), "b": (0.1, 0.05)}, noise=0.02)
     found = fit_forgetting(seen, BASE, unit=1000, draws=0)

@@ -192,6 +192,12 @@ def test_a_tune_that_is_continued_is_compared_with_the_base_it_began_from(tiny_m
     assert second.history[:3] == first.history[:3] == whole.history[:3]
     assert second.history[3].step == 5
     assert second.history[3].divergence > whole.history[1].divergence / 10  # of the base, not of step 4
+    other = SafetyProbe(HARMFUL[1:], HARMLESS)
+    with pytest.raises(CheckpointError, match="looks by other prompts or refusals"):
+        trainer_of(tiny_model, tmp_path / "cut", other).train(
+            resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4")
+        )
+    assert second.openings
     (tmp_path / "cut" / "checkpoint-4" / "probe.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"a checkpoint without probe\.safetensors"):
         trainer_of(tiny_model, tmp_path / "cut", probe()).train(
@@ -202,6 +208,10 @@ def test_a_tune_that_is_continued_is_compared_with_the_base_it_began_from(tiny_m
 def test_what_it_cannot_use_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"SafetyProbe\.harmful: seen none"):
         SafetyProbe([], HARMLESS)
+    with pytest.raises(RecipeError, match=r"SafetyProbe\.refusals: seen the text"):
+        probe(refusals="Sorry")
+    with pytest.raises(DataError, match=r"SafetyProbe\.harmful: seen a str"):
+        SafetyProbe(["how to steal a bike"], HARMLESS)  # pyright: ignore[reportArgumentType]
     for wrong in ({"every": 0}, {"stop_below": 0.0}, {"keep_safe": True}, {"put_back": True}):
         with pytest.raises(RecipeError, match="SafetyProbe: seen every"):
             probe(**wrong)

@@ -10,6 +10,7 @@ and one answer.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import cast, get_args
 
 from alignkeep.errors import DataError
@@ -52,6 +53,16 @@ def read_examples(reference: str) -> list[Example]:
             remedy="drop the column `weight` or mend it",
         )
     return examples
+
+
+def example_of(values: Mapping[str, object], where: str) -> Example:
+    """One row as `read_examples` reads it; `where` names it in errors."""
+    if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DataError(
+            where, seen=f"a {type(values).__name__}", expected="a row of `prompt` and `completion`, or of `messages`",
+            remedy="give rows, or examples",
+        )  # fmt: skip
+    return _example(Row(dict(values), where))
 
 
 def read_references(reference: str, *, required: bool = True) -> list[Reference]:

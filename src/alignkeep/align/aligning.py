@@ -16,6 +16,7 @@ from alignkeep.models.loading import load_model
 from alignkeep.progress import Progress
 from alignkeep.trainers.adapters import check_adapted
 from alignkeep.trainers.arguments import refused_by_trl
+from alignkeep.trainers.failures import train_from
 from alignkeep.trainers.watch import Watch, clear_torn, last_checkpoint
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
             peft_config=prepared.adapter,
             callbacks=[] if held_out is None else [held_out],
         )
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise refused_by_trl(error, "align") from error
     if held_out is not None and trainer.is_fsdp_enabled:
         raise RecipeError(
@@ -77,7 +78,7 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
     latest = last_checkpoint(checkpoints)
     if leads():
         clear_torn(checkpoints)
-    trainer.train(resume_from_checkpoint=latest)
+    train_from(latest, trainer, "align")
     return Aligned(trainer, held_out)
 
 

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.align.config import AlignConfig, ObjectiveSettings
 from alignkeep.errors import AlignkeepError, RecipeError
-from alignkeep.trainers.arguments import NAMED, per_process, refused_by_trl, trainer_fields, trainer_settings
+from alignkeep.trainers.arguments import (
+    NAMED,
+    OF_EVALUATION,
+    OF_THE_HUB,
+    per_process,
+    refused_by_trl,
+    trainer_fields,
+    trainer_settings,
+)
 
 if TYPE_CHECKING:
     from trl.trainer.grpo_config import GRPOConfig
@@ -38,10 +46,8 @@ _NOTHING = "a setting that does something here"
 # Fields that would break what the stage promises, or do nothing in it, and why.
 _FIXED = {
     "auto_find_batch_size": "the batch size is part of the result",
-    **dict.fromkeys(("do_eval", "eval_accumulation_steps", "eval_delay", "eval_do_concat_batches"), _LOOKS),
-    **dict.fromkeys(("eval_on_start", "eval_steps", "eval_strategy", "eval_use_gather_object"), _LOOKS),
-    **dict.fromkeys(("include_for_metrics", "load_best_model_at_end", "num_generations_eval"), _LOOKS),
-    **dict.fromkeys(("per_device_eval_batch_size", "prediction_loss_only"), _LOOKS),
+    **dict.fromkeys((*OF_EVALUATION, "num_generations_eval"), _LOOKS),
+    **OF_THE_HUB,
     **dict.fromkeys(("data_seed", "dataloader_drop_last", "train_sampling_strategy"), _ORDER),
     **dict.fromkeys(("num_iterations", "ref_model_mixup_alpha", "ref_model_sync_steps", "sync_ref_model"), _ONE_STEP),
     **dict.fromkeys(("label_smoothing_factor", "max_tool_calling_iterations", "num_completions_to_print"), _NOTHING),

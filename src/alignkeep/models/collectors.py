@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from alignkeep.errors import CheckpointError, MachineError, RecipeError, ShapeError
 from alignkeep.models.chat import IGNORED, EncodedExample
 from alignkeep.models.examples import encoded
+from alignkeep.models.generation import context_length
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import matrices, under_adapter, untouched, widths
 from alignkeep.progress import Progress, Silent
@@ -80,25 +81,41 @@ def collect_sides(
     import torch
 
     chosen = _chosen(loaded, modules)
-    rows, _ = encoded(loaded, examples, max_length, "alignment example")
+    length = min(max_length, context_length(loaded) or max_length)
+    rows, _ = encoded(loaded.tokenizer, examples, length, "alignment example")
     rows.sort(key=lambda row: -len(row.input_ids))
-    collector = Collector(chosen, tuple(sides))
+    size = batch_size
+    while True:
+        try:
+            return _collected(loaded, rows, chosen, tuple(sides), size, progress or Silent())
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise MachineError(
+                    "alignment data",
+                    seen=f"out of memory with one example of {len(rows[0].input_ids)} tokens, {len(chosen)} matrices",
+                    expected="room for its activations and for the factors",
+                    remedy="lower max_length, or adapt fewer matrices",
+                ) from error
+        size //= 2  # and from the start: what a batch had added before it failed cannot be taken back
+
+
+def _collected(
+    loaded: LoadedModel,
+    rows: Sequence[EncodedExample],
+    chosen: Mapping[str, Any],
+    sides: tuple[Side, ...],
+    size: int,
+    progress: Progress,
+) -> dict[Side, dict[str, Factor]]:
+    """One pass over the examples, the longest first."""
+    collector = Collector(chosen, sides)
     backward = any(side != "moment" for side in sides)
-    progress = progress or Silent()
     progress.start("examples", len(rows))
-    try:
-        with untouched(loaded.model), collector.hooked(), gradients_flow(loaded.model, backward):
-            for start in range(0, len(rows), batch_size):
-                some = rows[start : start + batch_size]
-                run(loaded.model, padded(some, loaded.model.device), collector, backward)
-                progress.advance(len(some))
-    except torch.OutOfMemoryError as error:
-        raise MachineError(
-            "batch_size",
-            seen=f"out of memory with {batch_size} examples and {len(chosen)} matrices",
-            expected="room for their activations and factors",
-            remedy="lower the batch size, or collect fewer matrices at a time",
-        ) from error
+    with untouched(loaded.model), collector.hooked(), gradients_flow(loaded.model, backward):
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            run(loaded.model, padded(some, loaded.model.device), collector, backward)
+            progress.advance(len(some))
     progress.done()
     return collector.factors()
 

@@ -21,6 +21,7 @@ from alignkeep.checkpoint.files import write_tensors
 from alignkeep.errors import CheckpointError, MachineError, RecipeError
 from alignkeep.models.architecture import blocks_of
 from alignkeep.models.examples import encoded
+from alignkeep.models.generation import context_length
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import under_adapter
 from alignkeep.models.processes import Processes
@@ -65,7 +66,8 @@ def embed(
 
     processes, progress = processes or Processes(), progress or Silent()
     _check_layer(loaded, layer)
-    rows, truncated = encoded(loaded, examples, max_length, what)
+    length = min(max_length, context_length(loaded) or max_length)
+    rows, truncated = encoded(loaded.tokenizer, examples, length, what)
     texts = [row.input_ids for row in rows]
     work = _fingerprint(loaded, texts, layer, pooling)
     order = sorted(range(len(texts)), key=lambda at: (-len(texts[at]), at))
@@ -85,11 +87,8 @@ def embed(
         progress.advance(len(parts[number]))
     progress.done()
     processes.wait()
-    found = [load_file(file)["vectors"] for file in files]
-    whole = torch.empty(len(texts), found[0].shape[1])
-    for part, vectors in zip(parts, found, strict=True):
-        whole[part] = vectors
-    return Embedded(whole, truncated)
+    found = torch.cat([load_file(file)["vectors"] for file in files])
+    return Embedded(found[torch.tensor(order).argsort()], truncated)
 
 
 def embed_texts(texts: Sequence[str], encoder: str, *, batch_size: int = 32, device: str = "cpu") -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from alignkeep.errors import DataError
 from alignkeep.models.chat import IGNORED, EncodedExample, encode_example
-from alignkeep.models.generation import context_length
-from alignkeep.models.loading import LoadedModel
 from alignkeep.types import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Encoded(NamedTuple):
@@ -19,16 +20,17 @@ class Encoded(NamedTuple):
     truncated: int
 
 
-def encoded(loaded: LoadedModel, examples: Sequence[Example], max_length: int, what: str) -> Encoded:
-    """Raises DataError for no examples, for one of which nothing of the answer is left, and for one that the chat
-    template refuses; `what` and its number name it.
+def encoded(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], length: int, what: str) -> Encoded:
+    """The first `length` tokens of each.
+
+    Raises DataError for no examples, for one of which nothing of the answer is left, and for one that the chat template
+    refuses; `what` and its number name it.
     """
-    length = min(max_length, context_length(loaded) or max_length)
     rows: list[EncodedExample] = []
     truncated = 0
     for number, example in enumerate(examples, start=1):
         try:
-            ids, labels = encode_example(loaded.tokenizer, example)
+            ids, labels = encode_example(tokenizer, example)
         except DataError as error:
             raise DataError(
                 f"{what} {number}, {error.where}", seen=error.seen, expected=error.expected, remedy=error.remedy

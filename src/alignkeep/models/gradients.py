@@ -16,6 +16,7 @@ from alignkeep.errors import CheckpointError, MachineError
 from alignkeep.models.chat import IGNORED, EncodedExample
 from alignkeep.models.collectors import Collector, gradients_flow, padded, run
 from alignkeep.models.examples import encoded
+from alignkeep.models.generation import context_length
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import matrices, untouched, widths
 from alignkeep.progress import Progress, Silent
@@ -47,7 +48,8 @@ def mean_gradient(
             sums[name] = torch.zeros(*widths(modules[name])[::-1], device=vectors.device)
         sums[name] += torch.einsum("bto,bti->oi", gradients, vectors)
 
-    rows, _ = encoded(loaded, examples, max_length, what)
+    length = min(max_length, context_length(loaded) or max_length)
+    rows, _ = encoded(loaded.tokenizer, examples, length, what)
     _pass(loaded, rows, lambda _: use, batch_size, progress, "gradients of references")
     return {name: found / len(rows) for name, found in sums.items()}
 
@@ -65,7 +67,8 @@ def gradient_products(
     """<g_i, G_k> of every example with every one of `against`, over all their matrices: (n, k) float64 on the CPU."""
     import torch
 
-    rows, _ = encoded(loaded, examples, max_length, what)
+    length = min(max_length, context_length(loaded) or max_length)
+    rows, _ = encoded(loaded.tokenizer, examples, length, what)
     found = torch.zeros(len(rows), len(against), dtype=torch.float64)
 
     def using(places: Sequence[int]) -> Use:

@@ -110,12 +110,12 @@ class AlignGuard:
         """Write the subspaces, and what the model is known by, to a safetensors file."""
         write_subspaces(Path(path), self.subspaces, under_adapter(model), self.settings)
 
-    def penalty(self, model: Any) -> Penalty:
+    def penalty(self, model: Any, curvature: RunningSquares | None = None) -> Penalty:
         """Of the model's adapters as they are; differentiable. 0 for an adapter that has not begun (B = 0).
 
-        A running curvature is what the trainer that the guard is attached to has seen so far.
+        A running curvature is, unless given, what the trainer that the guard was last attached to has seen so far.
         """
-        return self._stack().penalty(adapted(model), self._curvature)
+        return self._stack().penalty(adapted(model), curvature or self._curvature)
 
     def energies(self, model: Any) -> dict[str, tuple[float, float]]:
         """Of every adapted matrix: the squared norms of its update inside the subspace and beside it."""
@@ -133,7 +133,9 @@ class AlignGuard:
 
         Logged as `alignguard/...`: every term as it enters the loss, the update's energy inside and beside the
         subspace, and the ratio of the penalty's gradient to the task's. Raises RecipeError for a model that cannot be
-        guarded; later, RecipeError naming a term that is not finite, NoEffectError where the ratio stayed below 0.001.
+        guarded or trains more than its adapters; later, RecipeError naming a term that is not finite, NoEffectError
+        where no penalty was added, or where the ratio stayed below 0.001 (below 0.00001 if it was looked at less than
+        ten times: it is every ten steps).
         """
         modules = adapted(trainer.model)
         missing = [name for name in modules if name not in self.subspaces]
@@ -146,6 +148,7 @@ class AlignGuard:
             )
         if self.settings.is_off:
             return
+        _refuse_unguarded(trainer.model, modules)
         if getattr(trainer, _GUARDED, False):
             raise RecipeError(
                 "alignguard", seen="a trainer that is guarded already", expected="one guard", remedy="attach it once"
@@ -177,16 +180,8 @@ def adapted(model: Any) -> dict[str, Adapted]:
     for name, module in under_adapter(model).named_modules():
         if not hasattr(module, "lora_A") or not hasattr(module, "base_layer"):
             continue
-        active = [one for one in module.active_adapters if one in module.lora_A or one in module.lora_embedding_A]
-        other = _other_kind(module, active)
-        if other is not None:
-            raise RecipeError(
-                f"adapter of {name}",
-                seen=other,
-                expected="one LoRA of a linear layer, whose update is B A",
-                remedy="leave use_dora, target_parameters, embeddings and other kinds of adapters away",
-            )
-        for adapter in active:
+        _refuse_other_kind(name, module)
+        for adapter in _active(module):
             down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
             found[name] = Adapted(down, up, module.scaling[adapter], module.base_layer, module)
     if not found:
@@ -197,6 +192,45 @@ def adapted(model: Any) -> dict[str, Adapted]:
             remedy="give the trainer a peft_config, or take method lora or full",
         )
     return found
+
+
+def _refuse_unguarded(model: Any, modules: Mapping[str, Adapted]) -> None:
+    """What is trained beside the adapters can change alignment at will."""
+    guarded = {id(part) for one in modules.values() for part in (one.down, one.up)}
+    free = [name for name, one in model.named_parameters() if one.requires_grad and id(one) not in guarded]
+    if free:
+        raise RecipeError(
+            "alignguard",
+            seen=f"{free[0]}, which is trained and not guarded ({len(free)} such parameters)",
+            expected="adapters of linear layers, and nothing else that is trained",
+            remedy="leave modules_to_save, bias and unfrozen weights away",
+        )
+
+
+def check_kinds(model: Any) -> None:
+    """Raises RecipeError for an adapter whose update is not B A; looks at no number, so that a skeleton will do."""
+    for name, module in under_adapter(model).named_modules():
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+            _refuse_other_kind(name, module)
+
+
+def _refuse_other_kind(name: str, module: Any) -> None:
+    other = _other_kind(module, _active(module))
+    if other is None:
+        return
+    fused = hasattr(module, "parameter_name")
+    raise RecipeError(
+        f"adapter of {name}",
+        seen=other,
+        expected="one LoRA of a linear layer, whose update is B A",
+        remedy="name the other layers, as lora.target_modules: [q_proj, k_proj, v_proj, o_proj]"
+        if fused
+        else "leave use_dora, target_parameters, embeddings and other kinds of adapters away",
+    )
+
+
+def _active(module: Any) -> list[str]:
+    return [one for one in module.active_adapters if one in module.lora_A or one in module.lora_embedding_A]
 
 
 def _other_kind(module: Any, active: Sequence[str]) -> str | None:
@@ -221,7 +255,7 @@ def _refuse_other_starts(model: Any) -> None:
     """PiSSA and its like take the adapter's start out of the base: the update is then not B A, the base another one."""
     for settings in getattr(model, "peft_config", {}).values():
         start = str(getattr(settings, "init_lora_weights", ""))
-        if start.startswith(("pissa", "olora", "corda", "loftq")):
+        if start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
             raise RecipeError(
                 "init_lora_weights",
                 seen=start,

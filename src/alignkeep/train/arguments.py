@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkeep.trainers.arguments import NAMED, per_process, refused_by_trl, trainer_fields, trainer_settings
+from alignkeep.trainers.arguments import (
+    NAMED,
+    OF_EVALUATION,
+    OF_THE_HUB,
+    per_process,
+    refused_by_trl,
+    trainer_fields,
+    trainer_settings,
+)
 
 if TYPE_CHECKING:
     from trl.trainer.sft_config import SFTConfig
@@ -21,13 +29,13 @@ _FIXED = {
     "dataset_kwargs": "the examples come encoded",
     "dataset_num_proc": "the examples come encoded",
     "dataset_text_field": "the examples come encoded",
-    "do_eval": "`alignkeep evaluate` measures the result",
+    **dict.fromkeys((*OF_EVALUATION, "eval_packing"), "`alignkeep evaluate` measures the result"),
+    **OF_THE_HUB,
+    "dataloader_drop_last": "every example counts; the last batch is filled up with blanks",
+    "train_sampling_strategy": "an order that follows from the seed, with the blanks in the last batch",
     "eos_token": "the base's own tokenizer is used",
-    "eval_on_start": "`alignkeep evaluate` measures the result",
-    "eval_strategy": "`alignkeep evaluate` measures the result",
     "ignore_data_skip": "a killed tune continues where it was",
     "label_smoothing_factor": "the example weights multiply the plain token loss",
-    "load_best_model_at_end": "`alignkeep evaluate` measures the result",
     "logging_nan_inf_filter": "a loss that is not finite is an error",
     "loss_type": "the example weights multiply the plain token loss",
     "pad_token": "the base's own tokenizer is used",

@@ -86,6 +86,13 @@ class AlignGuardSettings(BaseModel):
                 expected="a term for it to weigh",
                 remedy="set trust above 0, or curvature: none",
             )
+        if not self.collision and (self.emphasis != EmphasisSettings() or self.overlap != 0.5):
+            raise NoEffectError(
+                "alignguard.emphasis" if self.emphasis != EmphasisSettings() else "alignguard.overlap",
+                seen="a setting of the collision terms with collision 0",
+                expected="a term for it to shape",
+                remedy="set collision above 0, or leave it out",
+            )
         if self.metric == "curvature" and self.curvature == "none":
             raise NoEffectError(
                 "alignguard.metric",
@@ -141,6 +148,21 @@ class TrainConfig(BaseModel):
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _acts(self) -> TrainConfig:
+        """Raises NoEffectError for settings of a method that is not taken: a guard that was only half asked for."""
+        if self.method != "alignguard" and self.alignguard != AlignGuardSettings():
+            raise NoEffectError(
+                "train.alignguard", seen=f"settings of alignguard with method {self.method}",
+                expected="method alignguard for them", remedy="give --method alignguard, or leave them out",
+            )  # fmt: skip
+        if self.method == "full" and self.lora != LoraSettings():
+            raise NoEffectError(
+                "train.lora", seen="settings of an adapter with method full", expected="method lora or alignguard",
+                remedy="leave them out, or train an adapter",
+            )  # fmt: skip
+        return self
 
     @property
     def has_adapter(self) -> bool:

@@ -76,7 +76,9 @@ def fit_forgetting(
     _check(observations, base_loss, unit)
     methods = sorted({one.method for one in observations})
     which = np.array([methods.index(one.method) for one in observations])
-    amounts = np.array([one.amount / unit for one in observations])
+    # In units of their own middle, so that the bounds of the fit mean the same whatever the unit.
+    middle = float(np.exp(np.mean(np.log([one.amount for one in observations]))))
+    amounts = np.array([one.amount / middle for one in observations])
     excess = np.log(np.maximum([one.loss - base_loss for one in observations], SMALLEST))
     fitted = _fit(which, amounts, excess, len(methods))
     residual = float(np.sqrt(np.mean(_residuals(fitted, which, amounts, excess) ** 2)))
@@ -90,9 +92,12 @@ def fit_forgetting(
             np.concatenate([generator.choice(cell, len(cell)) for cell in cells.values()]) for _ in range(draws)
         )
     ]
-    lows, highs = np.quantile([_values(fitted), *again], [0.025, 0.975], axis=0)
-    found = [Interval(*map(float, three)) for three in zip(_values(fitted), lows, highs, strict=True)]
     count = len(methods)
+    every = np.array([_values(fitted), *again])
+    every[:, 1 : 1 + count] *= (unit / middle) ** every[:, :1]
+    lows, highs = np.quantile(every, [0.025, 0.975], axis=0)
+    lows, highs = np.minimum(lows, every[0]), np.maximum(highs, every[0])
+    found = [Interval(*map(float, three)) for three in zip(every[0], lows, highs, strict=True)]
     return Forgetting(
         exponent=found[0],
         amplitude=dict(zip(methods, found[1 : 1 + count], strict=True)),

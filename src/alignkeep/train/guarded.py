@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignkeep.checkpoint.files import write_tensors
-from alignkeep.errors import RecipeError
+from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.train.align_guard import EVERY, AlignGuard, Penalty, check_force
 from alignkeep.trainers.kept import file_in_checkpoint, kept_file
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from alignkeep.models.squares import RunningSquares
 
 _CURVATURE = "curvature.safetensors"
+_RATIO = "alignguard/ratio"
 
 
 def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = None) -> None:
@@ -34,7 +35,7 @@ def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = No
             return
         step = trainer.state.global_step
         model = accelerator.unwrap_model(trainer.model)
-        found = guard.penalty(model)
+        found = guard.penalty(model, curvature)
         seen.add(found, step)
         looks = step % EVERY == 1 or step + 1 == trainer.state.max_steps
         # A curvature of nothing yet weighs nothing: there is no gradient, which is a ratio of 0.
@@ -61,9 +62,11 @@ class _Seen:
     def __init__(self) -> None:
         self._terms: list[Tensor] = []
         self.ratios: list[float] = []
+        self.steps = 0
         self._new_ratio: float | None = None
 
     def add(self, found: Penalty, step: int) -> None:
+        self.steps += 1
         terms = torch.stack([part.detach().float() for part in found[1:]])
         if not bool(terms.isfinite().all()):
             name = next(name for name, part in found._asdict().items() if not bool(part.isfinite()) and name != "total")
@@ -78,18 +81,21 @@ class _Seen:
     def add_ratio(self, forces: list[tuple[Any, Tensor]], scaler: Any) -> None:
         """The norm of the penalty's gradient over that of the task's, which is what is left of the sum; 0 of none."""
         if not forces:
-            self.ratios.append(0.0)
+            self._keep(0.0)
             return
         scale = scaler.get_scale() if scaler is not None else 1.0
         ours = theirs = 0.0
         for parameter, force in forces:
             if parameter.grad is None:  # the engine keeps gradients to itself
                 return
-            ours += float(force.float().square().sum())
-            theirs += float((parameter.grad / scale - force).float().square().sum())
+            ours += float(_whole(force).float().square().sum())
+            theirs += float(_whole(parameter.grad / scale - force).float().square().sum())
         if theirs > 0:
-            self.ratios.append(math.sqrt(ours / theirs))
-            self._new_ratio = self.ratios[-1]
+            self._keep(math.sqrt(ours / theirs))
+
+    def _keep(self, ratio: float) -> None:
+        self.ratios.append(ratio)
+        self._new_ratio = max(ratio, self._new_ratio or 0.0)
 
     def means(self) -> dict[str, float]:
         """Named for the log, and forgotten."""
@@ -99,13 +105,30 @@ class _Seen:
         self._terms.clear()
         found = {f"alignguard/{name}": value for name, value in zip(Penalty._fields[1:], values, strict=True)}
         if self._new_ratio is not None:
-            found["alignguard/ratio"], self._new_ratio = self._new_ratio, None
+            found[_RATIO], self._new_ratio = self._new_ratio, None
         return found
 
 
 class _AtEnd(TrainerCallback):
+    """Whether penalties were added at all, and ever pulled; a tune that is continued knows its ratios by its log."""
+
     def __init__(self, seen: _Seen) -> None:
         self._seen = seen
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._seen.steps = 0
+        self._seen.ratios = [row[_RATIO] for row in state.log_history if _RATIO in row] if state.global_step else []
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self._seen.steps:
+            raise NoEffectError(
+                "alignguard",
+                seen="a step whose loss did not pass through the trainer's accelerator",
+                expected="a trainer that calls accelerator.backward(loss), where penalties are added",
+                remedy="do so in training_step, or add guard.penalty(model).total to the loss yourself",
+            )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -136,6 +159,11 @@ class _Kept(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._curvature.end()
+
+
+def _whole(one: Any) -> Any:
+    """Of a parameter in shards the whole, so that every process sees the same."""
+    return one.full_tensor() if hasattr(one, "full_tensor") else one
 
 
 def _forces(total: Tensor, model: Any) -> list[tuple[Any, Tensor]]:

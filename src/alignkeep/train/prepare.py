@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkeep.data import read_examples
+from alignkeep.models.examples import encoded
 from alignkeep.models.folders import localise
 from alignkeep.models.loading import load_tokenizer
 from alignkeep.train.alignment import read_alignment
@@ -77,6 +80,8 @@ def prepare(config: TrainConfig) -> Prepared:
     tokenizer = load_tokenizer(config.model, config.load)
     context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
     max_length = min(config.max_length, context or config.max_length)
+    if config.is_guarded:
+        _check_guard(tokenizer, alignment, max_length, skeleton, adapter, str(config.alignguard.data))
     rows = encode_rows(
         tokenizer,
         examples,
@@ -100,6 +105,18 @@ def prepare(config: TrainConfig) -> Prepared:
         alignment=alignment,
         probe=probe,
     )
+
+
+def _check_guard(
+    tokenizer: Any, alignment: Sequence[Example], max_length: int, skeleton: Any, adapter: Any, where: str
+) -> None:
+    """What would only be found after the model has been loaded and has answered."""
+    from peft import get_peft_model
+
+    from alignkeep.train.align_guard import check_kinds
+
+    encoded(tokenizer, alignment, max_length, f"{where}, example")
+    check_kinds(get_peft_model(deepcopy(skeleton), adapter))
 
 
 def _probe(settings: ProbeSettings) -> SafetyProbe:

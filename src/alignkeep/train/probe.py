@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from alignkeep.checkpoint.files import write_tensors
 from alignkeep.data import read_prompts
-from alignkeep.errors import DataError, RecipeError
+from alignkeep.errors import CheckpointError, DataError, RecipeError
 from alignkeep.models.activations import Tokens, last_tokens, next_token_log_probs
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import untouched
@@ -56,14 +57,15 @@ class SafetyProbe(TrainerCallback):
     refusals, in place of those read off the model: the tokens that it would answer harmful prompts with and seldom
     harmless ones. The base's look goes into every checkpoint, so that a tune that is continued is compared with it.
 
-    Raises, before the first step, DataError for prompts that cannot be used or a model that does not refuse. `key` is
+    Raises, before the first step, DataError for prompts that cannot be used, or a model that begins its answers to
+    harmful and to harmless prompts alike. `openings` are the words that count as a refusal's: look at them. `key` is
     what its errors call it.
     """
 
     def __init__(
         self,
-        harmful: Sequence[Prompt] | str,
-        harmless: Sequence[Prompt] | str,
+        harmful: Sequence[Prompt] | str | Path,
+        harmless: Sequence[Prompt] | str | Path,
         *,
         every: int = 50,
         stop_below: float | None = None,
@@ -81,6 +83,13 @@ class SafetyProbe(TrainerCallback):
                 seen=f"every {every}, stop_below {stop_below}, keep_safe {keep_safe}, put_back {put_back}",
                 expected="every >= 1, stop_below > 0 nats, and stop_below with keep_safe or put_back",
                 remedy="change them",
+            )
+        if isinstance(refusals, str):
+            raise RecipeError(
+                f"{key}.refusals",
+                seen=f"the text {refusals!r}",
+                expected="a list of openings",
+                remedy="put it in a list",
             )
         self.every, self.stop_below, self.keep_safe, self.put_back = every, stop_below, keep_safe, put_back
         self.history: list[Look] = []
@@ -146,7 +155,11 @@ class SafetyProbe(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_local_process_zero and self._first is not None:
-            facts = {"history": json.dumps(self.history), "last_safe": json.dumps(self.last_safe)}
+            facts = {
+                "asked": self._asked(),
+                "history": json.dumps(self.history),
+                "last_safe": json.dumps(self.last_safe),
+            }
             tensors = {"tokens": self._tokens, "harmful": self._first[0], "harmless": self._first[1]}
             safe = {f"{_SAFE}{name}": one for name, one in self._safe.items()}
             write_tensors(file_in_checkpoint(args, state, _NAME), tensors | safe, facts)
@@ -157,10 +170,28 @@ class SafetyProbe(TrainerCallback):
         with safe_open(file, framework="pt") as kept:
             tensors = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118
             facts = kept.metadata()
+        if facts.get("asked") != self._asked():
+            raise CheckpointError(
+                str(file), seen="looks by other prompts or refusals", expected="those that the tune began with",
+                remedy="give these again, or train anew",
+            )  # fmt: skip
         self._tokens, self._first = tensors["tokens"], (tensors["harmful"], tensors["harmless"])
         self._safe = {name.removeprefix(_SAFE): one for name, one in tensors.items() if name.startswith(_SAFE)}
         self.history = [Look(*one) for one in json.loads(facts["history"])]
         self.last_safe = json.loads(facts["last_safe"])
+
+    @property
+    def openings(self) -> list[str]:
+        """The first tokens of what is taken for a refusal; none before the first look."""
+        if self._loaded is None or self._tokens is None:
+            return []
+        tokenizer: Any = self._loaded.tokenizer
+        return [tokenizer.decode([token]) for token in self._tokens.tolist()]
+
+    def _asked(self) -> str:
+        """What the looks of a checkpoint were taken by."""
+        prompts = {name: [str(one) for one in some] for name, some in self._prompts.items()}
+        return sha256(json.dumps([prompts, list(self._refusals)], sort_keys=True).encode("utf-8")).hexdigest()
 
     def _look(self) -> tuple[Tensor, Tensor]:
         """What the model would say next, on harmful and on harmless prompts."""
@@ -219,11 +250,14 @@ class SafetyProbe(TrainerCallback):
         return {name: one for name, one in self._loaded.model.named_parameters() if one.requires_grad}
 
 
-def _read(prompts: Sequence[Prompt] | str, where: str) -> list[Prompt]:
-    if isinstance(prompts, str):
-        every = read_prompts(prompts)
+def _read(prompts: Sequence[Prompt] | str | Path, where: str) -> list[Prompt]:
+    if isinstance(prompts, str | Path):
+        every = read_prompts(str(prompts))
         count = min(len(every), PROMPTS)
         return [every[at * len(every) // count] for at in range(count)]
     if not prompts:
         raise DataError(where, seen="none", expected="some prompts", remedy="give a few dozen")
+    other = next((one for one in prompts if not isinstance(one, Prompt)), None)
+    if other is not None:
+        raise DataError(where, seen=f"a {type(other).__name__}", expected="Prompt(messages)", remedy="or give a file")
     return list(prompts)

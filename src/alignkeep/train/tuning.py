@@ -17,6 +17,7 @@ from alignkeep.train.encoding import as_dataset
 from alignkeep.train.prepare import Prepared, base_of
 from alignkeep.trainers.adapters import check_adapted
 from alignkeep.trainers.arguments import refused_by_trl
+from alignkeep.trainers.failures import train_from
 from alignkeep.trainers.processes import by_first
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
             peft_config=prepared.adapter,
             callbacks=[prepared.probe] if prepared.probe is not None else [],
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise refused_by_trl(error, "train") from error
     if config.has_adapter:
         check_adapted(config.lora, trainer.model, "train")
@@ -66,7 +67,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     trainer.add_callback(Watch(progress, "train"))  # after all that put something into a checkpoint
     if leads():
         clear_torn(checkpoints)
-    trainer.train(resume_from_checkpoint=latest)
+    train_from(latest, trainer, "train")
     _refuse_base(prepared)
     energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
     return Tuned(trainer, energies)

@@ -32,6 +32,19 @@ NAMED = {
 }
 
 
+# Fields that a tune of ours does not look at: there is no evaluation of TRL's, and a result appears once it is whole.
+OF_EVALUATION = (
+    *("batch_eval_metrics", "bf16_full_eval", "do_eval", "do_predict", "do_train", "eval_accumulation_steps"),
+    *("eval_delay", "eval_do_concat_batches", "eval_on_start", "eval_steps", "eval_strategy", "eval_use_gather_object"),
+    *("fp16_full_eval", "greater_is_better", "include_for_metrics", "load_best_model_at_end", "metric_for_best_model"),
+    *("per_device_eval_batch_size", "prediction_loss_only"),
+)
+OF_THE_HUB = dict.fromkeys(
+    ("hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_token", "push_to_hub"),
+    "the result leaves this machine when you upload its folder, and not before it is checked",
+)
+
+
 def trainer_fields(
     given: Mapping[str, Any], settings: type, named: Mapping[str, str], fixed: Mapping[str, str], stage: str
 ) -> dict[str, Any]:

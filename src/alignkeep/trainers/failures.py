@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
 from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.errors import AlignkeepError, MachineError
+from alignkeep.trainers.arguments import refused_by_trl
 
 Result = TypeVar("Result")
 
@@ -35,6 +36,14 @@ def machine_failures(out: Path, stage: str, remedy: str) -> Iterator[None]:
             expected="room for the tune",
             remedy=remedy if memory else "free some space and run it again",
         ) from error
+
+
+def train_from(checkpoint: str | None, trainer: Any, stage: str) -> None:
+    """All steps. Raises RecipeError for a package that is only looked for now (an optimiser's, a tracker's)."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except ImportError as error:
+        raise refused_by_trl(error, stage) from error
 
 
 def done_in(
