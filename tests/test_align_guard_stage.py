@@ -453,7 +453,6 @@ def test_alignment_answers_beyond_the_limit_are_found_by_the_plan(bed: Bed) -> N
     [
         ({"method": "lora"}, "settings of alignguard with method lora"),
         ({"method": "full"}, "settings of alignguard with method full"),
-        ({"method": "full", "alignguard": {}, "lora": {"rank": 64}}, "settings of an adapter with method full"),
     ],
 )
 def test_a_guard_that_was_half_asked_for_is_refused(changes: dict[str, Any], said: str, bed: Bed) -> None:

@@ -155,12 +155,7 @@ class TrainConfig(BaseModel):
         if self.method != "alignguard" and self.alignguard != AlignGuardSettings():
             raise NoEffectError(
                 "train.alignguard", seen=f"settings of alignguard with method {self.method}",
-                expected="method alignguard for them", remedy="give --method alignguard, or leave them out",
-            )  # fmt: skip
-        if self.method == "full" and self.lora != LoraSettings():
-            raise NoEffectError(
-                "train.lora", seen="settings of an adapter with method full", expected="method lora or alignguard",
-                remedy="leave them out, or train an adapter",
+                expected="method alignguard for them", remedy="give --method alignguard, or leave them out (--set train.alignguard={})",
             )  # fmt: skip
         return self
 
