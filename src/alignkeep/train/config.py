@@ -155,7 +155,8 @@ class TrainConfig(BaseModel):
         if self.method != "alignguard" and self.alignguard != AlignGuardSettings():
             raise NoEffectError(
                 "train.alignguard", seen=f"settings of alignguard with method {self.method}",
-                expected="method alignguard for them", remedy="give --method alignguard, or leave them out (--set train.alignguard={})",
+                expected="method alignguard for them",
+                remedy="give --method alignguard, or leave them out (--set train.alignguard={})",
             )  # fmt: skip
         return self
 
