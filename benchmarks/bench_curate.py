@@ -6,8 +6,8 @@
 A step is the value and the gradient by the masses of OT_eps(P_w, P_s) - OT_eps(P_w, P_h), in float32, both transports
 to a marginal error of 1e-5 (sum of absolute deviations). POT's is `ot.solve(reg_type="KL", grad="autodiff")` with the
 fewest iterations that reach that error, counted beforehand; it has no way to begin from potentials, so its cold step
-is held against ours from nothing and from the potentials of nearly the same masses. Then a whole weighing, to the end. Targets: >= 10x cold, >= 50x warm;
-100,000 x 2,000 at width 768 within 3 GB, cost linear in n.
+is held against ours from nothing and from the potentials of nearly the same masses. Then a whole weighing, to the end.
+Targets: >= 10x cold, >= 50x warm; 100,000 x 2,000 at width 768 within 3 GB, cost linear in n.
 """
 
 from __future__ import annotations
