@@ -434,6 +434,13 @@ def test_masses_that_still_move_are_no_choice(tmp_path: Path, monkeypatch: pytes
         curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
 
 
+def test_chance_needs_no_anchors_to_be_held_against_prompts(given: dict[str, Any], tmp_path: Path) -> None:
+    asked = write(tmp_path / "asked.jsonl", [{"prompt": "help"}])
+    config = {"data": given["data"], "method": "random", "evaluation": (asked,)}
+    assert plan(CurateConfig(**config))["kept"] == 19
+    assert plan(config_of(given, method="random", evaluation=(asked,)))["kept"] == 19
+
+
 def test_prompts_cannot_be_held_against_anchors_without_text(tmp_path: Path) -> None:
     save_file(GOOD, tmp_path / "e.safetensors")
     asked = write(tmp_path / "asked.jsonl", [{"prompt": "help"}])

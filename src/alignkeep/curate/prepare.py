@@ -192,11 +192,11 @@ def _check_apart(prepared: Prepared) -> None:
         _check_rows_apart(prepared, prepared.vectors)
     used = {"random": (), "dsir": ("safe",)}.get(config.method, ("safe", "harmful"))
     unread = [name for name in used if not getattr(prepared, name)]
-    if config.evaluation and (unread or not used):
+    if config.evaluation and unread:
         raise RecipeError(
-            "evaluation", seen=f"no text of {' and '.join(unread)}" if unread else f"{config.method}, without anchors",
+            "evaluation", seen=f"no text of {' and '.join(unread)}",
             expected="texts of anchors to hold against these prompts",
-            remedy=f"give {' and '.join(f'--{name}' for name in unread)} too" if unread else "leave it out",
+            remedy=f"give {' and '.join(f'--{name}' for name in unread)} too",
         )  # fmt: skip
     for file in config.evaluation:
         prompts = {_words(prompt.messages) for prompt in read_prompts(file)}
