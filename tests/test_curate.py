@@ -169,6 +169,18 @@ def test_an_epsilon_at_either_end_still_gives_masses(epsilon: float, given: dict
     assert {row["index"] for row in found if not row["kept"]} >= {0, 7, 11, 23}
 
 
+def test_vectors_that_are_kept_serve_another_try(given: dict[str, Any], tmp_path: Path) -> None:
+    first = curate(config_of(given, embed={"keep": True}), out=tmp_path / "first")
+    kept = first.folder / "embeddings.safetensors"
+    texts = {name: given[name] for name in ("data", "safe", "harmful")}
+    again = curate(CurateConfig(embeddings=str(kept), **texts), out=tmp_path / "again")
+    found = [[row["mass"] for row in table(one.folder)] for one in (first, again)]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert not (again.folder / "embeddings.safetensors").exists()
+    with pytest.raises(NoEffectError, match=r"embed\.keep: seen a setting that sot beside given vectors"):
+        CurateConfig.model_validate({"embeddings": str(kept), "embed": {"keep": True}})
+
+
 def test_pull_alone_and_every_form_of_weights(given: dict[str, Any], tmp_path: Path) -> None:
     other = write(tmp_path / "other.jsonl", rows(["bake bread", "help", "what is a bike ?"], "yes"))
     both, pull, again = (

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.files import machine_errors, write_json
+from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
 from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.prepare import Prepared, fingerprints, local_inputs, plan_curation, prepare
+from alignkeep.curate.vectors import SETS
 from alignkeep.errors import AlignkeepError, MachineError, NoEffectError
 from alignkeep.models.processes import Processes
 from alignkeep.progress import Progress, Silent
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CurateResult", "curate", "plan"]
 
-WEIGHTS_NAME, SUMMARY_NAME = "weights.parquet", "summary.json"
+WEIGHTS_NAME, SUMMARY_NAME, VECTORS_NAME = "weights.parquet", "summary.json", "embeddings.safetensors"
 _STORE = "embeddings"  # until the stage is done
 
 
@@ -50,7 +51,8 @@ def plan(config: CurateConfig) -> dict[str, object]:
 def curate(
     config: CurateConfig, *, out: Path, overwrite: bool = False, resume: bool = True, progress: Progress | None = None
 ) -> CurateResult:
-    """Weigh the examples and write `weights.parquet`, `summary.json` and `explanation.json` to `out`.
+    """Weigh the examples and write `weights.parquet`, `summary.json` and `explanation.json` to `out`, with `embed.keep`
+    also `embeddings.safetensors`.
 
     Called again after it finished it does nothing; killed, it goes on behind the last embeddings on disk. Under
     torchrun the processes divide the embeddings and transports, and the first one writes. Raises RecipeError,
@@ -96,6 +98,9 @@ def _made(prepared: Prepared, work: Path, processes: Processes, progress: Progre
                 _write_weights(choice, work / WEIGHTS_NAME)
                 write_json(work / SUMMARY_NAME, summary)
                 explain(prepared, choice).write(work)
+                if prepared.config.embed.keep and choice.vectors is not None:
+                    sets = choice.vectors._asdict()
+                    write_tensors(work / VECTORS_NAME, {name: sets[name] for name in SETS}, {})
     except AlignkeepError as error:
         if leads() and not isinstance(error, MachineError):  # a fault that would come again is not worth continuing
             shutil.rmtree(work, ignore_errors=True)
