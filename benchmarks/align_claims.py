@@ -2,6 +2,7 @@
 
     python benchmarks/align_claims.py --out DIR [--seeds 3] [--part test|validation] [--models aligned,moe]
         [--starts warm,cold] [--tables methods,terms] [--workers 2]
+    python benchmarks/align_claims.py --out DIR --starts cold --tables methods,floors
     python benchmarks/align_claims.py --out DIR --models aligned --starts warm --tables methods,references
 
 `cold` starts at the testbed's model, which cannot do the task of the preference set; `warm` behind four epochs of
@@ -43,6 +44,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "without the regulariser": {"method": "grao", "regulariser": 0.0},
         "sums over G, as printed": {"method": "grao", "reference_in_group": False},
     },
+    # A_y falls below 0 where most samples win, and the reference is then unlearned without bound.
+    "floors": {"GRAO, A_y at least 0": {"method": "grao", "min_reference_advantage": 0.0}},
     "references": {
         "SFT, right references": {"method": "sft", "right": True},
         "GRPO, right references": {"method": "grpo", "right": True},
