@@ -82,7 +82,8 @@ def _run(session: Session, config: CurateConfig, out: Path, *, overwrite: bool, 
         session.show(stage.plan(config))
         return
     result = stage.curate(config, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
-    from alignkeep.report.curations import write_explanation
+    from alignkeep.checkpoint.folders import leads
+    from alignkeep.report.curations import PAGE_NAME, write_explanation
 
-    page = write_explanation(result.folder)
+    page = write_explanation(result.folder) if leads() else result.folder / PAGE_NAME
     session.show({**facts_of(result), "page": page}, curate_summary(result, page))
