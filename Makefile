@@ -90,7 +90,6 @@ train-claims: $(VENV)/stamp-run  ## What AlignGuard keeps on the testbed: docs/a
 align-claims: $(VENV)/stamp-run  ## GRAO beside SFT, DPO and GRPO on the testbed: docs/alignment.md
 	$(BIN)/python benchmarks/align_claims.py --out claims/align --starts warm
 	$(BIN)/python benchmarks/align_claims.py --out claims/align --starts cold --tables methods,floors
-	$(BIN)/python benchmarks/align_claims.py --out claims/align --starts warm --models aligned --tables methods,references
 
 bench-align: $(VENV)/stamp-run  ## A GRAO step against TRL's GRPO step
 	$(BIN)/python benchmarks/bench_align.py
