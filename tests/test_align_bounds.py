@@ -115,7 +115,8 @@ def test_strengths_of_grao_under_grpo_are_refused(config):
         {"num_iterations": 2}, {"sync_ref_model": True}, {"eval_steps": 3}, {"num_generations_eval": 4},
         {"label_smoothing_factor": 0.1}, {"dataloader_drop_last": True}, {"data_seed": 3},
         {"train_sampling_strategy": "sequential"}, {"max_tool_calling_iterations": 2},
-        {"generation_kwargs": {"temperature": 5.0}}, {"generation_kwargs": {"max_new_tokens": 3}},
+        {"generation_kwargs": {"temperature": 5.0}}, {"generation_kwargs": '{"n": 3}'},
+        {"generation_kwargs": {"max_new_tokens": 3}},
     ],
 )  # fmt: skip
 def test_trainer_fields_that_would_do_nothing_or_another_thing_are_refused(method, trainer, config):

@@ -14,7 +14,7 @@ from alignkeep.errors import CheckpointError, DataError, RecipeError, ShapeError
 from alignkeep.models.chat import encode_example
 from alignkeep.models.collectors import Side, collect_factors, collect_sides
 from alignkeep.models.loading import LoadedModel, load_model
-from alignkeep.models.matrices import groups, matrices
+from alignkeep.models.matrices import matrices
 from alignkeep.subspace.fisher import FullFactor, SketchedFactor
 from alignkeep.types import Checkpoint, Example, Message
 
@@ -141,9 +141,8 @@ def test_the_same_call_gives_the_same_bits_and_passes_by_group_the_same_factors(
     again = collect_factors(llama, EXAMPLES)
     names = list(first)
     grouped: dict[str, Any] = {}
-    for few in groups(names, 5):
+    for few in (names[:5], names[5:10], names[10:]):
         grouped |= collect_factors(llama, EXAMPLES, modules=few)
-    assert [len(few) for few in groups(names, 5)] == [5, 5, 4]
     for name in names:
         assert whole(first, name).equal(whole(again, name))
         assert_alike(whole(grouped, name), whole(first, name), 1e-6)

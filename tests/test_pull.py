@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from alignkeep.curate.pull import level_of, pull
+from alignkeep.curate.pull import _Free, level_of, pull
 from alignkeep.curate.transport import CosineCosts, DenseCosts, Transport, transport
 from together import Total, together
 
@@ -85,6 +85,25 @@ def test_its_potentials_are_those_of_the_transport_between_its_masses(seed: int,
     assert found.value == pytest.approx(fixed.value, abs=1e-5)
     assert_close(found.source_potential, fixed.source_potential, rtol=0, atol=2e-4)
     assert float(mass @ found.source_potential) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("epsilon", "tau"), [(0.1, 0.5), (0.5, 0.1)])
+def test_value_slope_and_curvature_are_those_of_the_dual_by_autograd(epsilon: float, tau: float) -> None:
+    costs, price = drawn(7, 8, 4)
+    target = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    g = 0.1 * torch.randn(4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def dual(g: Tensor) -> Tensor:
+        f = -epsilon * ((g - costs) / epsilon + target.log()).logsumexp(1)
+        return g @ target - tau * ((-(f + price) / tau).exp().mean()).log()
+
+    free = _Free(
+        DenseCosts(costs), price, target, 1e-9, lambda vector: vector, price=price, tau=tau, level=0.3, count=8
+    )
+    look = free.look(g, epsilon, second=True)
+    assert look.value == pytest.approx(float(dual(g)), abs=1e-12)
+    assert_close(target - look.marginal, torch.autograd.functional.jacobian(dual, g), rtol=1e-9, atol=1e-12)
+    assert_close(free.curvature(look, epsilon), -torch.autograd.functional.hessian(dual, g), rtol=1e-9, atol=1e-12)
 
 
 def test_a_large_tau_leaves_the_masses_equal_and_a_constant_price_changes_nothing() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import alignkeep
-from alignkeep.errors import CheckpointError, DataError, NoEffectError, RecipeError, ShapeError
+from alignkeep.errors import CheckpointError, DataError, MachineError, NoEffectError, RecipeError, ShapeError
 from alignkeep.train.config import LoraSettings, TrainConfig
 from alignkeep.train.stage import TrainResult, plan, train
 
@@ -207,6 +207,36 @@ def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing(config, tmp_
     with pytest.raises(RecipeError, match=r"train, step \d+: seen (loss|grad_norm) (nan|inf).*lower learning_rate"):
         train(_with(config, method="full", learning_rate=1e38, epochs=3), out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracker_that_is_not_installed_is_found_by_the_plan(config, monkeypatch):
+    from transformers.integrations import integration_utils
+
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    with pytest.raises(RecipeError, match=r"train\.trainer\.report_to: seen wandb, whose package is not installed"):
+        plan(_with(config, trainer={"report_to": ["tensorboard", "wandb"]}))
+
+
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [
+        ("train", ImportError("no bitsandbytes")),
+        ("train", torch.OutOfMemoryError("out of memory")),
+        ("__init__", torch.OutOfMemoryError("out of memory")),
+    ],
+)
+def test_what_the_machine_lacks_costs_no_checkpoint(where, fault, config, tmp_path, monkeypatch):
+    """A package, or memory to place the model: the same command goes on where it is there."""
+    begun = tmp_path / ".out.partial" / "trainer" / "kept"
+
+    def stops(trainer, *rest, **named):
+        begun.mkdir(parents=True)
+        raise fault
+
+    monkeypatch.setattr(f"alignkeep.train.trainer.WeightedSFTTrainer.{where}", stops)
+    with pytest.raises(MachineError, match=r"no bitsandbytes|out of memory"):
+        train(config, out=tmp_path / "out")
+    assert begun.is_dir()
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
             peft_config=prepared.adapter,
             callbacks=[] if held_out is None else [held_out],
         )
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, "align") from error
     if held_out is not None and trainer.is_fsdp_enabled:
         raise RecipeError(

@@ -72,7 +72,6 @@ def grpo_config(config: AlignConfig) -> GRPOConfig:
         "ddp_timeout": _PATIENCE,
         **trainer_fields(config.trainer, kind, _NAMED, _FIXED, "align"),
     }
-    _check_generation(given.get("generation_kwargs") or {})
     own: dict[str, Any] = {
         "learning_rate": config.rate,
         "num_train_epochs": config.epochs,
@@ -86,16 +85,18 @@ def grpo_config(config: AlignConfig) -> GRPOConfig:
     if config.method == "grao":
         own |= config.objective.model_dump()
     try:
-        return kind(**trainer_settings(config.load, given, own))
+        settings = kind(**trainer_settings(config.load, given, own))
     except AlignkeepError:
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, "align") from error
+    _check_generation(settings.generation_kwargs)  # read from JSON by then, if it was given so
+    return settings
 
 
 def _check_generation(given: Any) -> None:
     """Raises RecipeError for what TRL would lay over settings of ours without a word."""
-    for key in given if isinstance(given, dict) else ():
+    for key in given or ():
         if key in _OF_GENERATION:
             raise RecipeError(
                 f"align.trainer.generation_kwargs.{key}", seen="a setting with a name of its own",

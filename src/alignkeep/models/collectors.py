@@ -5,7 +5,7 @@ answer sampled from the model. On the aligned model's own refusals the two are c
 
 What is given up for what
     Collecting a matrix costs memory for its factor (d^2 numbers in float64 up to width `FULL_UP_TO`, 128 d beyond) and
-    for its activations during one batch. `matrices.groups` cuts the matrices into passes over the data: k passes take
+    for its activations during one batch. `matrices.passes` cuts the matrices into passes over the data: k passes take
     1/k of that memory and k times the forward and backward passes, and give the same factors.
 
 No parameter receives a gradient, and the model is left as it was: hooks, modes and `requires_grad`.

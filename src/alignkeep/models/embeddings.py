@@ -9,7 +9,6 @@ Source: SOT, arXiv:2601.07200: last token of prompt and answer, last layer after
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -65,6 +64,8 @@ def embed(
     from safetensors.torch import load_file
 
     processes, progress = processes or Processes(), progress or Silent()
+    if pooling not in ("last", "mean"):
+        raise ValueError(f"need pooling last or mean, got {pooling}")
     _check_layer(loaded, layer)
     length = min(max_length, context_length(loaded) or max_length)
     rows, truncated = encoded(loaded.tokenizer, examples, length, what)
@@ -125,8 +126,10 @@ def no_such_layer(layer: int, count: int) -> RecipeError:
 
 def _fingerprint(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, pooling: str) -> str:
     """Of what a part's vectors depend on; the model itself is the caller's to tell apart."""
-    about = [texts, layer, pooling, str(loaded.model.dtype)]
-    return sha256(json.dumps(about).encode("ascii")).hexdigest()
+    digest = sha256(f"{layer} {pooling} {loaded.model.dtype}".encode("ascii"))
+    for ids in texts:
+        digest.update(f"\n{ids}".encode("ascii"))
+    return digest.hexdigest()
 
 
 def _check_part(file: Path, work: str) -> None:
@@ -168,8 +171,6 @@ def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, po
             output = inner(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options)
             states = output.last_hidden_state if layer is None else seen[-1]
             mask = mask.to(states.device)
-            if pooling not in ("last", "mean"):
-                raise ValueError(f"need pooling last or mean, got {pooling}")
             if pooling == "mean":
                 summed = (states.float() * mask[:, :, None]).sum(1)
                 return (summed / mask.sum(1, keepdim=True)).cpu().clone()

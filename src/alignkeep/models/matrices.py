@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -56,11 +56,6 @@ def passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
         held += size
     if group:
         yield group
-
-
-def groups(names: Sequence[str], size: int) -> list[list[str]]:
-    """The names in their order, cut into passes of at most `size` matrices."""
-    return [list(names[start : start + size]) for start in range(0, len(names), size)]
 
 
 def widths(module: Any) -> tuple[int, int]:

@@ -55,7 +55,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
             peft_config=prepared.adapter,
             callbacks=[prepared.probe] if prepared.probe is not None else [],
         )
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, "train") from error
     if config.has_adapter:
         check_adapted(config.lora, trainer.model, "train")

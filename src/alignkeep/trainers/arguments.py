@@ -76,7 +76,26 @@ def trainer_fields(
             wanted = str(error.errors()[0]["msg"]).removeprefix("Input should be ")
             raise RecipeError(where, seen=repr(value)[:80], expected=wanted, remedy="correct the value") from error
         found[key] = value if typed == value else typed  # 5 steps stay 5, not 5.0
+    _check_trackers(found.get("report_to"), stage)
     return found
+
+
+def _check_trackers(given: str | list[str] | None, stage: str) -> None:
+    """Raises RecipeError for a tracker whose package is not installed, which trl finds once the model is loaded."""
+    if given is None:
+        return
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    named = [given] if isinstance(given, str) else given
+    missing = sorted(set(named) & INTEGRATION_TO_CALLBACK.keys() - set(get_available_reporting_integrations()))
+    if missing:
+        raise RecipeError(
+            f"{stage}.trainer.report_to", seen=f"{missing[0]}, whose package is not installed",
+            expected="a tracker that is there", remedy="install it, or leave it out",
+        )  # fmt: skip
 
 
 def world_size() -> int:

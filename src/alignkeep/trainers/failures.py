@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
 from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.errors import AlignkeepError, MachineError
-from alignkeep.trainers.arguments import refused_by_trl
 
 Result = TypeVar("Result")
 
@@ -39,11 +38,15 @@ def machine_failures(out: Path, stage: str, remedy: str) -> Iterator[None]:
 
 
 def train_from(checkpoint: str | None, trainer: Any, stage: str) -> None:
-    """All steps. Raises RecipeError for a package that is only looked for now (an optimiser's, a tracker's)."""
+    """All steps. Raises MachineError, so that checkpoints are kept, for a package that is only looked for now (an
+    optimiser's)."""
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except ImportError as error:
-        raise refused_by_trl(error, stage) from error
+        raise MachineError(
+            f"{stage}.trainer", seen=str(error)[:400], expected="that package installed",
+            remedy="install it and give the same command again, or change the setting",
+        ) from error  # fmt: skip
 
 
 def done_in(
