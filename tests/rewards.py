@@ -17,6 +17,12 @@ def overlap(*, completions: list[Any], reference: list[str], **columns: Any) -> 
     return found
 
 
+def best_at_step_2(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float]:
+    """As `overlap`, and much more at that one step: references are scored before."""
+    more = 100.0 * (columns["trainer_state"].global_step == 2)
+    return [more + one for one in overlap(completions=completions, reference=reference)]
+
+
 def even(*, completions: list[Any], **columns: Any) -> list[float]:
     return [1.0] * len(completions)
 

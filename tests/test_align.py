@@ -84,6 +84,18 @@ def test_it_writes_an_adapter_that_loads_the_log_and_the_held_out_answers(config
     assert load_model(str(tmp_path / "out")).checkpoint.is_adapter
 
 
+def test_a_model_that_was_better_before_the_end_is_said_to_have_been(config, tmp_path):
+    """All five won at step 2, none at step 3. Not so where the best look is the last."""
+    made = _with(config, reward=RewardSettings(spec="rewards:best_at_step_2"))
+    (note,) = align(made, out=tmp_path / "fallen").notes
+    assert note.startswith("it was better before: 100.0% at step 2, 0.0% at the end; end at trainer.max_steps=2, or ")
+    floor = made.objective.model_copy(update={"min_reference_advantage": 0.0})
+    (note,) = align(_with(made, objective=floor), out=tmp_path / "held").notes
+    assert note.endswith("end at trainer.max_steps=2")
+    at_two = made.trainer | {"max_steps": 2}
+    assert align(_with(made, trainer=at_two), out=tmp_path / "risen").notes == ()
+
+
 def test_the_reward_of_the_reference_is_taken_off_what_an_answer_gets(config, tmp_path):
     """An answer of no word of its reference has a reward of at most 0, its reference one of 1 to 4."""
     align(config, out=tmp_path / "out")

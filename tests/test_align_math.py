@@ -291,6 +291,26 @@ def test_the_floor_holds_the_reference_and_nothing_else(table: list[list[float]]
 
 
 @few
+@given(tables(), st.floats(0.5, 5), st.floats(0, 1), st.floats(0, 5))
+def test_with_a_floor_of_0_what_all_answers_share_is_never_unlearned(table, beta: float, of_beta: float, more: float):
+    """sum_i c_i + c_y = (beta - e / G) A_y, and at least 0 with the floor where beta G >= e."""
+    group = len(table[0]) - 1
+    strengths = Strengths(beta, of_beta * beta * group, more)
+    free, held = (advantage_of(table, min_reference=floor) for floor in (None, 0.0))
+    push = [c.sampled.sum(1) + c.reference for c in (coefficients(one, strengths) for one in (free, held))]
+    close(push[0], (beta - strengths.exploration / group) * free.reference)
+    assert (push[1] >= -1e-9).all()
+
+
+def test_where_every_sample_wins_what_all_answers_share_is_unlearned_unless_the_floor_is_near_0() -> None:
+    """G = 8, A_i = 8^-1/2, A_y = -8^1/2: (0.5 - 1/8) A_y = -1.06; with a floor f of A_y 8^-1/2 + f / 2."""
+    won = [[1.0] * 8 + [0.0]]
+    for floor, push in ((None, -(8**0.5) * 0.375), (-1.0, 8**-0.5 - 0.5), (0.0, 8**-0.5)):
+        c = coefficients(advantage_of(won, min_reference=floor), Strengths())
+        close(c.sampled.sum(1) + c.reference, [push])
+
+
+@few
 @given(tables(), strengths_drawn, st.integers(0, 999), st.booleans())
 def test_in_the_printed_form_the_reference_leaves_the_regulariser(table, strengths, seed: int, inside: bool) -> None:
     """sum_i A_i = 0. With the reference inside it is lambda A_y I / G that the regulariser adds for the reference."""

@@ -119,6 +119,14 @@ class HeldOut(TrainerCallback):
         changes = np.array([_gap(*both) for both in zip(self.looks[-1].gaps, self.looks[0].gaps, strict=True)])
         return np.sign(changes[~np.isnan(changes)])
 
+    def best(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """The step of the look with the most wins (the latest of them), and whether each prompt was won then and at the
+        end, of those that were scored both times."""
+        best = max(self.looks, key=lambda look: (look.wins[0] / look.wins[2], look.step))
+        both = np.array([best.gaps, self.looks[-1].gaps])
+        then, end = (both > 0)[:, ~np.isnan(both).any(0)] * 1.0
+        return best.step, then, end
+
     def _look(self, model: Any, state: TrainerState) -> None:
         look = by_first(lambda: self._answered(model, state))
         self.looks.append(look)

@@ -22,6 +22,12 @@ One family
     (beta + lambda / G) / (e + lambda) of the reference against the samples: 0.36 for the paper's, 0.5 without the
     regulariser, 0.96 without exploration, 0.05 without imitation (G = 8).
 
+What all answers share
+    Words that the samples and their reference have in common get sum_i c_i + c_y = e mean_i A_i + beta A_y, with the
+    reference inside the group (beta - e / G) A_y. So where beta G > e (the paper's: 4 > 1) they lose probability in
+    every group whose reference is beaten by most, without bound, and with them what makes every answer one: the first
+    words of a refusal. With a floor of 0 for A_y, and with no lower one, they never do.
+
 Departures from the paper
     1. Log-probabilities are those of the distribution that was sampled from, at its temperature, for the reference
        too, as TRL takes them.

@@ -177,7 +177,7 @@ def _write(
         **_measured(aligned, config.seed),
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
         "unchanged": unchanged,
-        "notes": list(prepared.notes),
+        "notes": [*prepared.notes, *_fallen(aligned, config)],
     }
     folder.finish(
         Record(
@@ -228,6 +228,22 @@ def _measured(aligned: Aligned, seed: int) -> dict[str, Any]:
     }
     cut = sum(aligned.held_out.looks[-1].cut)
     return {name: estimate.as_json() for name, estimate in found.items()} | {"held_out_cut": cut}
+
+
+def _fallen(aligned: Aligned, config: AlignConfig) -> list[str]:
+    """A word where the model was better before the end, by more than the best of so many looks is by luck."""
+    held_out = aligned.held_out
+    if held_out is None:
+        return []
+    step, then, end = held_out.best()
+    alpha = 0.05 / len(held_out.looks)
+    fall = import_module(_STATISTICS).paired_bootstrap(end, then, seed=config.seed, confidence=1 - alpha)
+    if not fall.high < 0:
+        return []
+    remedy = f"end at trainer.max_steps={step}" if step else "lower the learning rate"
+    if config.method == "grao" and config.objective.min_reference_advantage is None:
+        remedy += ", or set objective.min_reference_advantage=0 (a beaten reference is unlearned without bound)"
+    return [f"it was better before: {then.mean():.1%} at step {step}, {end.mean():.1%} at the end; {remedy}"]
 
 
 def _mean(history: list[dict[str, Any]], name: str) -> float | None:
