@@ -20,7 +20,8 @@ ABOVE = {"cli", "composition", "lifecycle", "demonstration", "recipe"}
 MATH = [
     "masked.py", "align/advantage.py", "align/objective.py",
     "refusal.py",
-    "curate/passes.py", "curate/transport.py", "curate/pull.py", "curate/weighting.py", "curate/baselines.py",
+    "curate/passes.py", "curate/transport.py", "curate/pull.py", "curate/temperature.py", "curate/weighting.py",
+    "curate/baselines.py",
     "evaluate/statistics.py", "evaluate/drift.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",

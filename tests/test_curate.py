@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +445,53 @@ def test_masses_that_still_move_are_no_choice(tmp_path: Path, monkeypatch: pytes
     save_file(GOOD, tmp_path / "e.safetensors")
     with pytest.raises(MachineError, match=r"masses that still move by 0\.1 of the whole after \d+ steps"):
         curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("where", ["safe_error", "harmful_error"])
+def test_masses_on_transports_that_are_not_solved_are_no_choice(where: str, tmp_path: Path, monkeypatch) -> None:
+    weigh = weighting.weigh
+
+    def unsolved(*given: Any, **options: Any) -> weighting.Weighing:
+        return replace(weigh(*given, **options), converged=False, **{where: 0.3})
+
+    monkeypatch.setattr(weighting, "weigh", unsolved)
+    save_file(GOOD, tmp_path / "e.safetensors")
+    with pytest.raises(MachineError, match=r"a transport that is off by 0\.3 of the references' marginals"):
+        curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
+
+
+def test_masses_that_move_a_little_are_a_choice_and_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighting, "weigh", partial(weighting.weigh, most=1))
+    monkeypatch.setattr("alignkeep.curate.scoring._MOVING", 1.0)
+    save_file(GOOD, tmp_path / "e.safetensors")
+    result = curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
+    assert result.summary["converged"] is False
+
+
+def test_the_sample_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    sets = {name: torch.randn(n, 8, generator=draw) for name, n in (("data", 60), ("safe", 9), ("harmful", 9))}
+    save_file(sets, tmp_path / "e.safetensors")
+    for asked in (0.5, 0.9):
+        config = {"embeddings": str(tmp_path / "e.safetensors"), "keep": 0.5, "sot": {"sample_size": asked}}
+        found = curate(CurateConfig.model_validate(config), out=tmp_path / str(asked)).summary["ess"]
+        assert asked <= found / 60 <= asked + 3e-3
+
+
+def test_a_median_of_many_does_not_hang_on_their_order(tmp_path: Path) -> None:
+    """Two kinds of rows in turns, of which every other one would be one kind."""
+    draw = torch.Generator().manual_seed(0)
+    kinds = torch.eye(8)[torch.arange(9000) % 2]
+    sets = {"data": kinds + 0.1 * torch.randn(9000, 8, generator=draw)}
+    for name, at in (("safe", 0), ("harmful", 2)):
+        sets[name] = torch.eye(8)[at] + 0.1 * torch.randn(9, 8, generator=draw)
+    orders = torch.arange(9000), torch.arange(9000).roll(1), (torch.arange(9000) % 2).argsort(stable=True)
+    found: list[float] = []
+    for turn, order in enumerate(orders):
+        save_file(sets | {"data": sets["data"][order]}, tmp_path / "e.safetensors")
+        config = {"embeddings": str(tmp_path / "e.safetensors"), "sot": {"epsilon": 0.5}}
+        found.append(float(curate(CurateConfig.model_validate(config), out=tmp_path / str(turn)).summary["epsilon"]))
+    assert max(found) < 1.02 * min(found)
 
 
 def test_chance_needs_no_anchors_to_be_held_against_prompts(given: dict[str, Any], tmp_path: Path) -> None:

@@ -87,6 +87,26 @@ def test_its_potentials_are_those_of_the_transport_between_its_masses(seed: int,
     assert float(mass @ found.source_potential) == pytest.approx(0, abs=1e-9)
 
 
+@few
+@given(st.integers(0, 999), st.sampled_from([(0.05, 1.0), (1.0, 0.05), (1.0, 1.0), (0.3, 0.1)]))
+def test_a_sweep_gains_what_its_error_is_worth(seed: int, strengths: tuple[float, float]) -> None:
+    """At least min(eps, tau) KL(u || M): the partition function is concave in exp(g / min(eps, tau))."""
+    epsilon, tau = strengths
+    costs, price = drawn(seed, 20, 5)
+    draw = torch.Generator().manual_seed(seed)
+    target = torch.rand(5, generator=draw, dtype=torch.float64) + 0.1
+    target, g = target / target.sum(), 0.2 * torch.randn(5, generator=draw, dtype=torch.float64)
+    f = -epsilon * ((g - costs) / epsilon + target.log()).logsumexp(1)
+    problem = _Free(
+        DenseCosts(costs), price, target, 1e-9, lambda vector: vector, price=price, tau=tau,
+        level=level_of(f, price, tau), count=20,
+    )  # fmt: skip
+    look = problem.look(g, epsilon, second=False)
+    after = problem.look(problem.swept(look, epsilon), epsilon, second=False)
+    worth = min(epsilon, tau) * float((target * (target / look.marginal).log()).sum())
+    assert after.value - look.value >= worth * (1 - 1e-9) - 1e-12
+
+
 @pytest.mark.parametrize(("epsilon", "tau"), [(0.1, 0.5), (0.5, 0.1)])
 def test_value_slope_and_curvature_are_those_of_the_dual_by_autograd(epsilon: float, tau: float) -> None:
     costs, price = drawn(7, 8, 4)

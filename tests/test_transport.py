@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 from itertools import pairwise
@@ -159,6 +160,17 @@ def test_equal_sets_cost_almost_nothing_and_equal_points_all_the_same() -> None:
     assert not found.source_potential.abs().max() > 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sources", [2, 6, 60])
+def test_small_problems_are_solved_at_every_small_epsilon(sources: int, dtype: torch.dtype) -> None:
+    """Where a step that halves the error lowers the dual, the next one may go back for ever; where hardly any mass is
+    on the move the curvature vanishes, and steps with it."""
+    for seed, targets, epsilon in itertools.product((*range(10), 11, 51), (2, 4), (1e-4, 1e-3, 0.02)):
+        costs, source, target = problem(sources, targets, seed)
+        found = transport(DenseCosts(costs.to(dtype)), source.to(dtype), target.to(dtype), epsilon)
+        assert found.converged, (seed, targets, epsilon, found.error)
+
+
 def test_far_groups_of_other_sizes_are_still_solved() -> None:
     """Weight has to cross between groups that are a thousand epsilons apart: sweeps alone need millions."""
     costs = exact([[0.0, 1.0], [1e-4, 1.0], [1.0, 0.0]])
@@ -239,6 +251,16 @@ def test_float32_is_float64_up_to_its_rounding(epsilon: float) -> None:
     assert found.source_potential.dtype == torch.float32
     assert found.value == pytest.approx(wide.value, rel=1e-5, abs=1e-5)
     assert_close(found.source_potential.double(), wide.source_potential, rtol=1e-3, atol=2e-3 * max(epsilon, 0.01))
+
+
+@pytest.mark.parametrize("epsilon", [1e2, 1e4, 1e6])
+def test_at_a_large_epsilon_float32_loses_neither_value_nor_potentials(epsilon: float) -> None:
+    """At 1e6 epsilon times what weights of float32 are off 1 by, or times the rounding of a logarithm, is 0.1."""
+    costs, source, target = problem(60, 13)
+    found = transport(DenseCosts(costs.float()), source.float(), target.float(), epsilon)
+    wide = transport(DenseCosts(costs), source, target, epsilon)
+    assert found.value == pytest.approx(wide.value, abs=2e-5)
+    assert_close(found.source_potential.double(), wide.source_potential, rtol=0, atol=2e-5)
 
 
 def test_from_a_near_solution_it_takes_fewer_passes_to_the_same_answer() -> None:

@@ -147,7 +147,12 @@ def curate_summary(result: CurateResult, page: Path) -> Summary:
                 f"{facts['iterations']} steps",
             )
         if not facts["converged"]:
-            _say(console, f"not converged: the masses still move by {facts['residual']:.2g} of the whole in a step")
+            off = max(facts["marginal_errors"].values())
+            _say(
+                console,
+                f"not converged: masses move by {facts['residual']:.2g} of the whole in a step, "
+                f"transports are off by {off:.2g} of their marginals",
+            )
         if facts["truncated"]:
             _say(console, f"{facts['truncated']} texts were cut off before they were embedded: raise embed.max_length")
         _written(console, page)

@@ -112,6 +112,7 @@ class Passes:
     _kept: _Kept | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.target = self.target.double() / self.target.double().sum()
         spreads = getattr(self.costs, "spreads", None) or _spreads(self.costs)
         whole = self.total(torch.tensor(spreads, dtype=torch.float64, device=self.target.device))
         self.spread = float(whole[0] / whole[1].clamp(min=1))
@@ -148,8 +149,9 @@ class Passes:
         return self.source[rows]
 
     def summed(self, g: Tensor, f: Tensor, marginal: Tensor, second: Tensor | None, mean: float, mass: float) -> Look:
-        """The look that sums over all sources make; `mass` is the sum of the weights."""
-        return Look(g, f, marginal, second, mean, mean + float(g @ self.target.double()))
+        """The look that sums over all sources make; `mass` is the sum of the weights, 1 but for rounding."""
+        mean, second = mean / mass, None if second is None else second / mass
+        return Look(g, f, marginal / mass, second, mean, mean + float(g @ self.target))
 
     def curvature(self, look: Look, epsilon: float) -> Tensor:
         """Of the dual value, by the target potentials, times -1."""
@@ -161,7 +163,7 @@ class Passes:
         return _LEAP * epsilon
 
     def error(self, look: Look) -> float:
-        return float((look.marginal - self.target.double()).abs().sum())
+        return float((look.marginal - self.target).abs().sum())
 
     def swept(self, look: Look, epsilon: float) -> Tensor:
         """Sinkhorn's answer to f."""
@@ -169,7 +171,7 @@ class Passes:
 
     def lacking(self, look: Look) -> Tensor:
         """The logarithm of how many times the marginals should be as large."""
-        return (self.target.double() / look.marginal.clamp(min=_SMALLEST)).log()
+        return (self.target / look.marginal.clamp(min=_SMALLEST)).log()
 
     def _shares(self, g: Tensor, epsilon: float) -> Iterator[tuple[slice, Tensor, Tensor, _Factor | None]]:
         """Rows, their f, shares kept or new, and by what they are to be scaled."""
@@ -199,7 +201,7 @@ class Passes:
         small = torch.finfo(torch.float64).tiny
         rounding = torch.finfo(self.source.dtype).eps * max(self.spread / epsilon, epsilon / max(self.spread, small))
         dtype = self.source.dtype if rounding < self.tolerance else torch.float64
-        offset = (g / epsilon + self.target.double().log()).to(dtype)
+        offset = (g / epsilon + self.target.log()).to(dtype)
         for rows, block in self.costs.blocks():
             inside = torch.sub(offset, block.to(dtype), alpha=1 / epsilon)
             highest = inside.amax(1, keepdim=True)

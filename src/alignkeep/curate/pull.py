@@ -53,7 +53,7 @@ class _Free(Passes):
 
     def summed(self, g: Tensor, f: Tensor, marginal: Tensor, second: Tensor | None, mean: float, mass: float) -> Look:
         self.level += math.log(mass)
-        value = float(g @ self.target.double()) - self.tau * self.level
+        value = float(g @ self.target) - self.tau * self.level
         return Look(g, f, marginal / mass, None if second is None else second / mass, mean / mass, value)
 
     def curvature(self, look: Look, epsilon: float) -> Tensor:
@@ -91,7 +91,7 @@ def pull(
     """
     if not (epsilon > 0 and tau > 0 and math.isfinite(epsilon) and math.isfinite(tau) and math.isfinite(level)):
         raise ValueError(f"need epsilon > 0 and tau > 0, and a level, got {epsilon}, {tau}, {level}")
-    source = torch.empty(costs.shape[0], dtype=target.dtype, device=target.device)
+    source = torch.empty(costs.shape[0], dtype=start.dtype, device=target.device)
     problem = _Free(costs, source, target, tolerance, total, price=price.double(), tau=tau, level=level, count=count)
     look, passes = solved(problem, start.double(), epsilon, tolerance, most)
     return as_transport(problem, look, passes)

@@ -24,7 +24,7 @@ _DENSE_BYTES = 1 << 28  # costs to one reference that are kept, with shares as l
 _NO_COST, _ALIKE = 1e-6, 1e-4  # a median cost, and a difference of potentials over them, that is rounding (chosen)
 _MOVING = 0.02  # of all mass, from one step to the next: a choice that is not made (chosen)
 _SAME = 1e-5  # of the scores' size: a spread that is rounding (chosen; cosines are of float32)
-_SAMPLE = 2000  # examples whose costs give the median
+_SAMPLE = 4000  # examples whose costs give the median (chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +88,12 @@ def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes, p
     progress.done()
     _check_apart(found, sot.push)
     _check_ended(found)
-    kept = weighting.top_k(found.mass, config.keep)
+    kept = weighting.top_k(found.logits, config.keep)  # masses of the dtype may be 0, and so alike
     last = found.steps[-1]
     facts: dict[str, object] = {
         "ess": found.sample_size, "tau": last.tau, "epsilon": epsilon, "push": sot.push,
         "iterations": len(found.steps), "residual": last.residual, "converged": found.converged,
+        "marginal_errors": {"safe": found.safe_error, "harmful": found.harmful_error},
         "safe_distance": last.safe, "harmful_distance": last.harmful,
         "steps": [step._asdict() for step in found.steps],
     }  # fmt: skip
@@ -138,7 +139,7 @@ def _check_apart(found: Weighing, push: float) -> None:
 
 def _check_ended(found: Weighing) -> None:
     """Raises NoEffectError for masses that are all equal, which is no choice, and MachineError for some that still
-    move: both would keep examples by something else than where they lie."""
+    move or rest on transports that are not solved: all would keep examples by something else than where they lie."""
     last = found.steps[-1]
     if float(found.mass.max()) == float(found.mass.min()):
         raise NoEffectError(
@@ -148,6 +149,12 @@ def _check_ended(found: Weighing) -> None:
     if last.residual > _MOVING:
         raise MachineError(
             "curate", seen=f"masses that still move by {last.residual:.2g} of the whole after {len(found.steps)} steps",
+            expected=f"at most {_MOVING:g}", remedy="raise sot.epsilon, or take sot.precision: float64",
+        )  # fmt: skip
+    off = max(found.safe_error, found.harmful_error)
+    if not off <= _MOVING:
+        raise MachineError(
+            "curate", seen=f"a transport that is off by {off:.2g} of the references' marginals",
             expected=f"at most {_MOVING:g}", remedy="raise sot.epsilon, or take sot.precision: float64",
         )  # fmt: skip
 
@@ -161,11 +168,12 @@ def _costs(sources: Tensor, targets: Tensor, block: int, most: int) -> Any:
 
 
 def _median_cost(vectors: Vectors) -> float:
-    """The median of the costs to both references, of evenly spread examples where there are many."""
+    """The median of the costs to both references, of some examples by chance where there are many."""
     import torch
 
-    step = max(1, len(vectors.data) // _SAMPLE)
-    some = vectors.data[::step]
+    some = vectors.data
+    if len(some) > _SAMPLE:
+        some = some[torch.randperm(len(some), generator=torch.Generator().manual_seed(0))[:_SAMPLE].to(some.device)]
     return float(torch.cat([(1 - some @ one.mT).flatten() for one in (vectors.safe, vectors.harmful)]).median())
 
 

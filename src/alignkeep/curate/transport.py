@@ -54,6 +54,9 @@ _STAGES = 4.0  # each epsilon on the way down is so much smaller than the one be
 _COARSE = 1e-2  # marginals on the way down
 _DAMPING, _LEAST, _LARGEST = 1e-3, 1e-12, 1e3  # of the mean curvature: at first, and its bounds
 
+_FLATTEST = 1e-9  # of the curvature that a marginal as it should be has: so little still says where to go (chosen)
+_ROUNDING = 1e-6  # of epsilon: so much less of the dual may be rounding; more is a step back (chosen)
+
 
 class Transport(NamedTuple):
     """A solution, and how good it is. The plan's source marginal is exact; `error` is the sum of what its target
@@ -107,9 +110,9 @@ def as_transport(problem: Passes, look: Look, passes: int) -> Transport:
     """The solution that was found, in the dtype of the sources."""
     error = problem.error(look)
     return Transport(
-        value=look.mean + float(look.g @ problem.target.double()),
+        value=look.mean + float(look.g @ problem.target),
         source_potential=(look.f - look.mean).to(problem.source),
-        target_potential=(look.g + look.mean).to(problem.target),
+        target_potential=(look.g + look.mean).to(problem.source),
         error=error,
         passes=passes,
         converged=error <= problem.tolerance,
@@ -120,13 +123,13 @@ def _newton(problem: Passes, look: Look, epsilon: float, damping: float, reach: 
     """A damped step by at most `reach`, and what the dual would gain by it were it quadratic; None where it has no
     factors."""
     curvature = problem.curvature(look, epsilon)
-    scale = float(curvature.diagonal().mean())
+    scale = max(float(curvature.diagonal().mean()), _FLATTEST / (epsilon * curvature.shape[0]))
     curvature += scale / curvature.shape[0]  # along (1, ..., 1) it is 0: f takes back what g is given
     ridge = torch.full_like(look.marginal, damping * scale).diag()
     factor, failed = torch.linalg.cholesky_ex(curvature + ridge)
     if bool(failed):
         return None
-    slope = problem.target.double() - look.marginal
+    slope = problem.target - look.marginal
     step = torch.cholesky_solve(slope[:, None], factor)[:, 0]
     step *= min(1.0, reach / max(float(step.abs().amax()), 1e-300))  # hardly any curvature is no reason to leap
     return step, float(slope @ step - step @ curvature @ step / 2)
@@ -167,7 +170,8 @@ def solved(problem: Passes, g: Tensor, epsilon: float, tolerance: float, most: i
             tried = problem.look(look.g + step, epsilon, second=True)
             passes += 1
             gained = tried.value - look.value
-            if gained > 0.1 * gain or problem.error(tried) < 0.5 * problem.error(look):
+            nearer = problem.error(tried) < 0.5 * problem.error(look) and gained > -_ROUNDING * epsilon
+            if gained > 0.1 * gain or nearer:
                 look = tried
                 errors = [math.inf] * least + [problem.error(look)]
                 if gained > 0.5 * gain:

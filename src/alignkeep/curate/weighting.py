@@ -28,8 +28,8 @@ Shapes: n examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,13 +37,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from alignkeep.curate.pull import level_of, pull
+from alignkeep.curate.temperature import LEAST, FloorSearch, effective_sample_size, temperature
 from alignkeep.curate.transport import Costs, Transport, transport
 
 FLOOR = 0.8  # of the examples, effective sample size
-STEPS, TOLERANCE = 200, 1e-3  # of the total variation to the fixed point (chosen)
-BAND = 2e-3  # of the sample size: so much more than the floor is the floor (chosen)
-_HALVINGS, _RANGE = 60, 20.0  # of the logarithm of tau, around that of the slopes' spread
-_LEAST = 1e-3  # tau, of the slopes' spread at equal masses: what differs by less is equal (chosen; above rounding)
+STEPS, TOLERANCE = 200, 1e-4  # for one tau, and of the total variation to the fixed point (chosen)
+_STILL = 1e-5  # of all mass: a step by so little is rounding (chosen: the transports' tolerance)
+_ROUNDING = 4.0  # times the dtype's: a spread of potentials that tells nothing apart (chosen)
 
 
 class Step(NamedTuple):
@@ -63,7 +63,8 @@ class Step(NamedTuple):
 class Weighing:
     """Masses, and the potentials that they rest on: how far an example lies from safe and from harmful data, beyond the
     mean; `safe_targets` and `harmful_targets` are the references' own, from which `shares` makes rows of the plans.
-    `converged` says that masses, sample size and both transports are."""
+    `logits` are theta, in float64: they tell masses apart that are 0 in the dtype. The errors are the transports' (of
+    the references' marginals); `converged` says that these are solved and the masses settled."""
 
     mass: Float[Tensor, " n"]
     logits: Float[Tensor, " n"]
@@ -72,6 +73,8 @@ class Weighing:
     safe_targets: Float[Tensor, " m"]
     harmful_targets: Float[Tensor, " h"]
     steps: tuple[Step, ...]
+    safe_error: float
+    harmful_error: float
     converged: bool
 
     @property
@@ -90,7 +93,7 @@ class Reference:
 
     def transported(self, mass: Tensor, epsilon: float, before: Transport | None) -> Transport:
         count = self.costs.shape[1]
-        target = torch.full((count,), 1 / count, dtype=mass.dtype, device=mass.device)
+        target = torch.full((count,), 1 / count, dtype=torch.float64, device=mass.device)
         start = None if before is None else before.target_potential
         return transport(self.costs, mass[self.here], target, epsilon, start=start, total=self.total)
 
@@ -116,11 +119,6 @@ def alone(costs: Costs) -> Reference:
     return Reference(costs, slice(0, costs.shape[0]), lambda vector: vector)
 
 
-def effective_sample_size(mass: Float[Tensor, " n"]) -> float:
-    """1 / sum w^2: n for equal masses, 1 for a single one."""
-    return 1 / float(mass.double().square().sum())
-
-
 def weigh(
     safe: Reference,
     harmful: Reference,
@@ -134,40 +132,115 @@ def weigh(
     device: torch.device | str = "cpu",
     after: Callable[[Step], object] | None = None,
 ) -> Weighing:
-    """Eq. 6, anchored, from equal masses. A push of 0 only pulls. `after` is shown every step, of which there are at
-    most `most`.
+    """Eq. 6, anchored, from equal masses, for one tau after the other. `after` is shown every step, of which there are
+    at most `most` for a tau. A push of 0 only pulls.
 
     Raises ValueError for a push below 0 or a floor outside (0, 1).
     """
     _check(safe, harmful, count, push, floor, most)
-    mass = torch.full((count,), 1 / count, dtype=torch.float64, device=device)
-    near = safe.transported(mass.to(dtype), epsilon, None)
-    far, steps, search = None, list[Step](), None
-    while True:
-        far = harmful.transported(mass.to(dtype), epsilon, far)
-        nearness, farness = safe.potential(near, count), harmful.potential(far, count)
-        slope = nearness - push * farness
-        search = search or _Search(floor, float(slope.std(correction=0)), temperature(slope, floor))
-        residual = float(((-slope / search.tau).softmax(0) - mass).abs().sum()) / 2
-        size = effective_sample_size(mass)
-        kept = float(torch.xlogy(mass, mass * count).sum())
-        objective = near.value - push * far.value + search.tau * kept
-        passes = near.passes + far.passes
-        steps.append(Step(objective, near.value, far.value, size, search.tau, residual, passes))
+    problem = _PushPull(safe, harmful, count, epsilon, push, dtype)
+    seen = equal = problem.at_equal_masses(device)
+    spread, steps = float(equal.slope.std(correction=0)), list[Step]()
+
+    def take(now: _Seen, tau: float) -> Step:
+        steps.append(now.step(push, tau))
         if after is not None:
             after(steps[-1])
-        # Equal masses are nobody's fixed point, however near they are, unless nothing tells the examples apart.
-        settled = residual <= TOLERANCE and (len(steps) > 1 or search.spread == 0)
-        done = settled and search.ends(size / count)
-        if done or len(steps) == most:
+        return steps[-1]
+
+    settled = spread <= _ROUNDING * torch.finfo(dtype).eps * equal.scale  # nothing to choose by
+    search = FloorSearch(floor, LEAST * spread, 1.0 if settled else temperature(equal.slope, floor))
+    take(equal, search.tau)
+    while not settled:
+        now, moves = equal, list[float]()
+        for _ in range(most):
+            before, now = now, problem.stepped(now, search.tau, seen)
+            seen = now
+            moves.append(float((now.mass - before.mass).abs().sum()) / 2)
+            residual = take(now, search.tau).residual
+            settled = residual <= TOLERANCE and (push == 0 or _remaining(moves) <= TOLERANCE)
+            if settled:
+                break
+        if search.ends(effective_sample_size(seen.mass) / count):
             break
-        near = safe.pulled(-push * farness, search.tau, epsilon, near)
-        mass = (-(safe.potential(near, count) - push * farness) / search.tau).softmax(0)
-    logits = mass.log() - mass.log().mean()
+        settled = False
     return Weighing(
-        mass.to(dtype), logits.to(dtype), nearness.to(dtype), farness.to(dtype), near.target_potential,
-        far.target_potential, tuple(steps), done and near.converged and far.converged,
+        seen.mass.to(dtype), seen.logits - seen.logits.mean(), seen.nearness.to(dtype), seen.farness.to(dtype),
+        seen.near.target_potential, seen.far.target_potential, tuple(steps), seen.near.error, seen.far.error,
+        settled and seen.near.converged and seen.far.converged,
     )  # fmt: skip
+
+
+class _Seen(NamedTuple):
+    """Masses as logits that sum to 1, both transports and their potentials, of all examples and in float64."""
+
+    logits: Tensor
+    near: Transport
+    far: Transport
+    nearness: Tensor
+    farness: Tensor
+    slope: Tensor
+
+    @property
+    def mass(self) -> Tensor:
+        return self.logits.exp()
+
+    @property
+    def scale(self) -> float:
+        """The size of what the slopes are differences of."""
+        ends = self.near.target_potential, self.far.target_potential
+        return sum(float(one.abs().amax()) for one in ends) + abs(self.near.value) + abs(self.far.value)
+
+    def step(self, push: float, tau: float) -> Step:
+        mass = self.mass
+        aim = (-self.slope / tau).softmax(0)
+        kept = float((mass * (self.logits + math.log(len(mass)))).nan_to_num(nan=0.0).sum())
+        return Step(
+            objective=self.near.value - push * self.far.value + tau * kept,
+            safe=self.near.value,
+            harmful=self.far.value,
+            sample_size=effective_sample_size(mass),
+            tau=tau,
+            residual=float((aim - mass).abs().sum()) / 2,
+            passes=self.near.passes + self.far.passes,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _PushPull:
+    safe: Reference
+    harmful: Reference
+    count: int
+    epsilon: float
+    push: float
+    dtype: torch.dtype
+
+    def at_equal_masses(self, device: torch.device | str) -> _Seen:
+        logits = torch.full((self.count,), -math.log(self.count), dtype=torch.float64, device=device)
+        near = self.safe.transported(logits.exp().to(self.dtype), self.epsilon, None)
+        return self._seen(logits, near, None)
+
+    def stepped(self, now: _Seen, tau: float, warm: _Seen) -> _Seen:
+        """The masses that are best against the push's tangent; the transports begin at those of `warm`."""
+        price = -self.push * now.farness
+        near = self.safe.pulled(price, tau, self.epsilon, warm.near)
+        logits = (-(self.safe.potential(near, self.count) + price) / tau).log_softmax(0)
+        return self._seen(logits, near, warm.far)
+
+    def _seen(self, logits: Tensor, near: Transport, warm: Transport | None) -> _Seen:
+        far = self.harmful.transported(logits.exp().to(self.dtype), self.epsilon, warm)
+        nearness, farness = self.safe.potential(near, self.count), self.harmful.potential(far, self.count)
+        return _Seen(logits, near, far, nearness, farness, nearness - self.push * farness)
+
+
+def _remaining(moves: Sequence[float]) -> float:
+    """How far masses still go, in total variation, where each step is the same share of the one before."""
+    if len(moves) < 2:
+        return math.inf
+    before, now = moves[-2:]
+    if now <= _STILL:
+        return 0.0
+    return now * now / (before - now) if now < before else math.inf
 
 
 def _check(safe: Reference, harmful: Reference, count: int, push: float, floor: float, most: int) -> None:
@@ -178,71 +251,21 @@ def _check(safe: Reference, harmful: Reference, count: int, push: float, floor: 
         raise ValueError(f"need costs of as many rows as a process has of {count} examples, got {sorted(ends)}")
 
 
-@dataclass
-class _Search:
-    """For the smallest tau that keeps the floor. The variance of n w falls about as 1 / tau^2."""
-
-    floor: float
-    spread: float  # of the slopes at equal masses
-    tau: float
-    _tried: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])  # ln tau, ln variance
-    _low: float = -math.inf
-    _high: float = math.inf
-
-    def ends(self, share: float) -> bool:
-        """Whether this sample size, as a share of the examples, is the one; else another tau."""
-        least = _LEAST * self.spread
-        if self.spread == 0:  # nothing to choose by
-            return True
-        if self.floor * (1 - 1e-6) <= share <= self.floor + BAND or (share > self.floor and self.tau <= least):
-            return True
-        at, wanted = math.log(self.tau), math.log(1 / (self.floor + BAND / 2) - 1)
-        found = math.log(max(1 / share - 1, 1e-300))
-        if share > self.floor:
-            self._high = min(self._high, at)
-        else:
-            self._low = max(self._low, at)
-        fall = -2.0
-        if self._tried and abs(at - self._tried[-1][0]) > 1e-9:
-            fall = (found - self._tried[-1][1]) / (at - self._tried[-1][0])
-        self._tried.append((at, found))
-        step = (wanted - found) / fall if fall < -0.1 else (found - wanted) / 2
-        aim = at + min(max(step, -2.0), 2.0)
-        if not self._low < aim < self._high or len(self._tried) % 4 == 0:
-            aim = (self._low + self._high) / 2 if math.isfinite(self._low + self._high) else aim
-        self.tau = max(math.exp(aim), least)
-        return False
-
-
 def shares(costs: Float[Tensor, "rows m"], targets: Float[Tensor, " m"], epsilon: float) -> Float[Tensor, "rows m"]:
     """Which share of an example's mass goes to which uniform reference: T_ij / w_i, of which every row sums to 1."""
     return ((targets.double() - costs.double()) / epsilon).softmax(1)
 
 
-def temperature(slope: Float[Tensor, " n"], floor: float) -> float:
-    """The smallest tau for which softmax(-slope / tau) has an effective sample size of `floor` n, or e^-20 of the
-    slopes' spread where that has it already (what differs by less is equal); of equal slopes any will do."""
-    spread = float(slope.std(correction=0))
-    if spread == 0:
-        return 1.0
-    low, high = math.log(spread) - _RANGE, math.log(spread) + _RANGE
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        enough = effective_sample_size((-slope.double() / math.exp(middle)).softmax(0)) >= floor * len(slope)
-        low, high = (low, middle) if enough else (middle, high)
-    return math.exp(high)
-
-
-def top_k(mass: Float[Tensor, " n"], keep: float) -> Bool[Tensor, " n"]:
-    """The share `keep` of largest masses, of equal ones the first. Raises ValueError where that is nothing, or where
-    one is no number."""
-    if bool(mass.isnan().any()):
-        raise ValueError("need masses that are numbers")
-    count = round(keep * len(mass))
-    if not 0 < count <= len(mass):
-        raise ValueError(f"need to keep 1 to {len(mass)} examples, got a share of {keep}")
-    kept = torch.zeros(len(mass), dtype=torch.bool, device=mass.device)
-    kept[mass.sort(descending=True, stable=True).indices[:count]] = True
+def top_k(scores: Float[Tensor, " n"], keep: float) -> Bool[Tensor, " n"]:
+    """The share `keep` of largest masses or their logits, of equal ones the first. Raises ValueError where that is
+    nothing, or where one is no number."""
+    if bool(scores.isnan().any()):
+        raise ValueError("need scores that are numbers")
+    count = round(keep * len(scores))
+    if not 0 < count <= len(scores):
+        raise ValueError(f"need to keep 1 to {len(scores)} examples, got a share of {keep}")
+    kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    kept[scores.sort(descending=True, stable=True).indices[:count]] = True
     return kept
 
 
@@ -256,6 +279,6 @@ def training_weights(
     if form == "equal":
         return kept.to(weighing.mass)
     scores = weighing.logits if form == "softmax" else weighing.mass
-    weights = torch.zeros_like(scores)
-    weights[kept] = scores[kept].double().softmax(0).to(scores) * int(kept.sum())
+    weights = torch.zeros_like(weighing.mass)
+    weights[kept] = (scores[kept].double().softmax(0) * int(kept.sum())).to(weights)
     return weights
