@@ -299,6 +299,27 @@ def test_groups_keep_the_floor_and_stay_where_they_are(seed: int, relative: floa
     assert float((continued(data, safe, harmful, found, epsilon, push) - found.mass).abs().sum()) / 2 < 5e-3
 
 
+def test_every_tau_begins_at_equal_masses() -> None:
+    """So that where a descent ends is a matter of tau alone: the objective has more than one end."""
+    found = weighed(floor=0.6, push=3.0)
+    first = {step.tau: step.sample_size for step in reversed(found.steps[1:])}
+    assert len(first) > 1
+    equal = torch.full((100,), 0.01, dtype=torch.float64)
+    ends = [torch.full((len(one),), 1 / len(one), dtype=torch.float64) for one in (SAFE, HARMFUL)]
+    near, far = (
+        transport(CosineCosts(DATA, one), equal, u, 0.05, tolerance=1e-9)
+        for one, u in zip((SAFE, HARMFUL), ends, strict=True)
+    )
+    price = -3 * far.source_potential
+    for tau, size in first.items():
+        free = pull(
+            CosineCosts(DATA, SAFE), ends[0], 0.05, price, tau, start=near.target_potential,
+            level=level_of(near.source_potential, price, tau), count=100,
+        )  # fmt: skip
+        mass = (-(free.source_potential + price) / tau).softmax(0)
+        assert effective_sample_size(mass) == pytest.approx(size, rel=1e-3)
+
+
 @few
 @given(st.integers(0, 99), st.floats(0, 3))
 def test_at_one_tau_the_anchored_objective_falls_with_every_step(seed: int, push: float) -> None:
