@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from alignkeep.curate.pull import level_of, pull
-from alignkeep.curate.temperature import BAND, LEAST
+from alignkeep.curate.temperature import BAND, LEAST, effective_sample_size
 from alignkeep.curate.transport import CosineCosts, DenseCosts, transport
 from alignkeep.curate.weighting import (
     Reference,
