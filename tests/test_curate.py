@@ -447,6 +447,25 @@ def test_masses_that_still_move_are_no_choice(tmp_path: Path, monkeypatch: pytes
         curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("first", [20, 70])
+def test_where_masses_vanish_the_best_are_kept_and_not_the_first(first: int, tmp_path: Path) -> None:
+    """Of 70 near copies of the anchors, 20 harmful rows and 10 between, in two orders, 80 are to be kept."""
+    draw = torch.Generator().manual_seed(0)
+
+    def around(count: int, spread: float, *axes: int) -> torch.Tensor:
+        return torch.eye(16)[list(axes)].mean(0) + spread * torch.randn(count, 16, generator=draw)
+
+    good, bad, between = around(70, 1.5e-3, 0), around(20, 0.05, 1), around(10, 0.03, 0, 5)
+    sets = {"data": torch.cat([bad, good, between] if first == 20 else [good, bad, between])}
+    sets |= {"safe": around(15, 1.5e-3, 0), "harmful": around(25, 0.05, 1)}
+    save_file(sets, tmp_path / "e.safetensors")
+    config = {"embeddings": str(tmp_path / "e.safetensors"), "sot": {"sample_size": 0.6}, "keep": 0.8}
+    rows = table(curate(CurateConfig.model_validate(config), out=tmp_path / "out").folder)
+    harmful = rows[:20] if first == 20 else rows[70:90]
+    assert all(row["mass"] == 0 for row in harmful)
+    assert not any(row["kept"] for row in harmful)
+
+
 @pytest.mark.parametrize("where", ["safe_error", "harmful_error"])
 def test_masses_on_transports_that_are_not_solved_are_no_choice(where: str, tmp_path: Path, monkeypatch) -> None:
     weigh = weighting.weigh
