@@ -171,6 +171,23 @@ def test_small_problems_are_solved_at_every_small_epsilon(sources: int, dtype: t
         assert found.converged, (seed, targets, epsilon, found.error)
 
 
+@pytest.mark.parametrize("seed", [700, 758])
+def test_where_no_mass_is_on_the_move_steps_are_still_taken(seed: int) -> None:
+    """All shares are 0 or 1, to the bit, and so is the curvature."""
+    costs, source, target = problem(2, 2, seed)
+    assert transport(DenseCosts(costs), source, target, 1e-4, tolerance=1e-8).converged
+
+
+def test_weights_count_as_parts_of_their_sum() -> None:
+    """As they are when a dtype has rounded them."""
+    costs, source, target = problem(30, 7)
+    found, expected = (transport(DenseCosts(costs), c * source, c * target, 0.1) for c in (1.01, 1.0))
+    assert found.value == pytest.approx(expected.value, abs=1e-12)
+    assert_close(found.source_potential, expected.source_potential, rtol=0, atol=1e-12)
+    assert_close(found.target_potential, expected.target_potential, rtol=0, atol=1e-12)
+    assert found.error == pytest.approx(expected.error, abs=1e-12)
+
+
 def test_far_groups_of_other_sizes_are_still_solved() -> None:
     """Weight has to cross between groups that are a thousand epsilons apart: sweeps alone need millions."""
     costs = exact([[0.0, 1.0], [1e-4, 1.0], [1.0, 0.0]])
