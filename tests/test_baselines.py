@@ -46,7 +46,7 @@ def test_mean_cosine_is_the_limit_of_push_and_pull_for_a_large_epsilon(dtype: to
     assert found.converged
     scores = mean_cosine(data, safe, harmful).value
     logits = found.logits - found.logits.mean()
-    line = scores - scores.mean()
+    line = (scores - scores.mean()).double()
     assert float((logits @ line) / (logits.norm() * line.norm())) == pytest.approx(1, abs=1e-6)
 
 

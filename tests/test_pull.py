@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -89,6 +89,8 @@ def test_its_potentials_are_those_of_the_transport_between_its_masses(seed: int,
 
 @few
 @given(st.integers(0, 999), st.sampled_from([(0.05, 1.0), (1.0, 0.05), (1.0, 1.0), (0.3, 0.1)]))
+@example(103, (1.0, 0.05))
+@example(72, (0.3, 0.1))
 def test_a_sweep_gains_what_its_error_is_worth(seed: int, strengths: tuple[float, float]) -> None:
     """At least min(eps, tau) KL(u || M): the partition function is concave in exp(g / min(eps, tau))."""
     epsilon, tau = strengths
