@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from alignkeep.curate.pull import level_of, pull
 from alignkeep.curate.temperature import BAND, LEAST, effective_sample_size
-from alignkeep.curate.transport import CosineCosts, DenseCosts, transport
+from alignkeep.curate.transport import CosineCosts, DenseCosts, Transport, transport
 from alignkeep.curate.weighting import (
     Reference,
     Weighing,
@@ -239,6 +239,24 @@ def test_one_that_ran_out_of_steps_says_so() -> None:
     assert not found.converged
     taus = [step.tau for step in found.steps]
     assert len(set(taus)) == len(taus) - 1  # equal masses, and one step for each
+
+
+class Unsolved(Reference):
+    """Transports that say they are not at their end."""
+
+    def transported(self, *given: Any) -> Transport:
+        return super().transported(*given)._replace(converged=False)
+
+    def pulled(self, *given: Any) -> Transport:
+        return super().pulled(*given)._replace(converged=False)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_masses_that_settle_on_an_unsolved_transport_have_not_converged(where: int) -> None:
+    ends = [alone(CosineCosts(DATA, one)) for one in (SAFE, HARMFUL)]
+    assert weigh(*ends, 100, 0.05, **WIDE).converged
+    ends[where] = Unsolved(ends[where].costs, ends[where].here, ends[where].total)
+    assert not weigh(*ends, 100, 0.05, **WIDE).converged
 
 
 # Data in groups, of which the anchors have other shares: potentials jump by whole costs within a sliver of mass

@@ -195,7 +195,7 @@ class _Seen(NamedTuple):
     def step(self, push: float, tau: float) -> Step:
         mass = self.mass
         aim = (-self.slope / tau).softmax(0)
-        kept = float((mass * (self.logits + math.log(len(mass)))).nan_to_num(nan=0.0).sum())
+        kept = float(mass @ (self.logits + math.log(len(mass))))
         return Step(
             objective=self.near.value - push * self.far.value + tau * kept,
             safe=self.near.value,
