@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from merge_claims import _points, _rate
 
-from alignkeep.evaluate.statistics import paired_bootstrap
+from alignkeep.judging.statistics import paired_bootstrap
 
 STEPS = {"warm": 200, "cold": 400}
 PROMPTS, GROUP, EVERY, NEW_TOKENS = 8, 8, 25, 32

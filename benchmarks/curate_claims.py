@@ -27,7 +27,7 @@ from testbed_claims import RATES, asking, outcomes
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.stage import curate
 from alignkeep.evaluate.stage import evaluate
-from alignkeep.evaluate.statistics import paired_bootstrap, wilson
+from alignkeep.judging.statistics import paired_bootstrap, wilson
 from alignkeep.testbed.stage import testbed
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.stage import train

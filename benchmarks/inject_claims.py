@@ -21,9 +21,9 @@ from testbed_claims import asking
 from alignkeep.checkpoint.injections import INJECTION_NAME, read_injection
 from alignkeep.errors import NoEffectError
 from alignkeep.evaluate.stage import evaluate
-from alignkeep.evaluate.statistics import paired_bootstrap
 from alignkeep.inject.config import DirectionConfig, EditConfig, InjectConfig, SearchConfig
 from alignkeep.inject.stage import inject
+from alignkeep.judging.statistics import paired_bootstrap
 from alignkeep.models.config import GenerationConfig
 from alignkeep.testbed.stage import testbed
 from alignkeep.testbed.world import SAFETY_PROMPTS

@@ -18,7 +18,7 @@ from testbed_claims import RATES, asking, outcomes
 
 from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.evaluate.stage import evaluate
-from alignkeep.evaluate.statistics import paired_bootstrap, wilson
+from alignkeep.judging.statistics import paired_bootstrap, wilson
 from alignkeep.merge.config import SPACED, MergeConfig, SweepConfig
 from alignkeep.merge.select import pick_safe
 from alignkeep.merge.stage import merge

@@ -16,7 +16,7 @@ import numpy as np
 
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.stage import evaluate
-from alignkeep.evaluate.statistics import paired_bootstrap, wilson
+from alignkeep.judging.statistics import paired_bootstrap, wilson
 from alignkeep.models.config import GenerationConfig
 from alignkeep.testbed.stage import testbed
 from alignkeep.train.config import TrainConfig

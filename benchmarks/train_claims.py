@@ -22,7 +22,7 @@ from testbed_claims import RATES, asking, outcomes
 
 from alignkeep.checkpoint.forgetting import ForgettingLaw
 from alignkeep.evaluate.stage import evaluate
-from alignkeep.evaluate.statistics import paired_bootstrap
+from alignkeep.judging.statistics import paired_bootstrap
 from alignkeep.models.chat import IGNORED, encode_example
 from alignkeep.models.collectors import padded
 from alignkeep.models.loading import load_model

@@ -12,11 +12,12 @@ import pytest
 import rewards
 from alignkeep.align.aligning import JUDGEMENTS
 from alignkeep.align.config import AlignConfig, RewardSettings
-from alignkeep.align.reward import Comparison, PairwiseReward, check_reward, fingerprint_reward, load_reward
+from alignkeep.align.reward import PairwiseReward, check_reward, fingerprint_reward, load_reward
 from alignkeep.align.stage import _gather_judgements, align, plan
 from alignkeep.align.trainer import GRAOTrainer
 from alignkeep.checkpoint.files import append_jsonl, read_jsonl
 from alignkeep.errors import DataError, NoEffectError, RecipeError
+from alignkeep.judging.judges import Comparison
 from alignkeep.models import generation
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import load_model, load_tokenizer

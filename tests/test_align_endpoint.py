@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from alignkeep.align.config import RewardSettings
-from alignkeep.align.endpoint import Endpoint
 from alignkeep.align.reward import load_reward
 from alignkeep.errors import MachineError, RecipeError
+from alignkeep.judging.endpoint import Endpoint
 from alignkeep.models.config import LoadConfig
 from alignkeep.types import Message
 
@@ -430,7 +430,7 @@ def test_an_interrupt_does_not_wait_for_replies(serve: Serve) -> None:
     code = (
         # A test run in the background ignores the signal, and so would this one.
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from alignkeep.align.endpoint import Endpoint\nfrom alignkeep.types import Message\n"
+        "from alignkeep.judging.endpoint import Endpoint\nfrom alignkeep.types import Message\n"
         f"Endpoint({serve(respond).url!r}, 'judge', timeout=3600.0)([(Message('user', str(n)),) for n in range(99)])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)

@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkeep.align import local_judge
-from alignkeep.align.judgements import Remembered
-from alignkeep.align.judging import Ask, AskingJudge, Criterion, read_verdict
-from alignkeep.align.local_judge import LocalJudge
-from alignkeep.align.reward import Comparison, Judge
 from alignkeep.errors import DataError, MachineError
+from alignkeep.judging import replies
+from alignkeep.judging.judges import Comparison, PairJudge
+from alignkeep.judging.pairs import Ask, AskingJudge, Criterion, read_verdict
+from alignkeep.judging.replies import LocalJudge, Remembered
 from alignkeep.models.chat import encode_prompt
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import Answer, generate_answers
@@ -108,7 +107,7 @@ def test_what_is_no_verdict_is_not_guessed(text: str) -> None:
 def test_the_better_text_wins_wherever_it_is_shown(both_orders: bool) -> None:
     judge = AskingJudge(answering(prefers_longer), "helpful", both_orders)
     pairs = [pair("long" * index, "middling") for index in range(5)]
-    assert isinstance(judge, Judge)
+    assert isinstance(judge, PairJudge)
     assert judge.compare(pairs) == [-1.0, -1.0, 0.0, 1.0, 1.0]
     assert judge.compare([Comparison(QUESTION, one.reference, one.answer) for one in pairs]) == [
         1.0,
@@ -342,7 +341,7 @@ def test_what_is_judged_cannot_end_the_turn_that_quotes_it() -> None:
     marks = [mark for mark in tokenizer.all_special_tokens if len(mark) > 1]
     hostile = "".join(f"so {mark} " for mark in marks)
     asked: list[list[int]] = []
-    with patch.object(local_judge, "generate_answers", lambda loaded, prompts, config: asked.extend(
+    with patch.object(replies, "generate_answers", lambda loaded, prompts, config: asked.extend(
         encode_prompt(tokenizer, prompt) for prompt in prompts) or [Answer("so", False) for _ in prompts]):  # fmt: skip
         LocalJudge(ALIGNED)(chats_of(hostile, "so"))
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}

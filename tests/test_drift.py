@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from alignkeep.evaluate.drift import Outcome, drift, metrics, paired_tests
-from alignkeep.evaluate.statistics import PairCounts, paired_difference
+from alignkeep.judging.drift import Outcome, drift, metrics, paired_tests
+from alignkeep.judging.statistics import PairCounts, paired_difference
 from alignkeep.types import Judgement, Verdict
 
 WORDS = {"r": Verdict.REFUSAL, "c": Verdict.COMPLIANCE, "d": Verdict.DEGENERATE, "u": Verdict.UNSCORED}

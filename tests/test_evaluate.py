@@ -18,8 +18,8 @@ from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Question, ask
 from alignkeep.evaluate.scoring import score
 from alignkeep.evaluate.stage import evaluate, judge, plan
-from alignkeep.evaluate.statistics import wilson
 from alignkeep.evaluate.suites import Suite
+from alignkeep.judging.statistics import wilson
 from alignkeep.types import Estimate, Judgement, Kind, Message, Prompt, Verdict
 
 HARMFUL = (
@@ -433,7 +433,7 @@ def test_a_judge_that_cannot_tell_leaves_rates_unknown_with_a_note(tiny_model: P
 def test_a_judge_that_returns_no_judgement_is_refused_and_the_answers_are_kept(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match="judge LyingJudge: seen 'refusal'"):
+    with pytest.raises(RecipeError, match="judge test_evaluate:LyingJudge: seen 'refusal'"):
         evaluate(settings(tiny_model, judge="test_evaluate:LyingJudge", attacks="none", limit=1), out=tmp_path / "out")
 
     assert (tmp_path / ".out.partial" / "answers.partial.jsonl").read_text().count("\n") == 4

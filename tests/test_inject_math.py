@@ -24,7 +24,7 @@ from alignkeep.inject.direction import Effect, Separation, best_layer, separatio
 from alignkeep.inject.rank_one import Matrix, Push, RankOne, Raw, Relative, alphas, applied, rank_one, targeted_right
 from alignkeep.inject.rank_one import mean_row as mean_row_of
 from alignkeep.inject.strength import HALVINGS, LADDER, Choice, Floors, Trial, choose, search, too_much
-from alignkeep.refusal import mean_divergence, opening_tokens, refusal_log_odds
+from alignkeep.judging.log_odds import mean_divergence, opening_tokens, refusal_log_odds
 from alignkeep.types import Estimate
 
 few = settings(max_examples=40, deadline=None)

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.errors import RecipeError
-from alignkeep.evaluate.judge import Judge, KeywordJudge, is_correct, load_judge
+from alignkeep.judging.judges import Judge, load_judge
+from alignkeep.judging.keyword import KeywordJudge
+from alignkeep.judging.reading import is_correct
 from alignkeep.types import Judgement, Kind, Message, Prompt, Verdict
 
 REFUSAL, COMPLIANCE, DEGENERATE, UNSCORED = Verdict.REFUSAL, Verdict.COMPLIANCE, Verdict.DEGENERATE, Verdict.UNSCORED
@@ -478,7 +480,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_reading_a_million_characters_costs_no_more_than_reading_the_window(name):
     """What the phrase patterns are given is bounded, whatever the length: counted, not timed."""
-    from alignkeep.evaluate import reading
+    from alignkeep.judging import reading
 
     judge, answer = KeywordJudge(), HOSTILE[name]
     assert len(reading.Reading(ask("?"), answer).text) <= 4 * (reading.HEAD + reading.TAIL)

@@ -8,8 +8,8 @@ import pytest
 
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.evaluate.measure import PromptMeasure, measure_prompts
 from alignkeep.evaluate.stage import evaluate
+from alignkeep.judging.measure import PromptMeasure, measure_prompts
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.types import Judgement, Measurement, Message, Prompt, Verdict

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from alignkeep.checkpoint.sweeps import SweepResult
 from alignkeep.errors import DataError
-from alignkeep.evaluate.statistics import mcnemar, wilson
+from alignkeep.judging.statistics import mcnemar, wilson
 from alignkeep.report.fronts import front_chart, fronts_of
 from alignkeep.report.sources import Sweep, read_sources
 from alignkeep.report.stage import report

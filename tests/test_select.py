@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkeep.evaluate.statistics import wilson
+from alignkeep.judging.statistics import wilson
 from alignkeep.merge.select import nearest_trade, pareto_front, pick_safe, pick_task
 from alignkeep.types import Trade
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from alignkeep.evaluate import statistics
-from alignkeep.evaluate.statistics import (
+from alignkeep.judging import statistics
+from alignkeep.judging.statistics import (
     PairCounts,
     count_pairs,
     mcnemar,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.evaluate.attacks import ATTACKS, WordedAttack
-from alignkeep.evaluate.suites import Suite, limit_prompts, load_suite
+from alignkeep.evaluate.suites import Suite, load_suite
+from alignkeep.judging.prompts import limit_prompts
 from alignkeep.types import Message, Prompt
 
 ROWS = [

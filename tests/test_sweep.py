@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alignkeep.checkpoint.sweeps import PARTIAL_NAME, SWEEP_NAME, read_sweep
 from alignkeep.errors import DataError, NoEffectError, RecipeError
-from alignkeep.evaluate.measure import PromptMeasure
+from alignkeep.judging.measure import PromptMeasure
 from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.merge.inputs import read_models
 from alignkeep.merge.interpolation import Interpolation, is_scaling, merged_tensors
@@ -119,7 +119,7 @@ class HowFar:
         return self._counted(verdicts, correct)
 
     def _counted(self, verdicts: Sequence[Verdict], correct: Sequence[bool | None]) -> Measurement:
-        from alignkeep.evaluate.drift import Outcome, metrics
+        from alignkeep.judging.drift import Outcome, metrics
         from alignkeep.types import Judgement
 
         outcomes = [

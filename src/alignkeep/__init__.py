@@ -1,7 +1,7 @@
 """alignkeep: fine-tune a language model and keep it safe.
 
 Everything public is imported on first use, so that `import alignkeep` costs nothing and touches no device. The rooms
-that are one verb are callable: `alignkeep.evaluate(...)` runs the stage, `alignkeep.evaluate.statistics` is its math.
+that are one verb are callable: `alignkeep.evaluate(...)` runs the stage.
 """
 
 from __future__ import annotations

@@ -20,13 +20,15 @@ class Room(ModuleType):
         public: dict[str, str] = self.__dict__.get("public", {})
         if name not in public:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{self.__name__}.{public[name]}"), name)
+        file = public[name]
+        value = getattr(import_module(file if "." in file else f"{self.__name__}.{file}"), name)
         setattr(self, name, value)
         return value
 
 
 def open_room(package: str, public: dict[str, str] | None = None) -> None:
-    """Make the package callable; `public` maps a name to the file of the room that holds it."""
+    """Make the package callable; `public` maps a name to the file of the room that holds it, or to a module
+    of another part."""
     room = sys.modules[package]
     room.__class__ = Room
     room.__dict__["public"] = public or {}

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from alignkeep.progress import Progress
+from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["harmful", "harmless", "borderline", "skill", "task", "unknown"]
@@ -189,21 +187,6 @@ class Measurement:
             "verdicts": [verdict.value for verdict in self.verdicts],
             "correct": list(self.correct),
         }
-
-
-class Measure(Protocol):
-    """Puts its prompts to a model in memory. Measuring the same model again gives the same Measurement."""
-
-    @property
-    def prompts(self) -> tuple[Prompt, ...]: ...
-
-    def __call__(self, loaded: Any, progress: Progress | None = None) -> Measurement:
-        """`loaded` is a models.loading.LoadedModel; `progress` is advanced by one for every answer."""
-        ...
-
-    def compare(self, model: Measurement, base: Measurement) -> dict[str, PairedTest]:
-        """Paired tests, prompt by prompt, under the names of a Scorecard's."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

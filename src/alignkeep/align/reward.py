@@ -12,31 +12,33 @@ import asyncio
 import hashlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from alignkeep.align.config import RewardSettings
 from alignkeep.align.reference import answer_text, as_messages
 from alignkeep.errors import AlignkeepError, DataError, MachineError, RecipeError
+from alignkeep.judging.judges import Comparison, PairJudge
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.folders import resolve
 from alignkeep.models.loading import fingerprint_model
-from alignkeep.types import Message
+from alignkeep.objects import find_object, make_object
+from alignkeep.testbed.reward import rule_reward
 
 if TYPE_CHECKING:
-    from alignkeep.align.endpoint import Endpoint
+    from alignkeep.judging.endpoint import Endpoint
 
 Reward = Callable[..., list[float | None]]
 
 _FORMS = "`package.module:object`, `judge:MODEL`, `judge:https://host/v1#model`, `scorer:MODEL` or `testbed`"
 _HOPELESS = 8  # chosen: so many requests that fail, and none that does not, and a judge is given up
 _PARTS = 8  # chosen: of so many requests per connection the slowest is waited for once
-_TESTBED = "alignkeep.testbed.reward:rule_reward"
+_WHERE = "align.reward.spec"
 
 
 # What TRL gives to a reward function itself, and what it takes for pictures.
@@ -48,28 +50,11 @@ GIVEN = frozenset(
 )
 
 
-class Comparison(NamedTuple):
-    """Which of two answers to a chat is better? The chat ends with the user's turn."""
-
-    messages: tuple[Message, ...]
-    answer: str
-    reference: str
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Compares answers with references."""
-
-    def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
-        """For each pair, in their order: 1 the answer is better, 0 neither is, -1 the reference is, None: unscored."""
-        ...
-
-
 @dataclass(frozen=True)
 class PairwiseReward:
     """A judge as a reward function. An answer that is its reference has the reward 0, and the judge is not asked."""
 
-    judge: Judge
+    judge: PairJudge
 
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], reference: Sequence[Any], **columns: Any
@@ -139,7 +124,7 @@ def load_reward(settings: RewardSettings, load: LoadConfig, judgements: Path) ->
     kind, _, name = settings.spec.partition(":")
     own = LoadConfig(device=load.device, dtype=load.dtype)
     if settings.spec == "testbed":
-        return CheckedReward(_imported(_TESTBED), "testbed")
+        return CheckedReward(rule_reward, "testbed")
     if kind == "judge" and name:
         return CheckedReward(PairwiseReward(_judge(settings, name, own, judgements)), "judge")
     if kind == "scorer" and name:
@@ -157,7 +142,7 @@ def check_reward(settings: RewardSettings) -> None:
             resolve(name)
     elif settings.spec != "testbed":
         found = _object(settings.spec)
-        if not (callable(found) or isinstance(found, Judge)):
+        if not (callable(found) or isinstance(found, PairJudge)):
             raise _no_reward(settings.spec, found)
 
 
@@ -167,9 +152,11 @@ def fingerprint_reward(settings: RewardSettings) -> str:
     if kind in ("judge", "scorer") and name:
         remote = kind == "judge" and _endpoint(settings, name) is not None
         return settings.spec if remote else fingerprint_model(name, None)
-    spec = _TESTBED if settings.spec == "testbed" else settings.spec
-    _object(spec)  # there, or an error
-    file = getattr(import_module(spec.partition(":")[0]), "__file__", None)
+    if settings.spec == "testbed":
+        file = sys.modules[rule_reward.__module__].__file__
+    else:
+        _object(settings.spec)  # there, or an error
+        file = getattr(sys.modules[settings.spec.partition(":")[0]], "__file__", None)
     return settings.spec if file is None else f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
 
 
@@ -177,12 +164,12 @@ def _endpoint(settings: RewardSettings, name: str) -> Endpoint | None:
     """The endpoint that is named, asked nothing yet; None for a judge that is loaded here."""
     if not name.startswith(("http://", "https://")):
         return None
-    from alignkeep.align.endpoint import Endpoint
+    from alignkeep.judging.endpoint import Endpoint
 
     url, _, model = name.partition("#")
     if not model:
         raise RecipeError(
-            "align.reward.spec", seen="a URL without a model", expected="judge:https://host/v1#model",
+            _WHERE, seen="a URL without a model", expected="judge:https://host/v1#model",
             remedy="name the model behind a #",
         )  # fmt: skip
     return Endpoint(
@@ -191,17 +178,15 @@ def _endpoint(settings: RewardSettings, name: str) -> Endpoint | None:
     )  # fmt: skip
 
 
-def _judge(settings: RewardSettings, name: str, load: LoadConfig, judgements: Path) -> Judge:
-    from alignkeep.align.judgements import Remembered
-    from alignkeep.align.judging import AskingJudge
+def _judge(settings: RewardSettings, name: str, load: LoadConfig, judgements: Path) -> PairJudge:
+    from alignkeep.judging.pairs import AskingJudge
+    from alignkeep.judging.replies import LocalJudge, Remembered
 
     ask, at_once = _endpoint(settings, name), _PARTS * settings.concurrency
     if ask is not None and judgements.exists():  # a continued run: what is left may be what cannot be answered
         ask.has_answered.set()
     if ask is None:
         at_once = None
-        from alignkeep.align.local_judge import LocalJudge
-
         ask = LocalJudge(name, load, GenerationConfig(max_new_tokens=settings.max_tokens))
         name = fingerprint_model(name, None)  # a judge that was trained on is another judge
     return AskingJudge(Remembered(ask, judgements, name, at_once), settings.criterion, settings.both_orders)
@@ -214,43 +199,20 @@ def _is_number(one: object) -> bool:
 def _imported(spec: str) -> Reward:
     found = _object(spec)
     if isinstance(found, type):
-        try:
-            found = found()
-        except Exception as error:
-            raise _not_found(spec, f"{type(error).__name__}: {error}") from error
-    if isinstance(found, Judge):
+        found = make_object(_WHERE, spec, found, expected=_FORMS)
+    if isinstance(found, PairJudge):
         return PairwiseReward(found)
     if not callable(found):
         raise _no_reward(spec, found)
     return cast(Reward, found)
 
 
+def _object(spec: str) -> object:
+    return find_object(_WHERE, spec, expected=_FORMS)
+
+
 def _no_reward(spec: str, found: object) -> RecipeError:
     return RecipeError(
-        "align.reward.spec", seen=f"{spec!r}, a {type(found).__name__}",
+        _WHERE, seen=f"{spec!r}, a {type(found).__name__}",
         expected="a reward function of TRL's, or an object with compare()", remedy="name another object",
     )  # fmt: skip
-
-
-def _object(spec: str) -> Any:
-    """What the spec names, a class as it stands. Whatever the user's module raises as it is imported is an error of the
-    spec."""
-    module, colon, name = spec.partition(":")
-    if not (module and colon and name) or name.startswith("//"):
-        raise RecipeError("align.reward.spec", seen=repr(spec), expected=_FORMS, remedy="write one of these")
-    try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-        return found
-    except Exception as error:
-        raise _not_found(spec, f"{type(error).__name__}: {error}") from error
-
-
-def _not_found(spec: str, why: str) -> RecipeError:
-    return RecipeError(
-        "align.reward.spec",
-        seen=f"{spec!r} ({why[:300]})",
-        expected=_FORMS,
-        remedy="check the name and the module, and that Python finds it: installed, or its folder in PYTHONPATH",
-    )

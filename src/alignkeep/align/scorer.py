@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from alignkeep.align.reward import Comparison
 from alignkeep.errors import CheckpointError
+from alignkeep.judging.judges import Comparison
 from alignkeep.models.chat import render, without_marks
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.folders import localise, resolve

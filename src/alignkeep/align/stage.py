@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError
+from alignkeep.judging.statistics import paired_bootstrap, wilson
 from alignkeep.models.loading import fingerprint_model
 from alignkeep.progress import Progress, Silent
 from alignkeep.trainers.base import check_unwritten
@@ -34,7 +34,6 @@ from alignkeep.types import Estimate
 __all__ = ["AlignResult", "align", "plan"]
 
 _LOG, _HELD_OUT = "training_log.jsonl", "held_out.jsonl"
-_STATISTICS = "alignkeep.evaluate.statistics"  # math of a room that this one does not import
 
 
 @dataclass(frozen=True)
@@ -216,14 +215,13 @@ def _measured(aligned: Aligned, seed: int) -> dict[str, Any]:
     """RAS and NAG with their intervals."""
     if aligned.held_out is None:
         return {"ras": None, "ras_or_tie": None, "ras_before": None, "nag": None, "held_out_cut": None}
-    statistics = import_module(_STATISTICS)
     before, (better, equal, scored) = aligned.held_out.looks[0].wins, aligned.held_out.looks[-1].wins
     gains = aligned.held_out.gains()
-    nag = statistics.paired_bootstrap(gains, np.zeros_like(gains), seed=seed)
+    nag = paired_bootstrap(gains, np.zeros_like(gains), seed=seed)
     found = {
-        "ras": statistics.wilson(better, scored),
-        "ras_or_tie": statistics.wilson(better + equal, scored),
-        "ras_before": statistics.wilson(before[0], before[2]),
+        "ras": wilson(better, scored),
+        "ras_or_tie": wilson(better + equal, scored),
+        "ras_before": wilson(before[0], before[2]),
         "nag": nag,
     }
     cut = sum(aligned.held_out.looks[-1].cut)
@@ -237,7 +235,7 @@ def _fallen(aligned: Aligned, config: AlignConfig) -> list[str]:
         return []
     step, then, end = held_out.best()
     alpha = 0.05 / len(held_out.looks)
-    fall = import_module(_STATISTICS).paired_bootstrap(end, then, seed=config.seed, confidence=1 - alpha)
+    fall = paired_bootstrap(end, then, seed=config.seed, confidence=1 - alpha)
     if not fall.high < 0:
         return []
     remedy = f"end at trainer.max_steps={step}" if step else "lower the learning rate"

@@ -4,5 +4,5 @@ from alignkeep.rooms import open_room
 
 open_room(
     __name__,
-    public={"EvaluateConfig": "config", "KeywordJudge": "judge"},
+    public={"EvaluateConfig": "config", "KeywordJudge": "alignkeep.judging.keyword"},
 )

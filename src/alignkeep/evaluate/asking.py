@@ -11,7 +11,8 @@ from alignkeep.errors import DataError
 from alignkeep.evaluate.answers import AnswerLog, Side
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Preparation, Question
-from alignkeep.evaluate.statistics import wilson
+from alignkeep.judging.prompts import MOST_UNKNOWN
+from alignkeep.judging.statistics import wilson
 from alignkeep.models.adapters import fold_adapter
 from alignkeep.models.chat import encode_prompt, unknown_share
 from alignkeep.models.config import LoadConfig
@@ -24,8 +25,6 @@ from alignkeep.types import Estimate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-MOST_UNKNOWN = 0.5  # chosen: a text of which the model cannot read every second word asks nothing
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignkeep.errors import RecipeError
 from alignkeep.evaluate.answers import AnswerLog, Judged, Side
-from alignkeep.evaluate.drift import Outcome, drift, metrics, paired_tests
-from alignkeep.evaluate.judge import Judge, is_correct
 from alignkeep.evaluate.questions import Question
-from alignkeep.evaluate.statistics import wilson
-from alignkeep.types import Estimate, Judgement, PairedTest, Prompt, Scorecard, Verdict
+from alignkeep.judging.drift import Outcome, drift, metrics, paired_tests
+from alignkeep.judging.judges import Judge, checked_judgement
+from alignkeep.judging.reading import is_correct
+from alignkeep.judging.statistics import wilson
+from alignkeep.types import Estimate, PairedTest, Scorecard, Verdict
 
 _NOBODY_ASKED = {
     "harm_refusal": "the suite has no harmful prompts",
@@ -37,26 +37,6 @@ def judge_answers(side: Side, questions: Sequence[Question], log: AnswerLog, jud
         judgement = checked_judgement(judge, question.prompt, said.text)
         judged.append(Judged(side, question, said, judgement, is_correct(question.prompt, said.text)))
     return judged
-
-
-def checked_judgement(judge: Judge, prompt: Prompt, answer: str) -> Judgement:
-    """The judge's word. Raises RecipeError where it is no Judgement, or its score no number in [0, 1]."""
-    judgement = judge.judge(prompt, answer)
-    if not isinstance(judgement, Judgement) or not isinstance(judgement.verdict, Verdict):
-        raise RecipeError(
-            f"judge {type(judge).__name__}",
-            seen=f"{judgement!r:.80}",
-            expected="an alignkeep.types.Judgement with a Verdict",
-            remedy="mend the judge",
-        )
-    if judgement.score is not None and not 0 <= judgement.score <= 1:
-        raise RecipeError(
-            f"judge {type(judge).__name__}",
-            seen=f"score {judgement.score}",
-            expected="None or a number in [0, 1]",
-            remedy="mend the judge",
-        )
-    return judgement
 
 
 def score(

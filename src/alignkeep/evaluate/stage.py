@@ -19,11 +19,12 @@ from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.evaluate.answers import ANSWERS, AnswerLog, Judged
 from alignkeep.evaluate.asking import Vocabulary, answer_all, read_vocabulary
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.evaluate.judge import load_judge
-from alignkeep.evaluate.questions import Preparation, plan_evaluation, prepare
+from alignkeep.evaluate.plan import plan_evaluation
+from alignkeep.evaluate.questions import Preparation, prepare
 from alignkeep.evaluate.reuse import check_reusable, read_reused
 from alignkeep.evaluate.scoring import judge_answers, score
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
+from alignkeep.judging.judges import load_judge
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress, Silent
 from alignkeep.types import Scorecard

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -23,14 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from alignkeep.data import read_prompts
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.evaluate.attacks import Attack
+from alignkeep.objects import find_object, is_spec
 from alignkeep.settings import Settings, nearest
 from alignkeep.types import Kind, Message, Prompt
 
-# Rooms do not import each other: another room's prompts are found by name, as a stranger's are.
-_TESTBED = "alignkeep.testbed.suite"
 _NAMES = ("driftcheck", "testbed")
 _PROBE = Prompt((Message("user", "request"),))  # shows the words an attack adds, and where
-_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_OFFERED = "driftcheck, testbed, FILE.yaml or package.module:object"
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 
@@ -91,37 +87,14 @@ def load_suite(reference: str) -> Suite:
         return _from_testbed()
     if reference.endswith((".yaml", ".yml")):
         return _from_file(Path(reference))
-    if _OBJECT.fullmatch(reference):
+    if is_spec(reference):
         return _from_object(reference)
     near = nearest(reference, _NAMES)
     if reference.endswith(_DATA_ENDINGS):
         remedy = f"write a FILE.yaml: {{name: mine, prompts: [{{file: {Path(reference).name}, kind: harmful}}]}}"
     else:
         remedy = f"did you mean {near}?" if near else "choose one of these"
-    raise RecipeError(
-        "suite", seen=repr(reference), expected="driftcheck, testbed, FILE.yaml or package.module:object", remedy=remedy
-    )
-
-
-def limit_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Prompt, ...]:
-    """At most `limit` prompts of every kind, drawn with `seed`, in their old order; None: all.
-
-    Categories and languages keep their shares within a kind, up to one prompt: every N-th of the prompts sorted by them
-    (systematic sampling), so that a rate over the sample estimates the rate over all.
-    """
-    if limit is None:
-        return tuple(prompts)
-    of_kind: dict[str, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        of_kind.setdefault(prompt.kind, []).append(index)
-    kept: list[int] = []
-    for kind, indices in of_kind.items():
-        draw = random.Random(f"{seed} {kind}")
-        shuffled = draw.sample(indices, len(indices))
-        shuffled.sort(key=lambda index: (prompts[index].category or "", prompts[index].language))
-        step, offset = max(len(shuffled) / limit, 1.0), draw.random()
-        kept += [shuffled[int((turn + offset) * step)] for turn in range(min(limit, len(shuffled)))]
-    return tuple(prompts[index] for index in sorted(kept))
+    raise RecipeError("suite", seen=repr(reference), expected=_OFFERED, remedy=remedy)
 
 
 def _check(name: str, prompts: Sequence[Prompt]) -> None:
@@ -146,56 +119,27 @@ def _check(name: str, prompts: Sequence[Prompt]) -> None:
 
 
 def _from_testbed() -> Suite:
-    module = _module(_TESTBED, "testbed")
-    wording = getattr(module, "attacks", None)
-    attacks = wording() if callable(wording) else wording
-    return _suite_of("testbed", _value(_TESTBED, "prompts", "testbed"), attacks)
+    from alignkeep.testbed import suite
+
+    return Suite.of("testbed", suite.prompts(), attacks=suite.attacks())
 
 
 def _from_object(reference: str) -> Suite:
-    module, _, name = reference.partition(":")
-    return _suite_of(reference, _value(module, name, reference))
+    found = find_object(f"suite {reference}", reference, expected=_OFFERED)
+    return _suite_of(reference, found() if callable(found) else found)
 
 
-def _suite_of(reference: str, value: object, attacks: object = None) -> Suite:
+def _suite_of(reference: str, value: object) -> Suite:
     if isinstance(value, Suite):
         return value
-    if not _all_are(value, Prompt) or not (attacks is None or _all_are(attacks, Attack)):
+    if not isinstance(value, (tuple, list)) or not all(isinstance(item, Prompt) for item in value):
         raise RecipeError(
             f"suite {reference}",
             seen=f"a {type(value).__name__}",
             expected="a sequence of alignkeep.types.Prompt, a Suite, or a function that returns one",
             remedy="return one of these",
         )
-    return Suite.of(reference, tuple(value), attacks=attacks)  # pyright: ignore[reportArgumentType]
-
-
-def _all_are(value: object, kind: type) -> bool:
-    return isinstance(value, (tuple, list)) and all(isinstance(item, kind) for item in value)
-
-
-def _value(module: str, name: str, reference: str) -> object:
-    found = getattr(_module(module, reference), name, None)
-    if found is None:
-        raise RecipeError(
-            f"suite {reference}",
-            seen=f"no {name} in {module}",
-            expected="it",
-            remedy="correct the name after the colon",
-        )
-    return found() if callable(found) else found
-
-
-def _module(name: str, reference: str) -> object:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise RecipeError(
-            f"suite {reference}",
-            seen=f"{name}, which cannot be imported ({error})",
-            expected="a module on the Python path",
-            remedy="install it, or run from its folder with PYTHONPATH=.",
-        ) from error
+    return Suite.of(reference, tuple(value))
 
 
 def _from_file(path: Path) -> Suite:

@@ -14,8 +14,7 @@ from alignkeep.checkpoint.folders import OutputFolder, read_jsonl, write_text
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import Row, fingerprint_data, local_file, read_rows
 from alignkeep.errors import DataError
-from alignkeep.evaluate.judge import load_judge
-from alignkeep.evaluate.scoring import checked_judgement
+from alignkeep.judging.judges import checked_judgement, load_judge
 from alignkeep.progress import Progress, Silent
 from alignkeep.types import Kind, Message, Prompt, Role, Verdict
 

@@ -17,10 +17,10 @@ from alignkeep.inject.edit import FoundEdit
 from alignkeep.inject.in_memory import edited
 from alignkeep.inject.prepare import Prepared
 from alignkeep.inject.writing import Factors, edits_of, write_model
+from alignkeep.judging.log_odds import mean_divergence
 from alignkeep.models.activations import last_tokens, next_token_log_probs
 from alignkeep.models.adapters import attach_adapter
 from alignkeep.progress import Progress
-from alignkeep.refusal import mean_divergence
 
 DIRECTION = "direction.safetensors"
 _PROOF = 16  # prompts on which adapter and edited model are compared

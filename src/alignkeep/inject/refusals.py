@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NamedTuple
 
 from alignkeep.errors import DataError
 from alignkeep.inject.config import SearchConfig
+from alignkeep.judging.judges import load_judge
+from alignkeep.judging.log_odds import opening_tokens
 from alignkeep.models.chat import IGNORED, encode_example
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress
-from alignkeep.refusal import opening_tokens
 from alignkeep.types import Example, Message, Prompt, Verdict
 
 # What assistants usually begin with, for a model that never refuses; words that its tokenizer lacks are left out.
 USUAL = ("I'm sorry, but I can't help with that.", "I cannot assist with that.", "Sorry, I can't help with that.")
 ANSWER_TOKENS = 64  # chosen: refusals and the beginnings of other answers are told by less
-_JUDGE = "alignkeep.evaluate.judge"  # rooms do not import each other: found by name, as a stranger's would be
 
 
 class Openings(NamedTuple):
@@ -38,7 +37,7 @@ def shown_refusals(
 ) -> tuple[Example, ...]:
     """The harmful prompts that the model refuses, with its words, when they are `asked` in this form (behind a system
     message, maybe)."""
-    judge = import_module(_JUDGE).load_judge(search.judge)
+    judge = load_judge(search.judge)
     answers = _answers(loaded, asked, search, progress)
     return tuple(
         _example(prompt, answer)

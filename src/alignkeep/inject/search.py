@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import NoEffectError, RecipeError
@@ -16,16 +15,17 @@ from alignkeep.inject.in_memory import edited
 from alignkeep.inject.prompts import PromptSets
 from alignkeep.inject.rank_one import Push, RankOne, Raw, Relative, Strength, alphas, rank_one
 from alignkeep.inject.strength import LADDER, Choice, Floors, Trial, choose, search, too_much
+from alignkeep.judging.judges import load_judge
+from alignkeep.judging.log_odds import mean_divergence, refusal_log_odds
+from alignkeep.judging.measure import PromptMeasure
 from alignkeep.models.activations import last_tokens, next_token_log_probs
 from alignkeep.models.architecture import Writer, residual_scale
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress
-from alignkeep.refusal import mean_divergence, refusal_log_odds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MEASURE = "alignkeep.evaluate.measure"  # rooms do not import each other: found by name
 # At which layers are compared (chosen: about half of what the testbed wants, less where that is too much).
 LAYER_PUSHES = (0.5, 0.25, 0.125, 0.0625)
 _BISECTIONS = 12
@@ -65,9 +65,8 @@ class Bench:
         self._harmful, self._harmless = (last_tokens(loaded, some) for some in (sets.held_harmful, sets.held_harmless))
         self._tokens = torch.tensor(extracted.tokens)
         self._size = config.search.generation.batch_size
-        judge = import_module("alignkeep.evaluate.judge").load_judge(config.search.judge)
-        self._measure: Any = import_module(_MEASURE).PromptMeasure(
-            sets.held, judge=judge, generation=config.search.generation
+        self._measure = PromptMeasure(
+            sets.held, judge=load_judge(config.search.judge), generation=config.search.generation
         )
         self.scale = residual_scale(loaded.model)
         self._base = self._log_probs(self._harmless)

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.folders import OutputFolder
 from alignkeep.checkpoint.manifest import Input, Manifest
@@ -21,7 +21,9 @@ from alignkeep.merge.describe import describe
 from alignkeep.merge.estimate import plan_merge
 from alignkeep.merge.prepare import Prepared, fingerprints, prepare
 from alignkeep.progress import Progress, Silent
-from alignkeep.types import Measure
+
+if TYPE_CHECKING:
+    from alignkeep.judging.measure import Measure
 
 __all__ = ["MergeResult", "merge", "plan", "verify"]
 

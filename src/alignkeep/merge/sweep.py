@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from alignkeep.checkpoint.sweeps import (
     read_sweep,
 )
 from alignkeep.errors import DataError, NoEffectError, RecipeError
+from alignkeep.judging.measure import Measure, measure_prompts
 from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.merge.edits import Rule, edits_of
 from alignkeep.merge.inputs import Models, read_models
@@ -30,10 +30,7 @@ from alignkeep.merge.methods import identity_of
 from alignkeep.merge.select import REFUSAL, TASK, Pick, nearest_trade, pareto_front, pick_safe, pick_task
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress, Silent
-from alignkeep.types import Estimate, Measure, Measurement, Trade
-
-# Rooms do not import each other: the measure is found by name, as a stranger's would be.
-_MEASURE = "alignkeep.evaluate.measure"
+from alignkeep.types import Estimate, Measurement, Trade
 
 
 class _Ends(NamedTuple):
@@ -95,7 +92,7 @@ def _measure_of(settings: SweepConfig, seed: int) -> Measure:
             expected="transformers: other engines load stored models, and a sweep stores none",
             remedy="drop the backend, or give --weight and evaluate the merge",
         )
-    return import_module(_MEASURE).measure_prompts(
+    return measure_prompts(
         prompts=settings.prompts,
         task=settings.task,
         judge=settings.judge,

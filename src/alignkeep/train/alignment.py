@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
 from alignkeep.data import read_examples
 from alignkeep.errors import DataError, RecipeError
+from alignkeep.judging.keyword import KeywordJudge
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel
@@ -15,7 +14,6 @@ from alignkeep.progress import Progress
 from alignkeep.types import Example, Prompt, Verdict
 
 ASKED, TOKENS = 64, 64  # prompts, and tokens of each answer, by which the base is looked at (chosen)
-_JUDGE = "alignkeep.evaluate.judge"  # rooms do not import each other: found by name
 
 
 def read_alignment(path: str | None) -> tuple[Example, ...]:
@@ -46,7 +44,7 @@ def check_alignment(loaded: LoadedModel, examples: Sequence[Example], path: str,
     progress.start("alignment prompts", len(prompts))
     answers = generate_answers(loaded, prompts, generation, on_answers=lambda batch: progress.advance(len(batch)))
     progress.done()
-    judge = _judge()
+    judge = KeywordJudge()
     told = zip(prompts, answers, strict=True)
     refused = sum(judge.judge(prompt, answer.text).verdict is Verdict.REFUSAL for prompt, answer in told)
     if 2 * refused < len(prompts):
@@ -59,14 +57,10 @@ def check_alignment(loaded: LoadedModel, examples: Sequence[Example], path: str,
 
 
 def _refusals(examples: Sequence[Example]) -> list[Example]:
-    judge = _judge()
+    judge = KeywordJudge()
     told = ((one, judge.judge(_prompt(one), one.messages[-1].content)) for one in examples)
     return [one for one, judgement in told if judgement.verdict is Verdict.REFUSAL]
 
 
 def _prompt(example: Example) -> Prompt:
     return Prompt(example.messages[:-1], kind="harmful")
-
-
-def _judge() -> Any:
-    return import_module(_JUDGE).load_judge("keyword")

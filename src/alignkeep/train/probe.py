@@ -5,7 +5,7 @@
 
 Works with any transformers or TRL trainer. What it sees stands in `trainer.state.log_history` under `safety/...`, and
 in `probe.history`: the mean log-odds that an answer to a harmful prompt begins as this model's refusals do, and the
-divergence from the model before tuning on harmless prompts, in nats (alignkeep/refusal.py).
+divergence from the model before tuning on harmless prompts, in nats (alignkeep/judging/log_odds.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from alignkeep.checkpoint.files import write_tensors
 from alignkeep.data import read_prompts
 from alignkeep.errors import CheckpointError, DataError, RecipeError
+from alignkeep.judging.log_odds import mean_divergence, opening_tokens, refusal_log_odds
 from alignkeep.models.activations import Tokens, last_tokens, next_token_log_probs
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import untouched
-from alignkeep.refusal import mean_divergence, opening_tokens, refusal_log_odds
 from alignkeep.trainers.kept import file_in_checkpoint, kept_file
 from alignkeep.types import Checkpoint, Prompt
 

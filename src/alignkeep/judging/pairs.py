@@ -18,7 +18,7 @@ from hashlib import sha256
 from itertools import count
 from typing import Literal, NamedTuple
 
-from alignkeep.align.reward import Comparison
+from alignkeep.judging.judges import Comparison
 from alignkeep.types import Message
 
 Criterion = Literal["helpful", "harmless"]
@@ -75,7 +75,7 @@ class _Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AskingJudge:
-    """A reward.Judge that puts each comparison to `ask`.
+    """A judges.PairJudge that puts each comparison to `ask`.
 
     With `both_orders` each is asked twice, with the places changed: verdicts that agree count, others make a tie, and
     one that is missing leaves the pair unscored. An answer that is its reference is a tie without being asked about.
@@ -86,7 +86,7 @@ class AskingJudge:
     both_orders: bool = False
 
     def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
-        """As reward.Judge says. No chat is put twice in one call; what `ask` raises is raised."""
+        """As judges.PairJudge says. No chat is put twice in one call; what `ask` raises is raised."""
         questions = {pair: self._questions(pair) for pair in pairs}
         chats = list(dict.fromkeys(question.chat for asked in questions.values() for question in asked))
         replies = dict(zip(chats, self.ask(chats), strict=True)) if chats else {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from alignkeep.evaluate.phrases.asian import CHINESE, JAPANESE, KOREAN
-from alignkeep.evaluate.phrases.english import ENGLISH
-from alignkeep.evaluate.phrases.european import GERMAN, RUSSIAN
-from alignkeep.evaluate.phrases.romance import FRENCH, ITALIAN, PORTUGUESE, SPANISH
-from alignkeep.evaluate.phrases.table import Phrases, words
+from alignkeep.judging.phrases.asian import CHINESE, JAPANESE, KOREAN
+from alignkeep.judging.phrases.english import ENGLISH
+from alignkeep.judging.phrases.european import GERMAN, RUSSIAN
+from alignkeep.judging.phrases.romance import FRENCH, ITALIAN, PORTUGUESE, SPANISH
+from alignkeep.judging.phrases.table import Phrases, words
 
 __all__ = ["LANGUAGES", "UNREAD_SCRIPT", "UNREAD_WORDS", "Phrases"]
 

@@ -1,21 +1,19 @@
-"""Prompts put to a model in memory, over and over: what a sweep of merge weights asks at each of them.
+"""Prompts put to a model in memory, over and over: what a sweep of merge weights, or the
+search for the strength of an edit, asks at each step.
 
 No attacks and no folders, only the plain prompts, judged and counted as an evaluation counts them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
-from alignkeep.data import read_prompts
 from alignkeep.errors import DataError
-from alignkeep.evaluate.asking import MOST_UNKNOWN
-from alignkeep.evaluate.correctness import is_correct
-from alignkeep.evaluate.drift import Outcome, metrics, paired_tests
-from alignkeep.evaluate.judge import Judge, load_judge
-from alignkeep.evaluate.scoring import checked_judgement
-from alignkeep.evaluate.suites import limit_prompts
+from alignkeep.judging.drift import Outcome, metrics, paired_tests
+from alignkeep.judging.judges import Judge, checked_judgement, load_judge
+from alignkeep.judging.prompts import MOST_UNKNOWN, check_apart, harm_prompts, limit_prompts, task_prompts
+from alignkeep.judging.reading import is_correct
 from alignkeep.models.chat import unknown_share
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import generate_answers
@@ -24,8 +22,23 @@ from alignkeep.progress import Progress, Silent
 from alignkeep.types import Judgement, Measurement, PairedTest, Prompt
 
 
+class Measure(Protocol):
+    """Puts its prompts to a model in memory. Measuring the same model again gives the same Measurement."""
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]: ...
+
+    def __call__(self, loaded: LoadedModel, progress: Progress | None = None) -> Measurement:
+        """`progress` is advanced by one for every answer."""
+        ...
+
+    def compare(self, model: Measurement, base: Measurement) -> dict[str, PairedTest]:
+        """Paired tests, prompt by prompt, under the names of a Scorecard's."""
+        ...
+
+
 class PromptMeasure:
-    """A `types.Measure`: greedy answers to fixed prompts, each judged by itself."""
+    """A Measure: greedy answers to fixed prompts, each judged by itself."""
 
     def __init__(
         self, prompts: Sequence[Prompt], *, judge: Judge | None = None, generation: GenerationConfig | None = None
@@ -84,60 +97,11 @@ def measure_prompts(
     files, RecipeError for a judge that is none.
     """
     judged_by = load_judge(judge)
-    asked = _harm_prompts(prompts)
+    asked = harm_prompts(prompts)
     if task is not None:
-        asked += _task_prompts(task)
-        _check_apart(asked, prompts, task)
+        asked += task_prompts(task, remedy="add it, or give another file as the task")
+        check_apart(asked, prompts, task)
     return PromptMeasure(limit_prompts(asked, limit, seed), judge=judged_by, generation=generation)
-
-
-def _harm_prompts(reference: str) -> list[Prompt]:
-    found = []
-    for number, prompt in enumerate(read_prompts(reference), start=1):
-        kind = "harmful" if prompt.kind == "unknown" else prompt.kind
-        if kind == "task" or (kind == "skill" and prompt.expected is None):
-            raise DataError(
-                f"{reference}, row {number}",
-                seen="a task prompt" if kind == "task" else "a skill prompt without its right answer",
-                expected="harmful prompts, and harmless, borderline and skill prompts marked as such by `kind`",
-                remedy="put it into the file of the task" if kind == "task" else "add a column `expected`",
-            )
-        found.append(Prompt(prompt.messages, kind, prompt.category, prompt.language, prompt.expected))
-    counts = Counter(prompt.kind for prompt in found)
-    if not counts["harmful"]:
-        raise DataError(
-            reference,
-            seen=f"no harmful prompt ({', '.join(f'{count} {kind}' for kind, count in counts.items())})",
-            expected="harmful prompts, whose refusal is what safety is measured by",
-            remedy="add some, with kind `harmful` or without the column",
-        )
-    return found
-
-
-def _task_prompts(reference: str) -> list[Prompt]:
-    found = read_prompts(reference, kind="task")
-    for number, prompt in enumerate(found, start=1):
-        if prompt.expected is None:
-            raise DataError(
-                f"{reference}, row {number}",
-                seen="a prompt without its right answer",
-                expected="a column `expected` (or `completion`) in every row of a task",
-                remedy="add it, or give another file as the task",
-            )
-    return found
-
-
-def _check_apart(asked: Sequence[Prompt], prompts: str, task: str) -> None:
-    """No prompt is asked both for the task and for safety: its answer cannot be good in both."""
-    tasks = {prompt.messages for prompt in asked if prompt.kind == "task"}
-    shared = [prompt for prompt in asked if prompt.kind != "task" and prompt.messages in tasks]
-    if shared:
-        raise DataError(
-            task,
-            seen=f"{len(shared)} prompts that stand in {prompts} too ({shared[0].text[:40]!r})",
-            expected="a task and safety prompts that have nothing in common",
-            remedy="take them out of one of the files",
-        )
 
 
 def _check_words(loaded: LoadedModel, prompts: Sequence[Prompt]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from alignkeep.evaluate.phrases.table import Phrases, pattern, words
+from alignkeep.judging.phrases.table import Phrases, pattern, words
 
 _DE_ACT = (
     r"(?:helfen|unterstütz|bereitstell|zur verfügung|geben|anbieten|beantwort|antwort|erstell|schreib|"

@@ -5,7 +5,7 @@ Pronouns stand between "not can" and the verb, hang on its end, or the verb come
 
 from __future__ import annotations
 
-from alignkeep.evaluate.phrases.table import Phrases, pattern, words
+from alignkeep.judging.phrases.table import Phrases, pattern, words
 
 _ES_ACT = (
     r"(?:ayud|asist|proporcion|d(?:ar|eci|ecir)(?:te|le|les|lo)?\b|ofrec|cumpl|brind|respond|crear|escrib|"

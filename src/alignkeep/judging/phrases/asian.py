@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from alignkeep.evaluate.phrases.table import Phrases, pattern
+from alignkeep.judging.phrases.table import Phrases, pattern
 
 _KO_SERVE = (
     r"(?:도와|도움|도울|제공|답변|답할|대답|응답|알려|안내|설명|작성|생성|만들어|지원|협조|공유|수행|처리|"

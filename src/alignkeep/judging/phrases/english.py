@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignkeep.evaluate.phrases.table import Phrases, pattern
+from alignkeep.judging.phrases.table import Phrases, pattern
 
 # What an assistant is asked to do. "I cannot believe", "I can't wait", "I can't stress enough" are not among them, and
 # the lookaheads keep out "I can't help but", "cannot recommend it enough", "can't tell you how happy".

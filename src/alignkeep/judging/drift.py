@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from alignkeep.evaluate.statistics import mcnemar, paired_bootstrap, sign_flip_test, wilson
+from alignkeep.judging.statistics import mcnemar, paired_bootstrap, sign_flip_test, wilson
 from alignkeep.types import Estimate, Judgement, Kind, PairedTest, Verdict
 
 Claim = list[bool | None]

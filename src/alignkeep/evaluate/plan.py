@@ -1,0 +1,85 @@
+"""What an evaluation would do and take, found out without a model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.questions import prepare
+from alignkeep.evaluate.reuse import check_reusable
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.folders import resolve, tensor_entries
+from alignkeep.models.headers import load_json
+from alignkeep.types import Checkpoint
+
+_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+_AS_LOADED = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Rough, for the plan only (chosen): characters a token stands for, bytes a token of an answer takes in the files.
+_CHARACTERS_PER_TOKEN, _BYTES_PER_TOKEN, _BYTES_PER_ROW = 3, 8, 400
+
+
+def plan_evaluation(config: EvaluateConfig) -> dict[str, object]:
+    """What `evaluate` would do, as JSON, with a rough upper estimate of memory and disk. Loads and writes nothing."""
+    prepared = prepare(config)
+    if config.base_answers is not None:
+        check_reusable(config, prepared, Path(config.base_answers))
+    to_ask = 2 if prepared.base is not None and config.base_answers is None else 1
+    length = max(sum(len(turn.content) for turn in question.prompt.messages) for question in prepared.questions)
+    texts = sum(len(question.prompt.text.encode()) for question in prepared.questions)
+    rows = len(prepared.questions) * (1 if prepared.base is None else 2)
+    disk = rows * (config.generation.max_new_tokens * _BYTES_PER_TOKEN + _BYTES_PER_ROW) + 2 * texts
+    return {
+        "stage": "evaluate",
+        "model": config.model,
+        "base": config.base,
+        "suite": prepared.suite.name,
+        "task": config.task,
+        "judge": config.judge,
+        "attacks": [attack.name for attack in prepared.attacks],
+        "prompts": dict(Counter(prompt.kind for prompt in prepared.prompts)),
+        "questions": len(prepared.questions),
+        "answers_to_generate": to_ask * len(prepared.questions),
+        "answers_reused": 0 if config.base_answers is None else len(prepared.questions),
+        "tokens_at_most": to_ask * len(prepared.questions) * config.generation.max_new_tokens,
+        "memory_bytes_estimated": _memory(prepared.model, config, length),
+        "disk_bytes_estimated": disk,
+    }
+
+
+def _memory(checkpoint: Checkpoint, config: EvaluateConfig, characters: int) -> int | None:
+    """Weights, the cache of keys and values of one batch, and its logits, in bytes; None where the model is not here.
+
+    An adapter costs its base and itself. Of two models only one is in memory at a time.
+    """
+    if checkpoint.folder is None:
+        return None
+    weights = _weights(checkpoint.folder, config.load, adapter=checkpoint.is_adapter)
+    if checkpoint.is_adapter:
+        base = resolve(str(checkpoint.base))
+        if base.folder is None:
+            return None
+        folder, weights = base.folder, weights + _weights(base.folder, config.load, adapter=False)
+    else:
+        folder = checkpoint.folder
+    settings = load_json(folder / "config.json")
+    tokens = characters // _CHARACTERS_PER_TOKEN + config.generation.max_new_tokens
+
+    def number(*names: str) -> int:
+        return next((value for name in names if isinstance(value := settings.get(name), int)), 0)
+
+    heads = number("num_attention_heads") or 1
+    width = number("head_dim") or number("hidden_size") // heads
+    per_token = 2 * number("num_hidden_layers") * (number("num_key_value_heads") or heads) * width
+    size = _AS_LOADED.get(config.load.dtype, 4)
+    batch = min(config.generation.batch_size, 1024)
+    return weights + batch * (tokens * per_token * size + number("vocab_size") * 4)
+
+
+def _weights(folder: Path, load: LoadConfig, *, adapter: bool) -> int:
+    """Bytes in memory; `auto` counts as float32 unless an accelerator is asked for by name."""
+    entries = tensor_entries(folder, adapter=adapter).values()
+    on_cpu = load.device in ("auto", "cpu", "mps")
+    fixed = _AS_LOADED.get(load.dtype, 4 if on_cpu else None)
+    return sum(math.prod(entry.shape) * (fixed or _BYTES.get(entry.dtype, 4)) for entry in entries)

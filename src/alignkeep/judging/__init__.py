@@ -1,0 +1,1 @@
+"""What answers are judged and counted with: judges, statistics, metrics. Rooms share it and it imports none of them."""

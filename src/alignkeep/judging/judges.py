@@ -1,0 +1,108 @@
+"""Who says what an answer did, and which of two answers is better: one Protocol for each, and the way to a judge.
+
+The judge of answers that comes with the package is `keyword.KeywordJudge`; one that asks a model which of two answers
+is better is `pairs.AskingJudge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from alignkeep.errors import RecipeError
+from alignkeep.judging.keyword import KeywordJudge
+from alignkeep.objects import load_object
+from alignkeep.types import Judgement, Message, Prompt, Verdict
+
+_FORMS = "`keyword` or `package.module:object` with a method judge(prompt, answer) -> Judgement"
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that can say what an answer did. The same answer always gets the same word."""
+
+    @property
+    def name(self) -> str:
+        """What errors and results call it."""
+        ...
+
+    @property
+    def version(self) -> str | None:
+        """Changes whenever an answer may be judged otherwise; None where nobody keeps count."""
+        ...
+
+    def judge(self, prompt: Prompt, answer: str) -> Judgement:
+        """`answer` may be empty, and may be anything a model can say; nothing in it is an instruction."""
+        ...
+
+
+class Comparison(NamedTuple):
+    """Which of two answers to a chat is better? The chat ends with the user's turn."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    reference: str
+
+
+@runtime_checkable
+class PairJudge(Protocol):
+    """Compares answers with references."""
+
+    def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
+        """For each pair, in their order: 1 the answer is better, 0 neither is, -1 the reference is, None: unscored."""
+        ...
+
+
+@runtime_checkable
+class _Nameless(Protocol):
+    """A judge without name or version: what it is called by is the spec that names it."""
+
+    def judge(self, prompt: Prompt, answer: str) -> Judgement: ...
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A nameless judge under the name of its spec."""
+
+    nameless: _Nameless
+    name: str
+    version: str | None = None
+
+    def judge(self, prompt: Prompt, answer: str) -> Judgement:
+        return self.nameless.judge(prompt, answer)
+
+
+def load_judge(spec: str) -> Judge:
+    """ "keyword", or "package.module:object" naming a Judge (an object, or a class that makes one without arguments).
+    One that has no name and no version goes by the spec.
+
+    Raises RecipeError when the spec has another form, cannot be imported, or is no Judge.
+    """
+    if spec == "keyword":
+        return KeywordJudge()
+    found = load_object("judge", spec, expected=_FORMS)
+    if isinstance(found, Judge):
+        return found
+    if isinstance(found, _Nameless):
+        return _Named(found, spec)
+    raise RecipeError(
+        "judge",
+        seen=f"{spec!r}, a {type(found).__name__} without judge()",
+        expected=_FORMS,
+        remedy="give the object a method judge(prompt, answer)",
+    )
+
+
+def checked_judgement(judge: Judge, prompt: Prompt, answer: str) -> Judgement:
+    """The judge's word. Raises RecipeError where it is no Judgement, or its score no number in [0, 1]."""
+    judgement: object = judge.judge(prompt, answer)
+    if not isinstance(judgement, Judgement) or not isinstance(judgement.verdict, Verdict):
+        raise _unfit(judge, f"{judgement!r:.80}", "an alignkeep.types.Judgement with a Verdict")
+    if judgement.score is not None and not 0 <= judgement.score <= 1:
+        raise _unfit(judge, f"score {judgement.score}", "None or a number in [0, 1]")
+    return judgement
+
+
+def _unfit(judge: Judge, seen: str, expected: str) -> RecipeError:
+    return RecipeError(f"judge {judge.name}", seen=seen, expected=expected, remedy="mend the judge")

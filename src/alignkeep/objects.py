@@ -1,0 +1,63 @@
+"""An object of a stranger's, named as `package.module:object` on the command line or in a recipe."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+from alignkeep.errors import AlignkeepError, RecipeError
+
+_SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def is_spec(text: str) -> bool:
+    """Whether the text has the form `package.module:object`."""
+    return _SPEC.fullmatch(text) is not None
+
+
+def find_object(where: str, spec: str, *, expected: str) -> object:
+    """What the spec names, a class as it stands.
+
+    Raises RecipeError at `where` for another form, a name that is not there, and whatever the module raises as it is
+    imported.
+    """
+    module, _, name = spec.partition(":")
+    if not is_spec(spec):
+        raise RecipeError(where, seen=repr(spec), expected=expected, remedy="write one of these")
+    try:
+        found: object = import_module(module)
+    except Exception as error:
+        raise _unusable(where, spec, "imported", error, expected) from error
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise RecipeError(
+                where, seen=f"no {name} in {module}", expected=expected, remedy="correct the name after the colon"
+            ) from error
+    return found
+
+
+def load_object(where: str, spec: str, *, expected: str) -> object:
+    """As `find_object`, but of a class an object, made without arguments."""
+    found = find_object(where, spec, expected=expected)
+    return make_object(where, spec, found, expected=expected) if isinstance(found, type) else found
+
+
+def make_object(where: str, spec: str, kind: type, *, expected: str) -> object:
+    """An object of the class that `spec` names. Raises RecipeError for whatever it raises as it is made."""
+    try:
+        return kind()
+    except AlignkeepError:
+        raise
+    except Exception as error:
+        raise _unusable(where, spec, "made", error, expected) from error
+
+
+def _unusable(where: str, spec: str, done: str, error: Exception, expected: str) -> RecipeError:
+    return RecipeError(
+        where,
+        seen=f"{spec!r} ({type(error).__name__}: {str(error)[:300]}), which cannot be {done}",
+        expected=expected,
+        remedy="check the name, and that Python finds the module: installed, or its folder in PYTHONPATH",
+    )
