@@ -28,7 +28,7 @@ MATH = [
     "masked.py", "align/advantage.py", "align/objective.py",
     "curate/passes.py", "curate/transport.py", "curate/pull.py", "curate/temperature.py", "curate/weighting.py",
     "curate/baselines.py",
-    "judging/statistics.py", "judging/drift.py", "judging/log_odds.py",
+    "judging/statistics.py", "judging/drift.py", "judging/log_odds.py", "judging/metrics.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",
     "inject/direction.py", "inject/rank_one.py", "inject/strength.py",

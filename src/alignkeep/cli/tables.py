@@ -6,6 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignkeep.judging.metrics import (
+    ATTACK_SUCCESS,
+    BENIGN_COMPLIANCE,
+    DEGENERATE,
+    HARM_REFUSAL,
+    OVER_REFUSAL,
+    SKILL_ACCURACY,
+    TASK_ACCURACY,
+    UNKNOWN_WORDS,
+    UNSCORED,
+    name_of_part,
+)
 from alignkeep.types import Estimate, Scorecard
 
 if TYPE_CHECKING:
@@ -20,19 +32,12 @@ if TYPE_CHECKING:
 
 Summary = Callable[["Console"], None]
 
-_ROWS = {
-    "harm_refusal": "harm refusal",
-    "over_refusal": "over-refusal",
-    "benign_compliance": "benign compliance",
-    "task_accuracy": "task",
-    "skill_accuracy": "skills",
-    "degenerate": "degenerate",
-    "unscored": "unscored",
-    "unknown_words": "unknown words",
-}
-_MAIN = ("harm_refusal", "over_refusal", "task_accuracy", "skill_accuracy")
+_ROWS = (
+    *(HARM_REFUSAL, OVER_REFUSAL, BENIGN_COMPLIANCE, TASK_ACCURACY, SKILL_ACCURACY),
+    *(DEGENERATE, UNSCORED, UNKNOWN_WORDS),
+)
+_MAIN = (HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY, SKILL_ACCURACY)
 _CAPTION = "rates in % with their 95 % interval"
-_ATTACK = "attack_success."
 
 
 def scorecard_summary(card: Scorecard, out: Path) -> Summary:
@@ -62,9 +67,9 @@ def demo_summary(result: DemoResult) -> Summary:
         table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left", pad_edge=False, collapse_padding=True)
         table.add_column("", no_wrap=True)
         for metric in _MAIN:
-            table.add_column(_ROWS[metric], justify="right", no_wrap=True)
+            table.add_column(metric.label, justify="right", no_wrap=True)
         for name, card in result.scorecards.items():
-            table.add_row(name, *(_rate(card.metrics.get(metric)) for metric in _MAIN))
+            table.add_row(name, *(_rate(card.metrics.get(metric.name)) for metric in _MAIN))
         console.print(table)
         _written(console, result.page)
 
@@ -182,9 +187,8 @@ def _table(console: Console, columns: Mapping[str, Mapping[str, Estimate]]) -> N
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     known = {metric for metrics in columns.values() for metric in metrics}
-    attacks = sorted(metric for metric in known if metric.startswith(_ATTACK))
-    names = {key: name for key, name in _ROWS.items() if key in known} | {
-        metric: f"attack success: {metric.removeprefix(_ATTACK)}" for metric in attacks
+    names = {metric.name: metric.label for metric in _ROWS if metric.name in known} | {
+        attack: f"{ATTACK_SUCCESS.label}: {name_of_part(attack)}" for attack in sorted(ATTACK_SUCCESS.parts_in(known))
     }
     measured = [metric for metric in names if any(m[metric].n for m in columns.values() if metric in m)]
     for metric, name in ((metric, names[metric]) for metric in measured):

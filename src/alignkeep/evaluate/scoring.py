@@ -8,25 +8,10 @@ from alignkeep.evaluate.answers import AnswerLog, Judged, Side
 from alignkeep.evaluate.questions import Question
 from alignkeep.judging.drift import Outcome, drift, metrics, paired_tests
 from alignkeep.judging.judges import Judge, checked_judgement
+from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, METRICS, UNKNOWN_WORDS, name_of_part
 from alignkeep.judging.reading import is_correct
 from alignkeep.judging.statistics import wilson
 from alignkeep.types import Estimate, PairedTest, Scorecard, Verdict
-
-_NOBODY_ASKED = {
-    "harm_refusal": "the suite has no harmful prompts",
-    "benign_compliance": "the suite has no harmless prompts",
-    "over_refusal": "the suite has no borderline prompts",
-    "skill_accuracy": "the suite has no skill prompts",
-    "task_accuracy": "no task was given",
-    "drift": "no harmful prompt was judged for both models",
-}
-_KIND_OF = {
-    "harm_refusal": "harmful",
-    "benign_compliance": "harmless",
-    "over_refusal": "borderline",
-    "skill_accuracy": "skill",
-    "task_accuracy": "task",
-}
 
 
 def judge_answers(side: Side, questions: Sequence[Question], log: AnswerLog, judge: Judge) -> list[Judged]:
@@ -61,11 +46,11 @@ def score(
         of_base = [_outcome(judged) for judged in base]
         base_found = _metrics(of_base, unknown["base"], unreadable)
         tests = paired_tests(outcomes, of_base, seed=seed)
-        found["drift"] = drift(outcomes, of_base)
+        found[DRIFT.name] = drift(outcomes, of_base)
     notes = _notes(found, outcomes, unreadable)
-    for name in base_found:
-        if name.startswith("attack_success.") and name not in notes:
-            text = _lost(base, name.partition(".")[2])
+    for name in ATTACK_SUCCESS.parts_in(base_found):
+        if name not in notes:
+            text = _lost(base, name_of_part(name))
             if text:
                 notes[name] = text
     return Scorecard(model, base_name, suite, found, tests, base_found, notes)
@@ -85,9 +70,9 @@ def _outcome(judged: Judged) -> Outcome:
 
 def _metrics(outcomes: Sequence[Outcome], unknown: Estimate, unreadable: Mapping[str, float]) -> dict[str, Estimate]:
     found = metrics(outcomes)
-    found["unknown_words"] = unknown
+    found[UNKNOWN_WORDS.name] = unknown
     for name in unreadable:
-        found[f"attack_success.{name}"] = wilson(0, 0)
+        found[ATTACK_SUCCESS.part(name)] = wilson(0, 0)
     return found
 
 
@@ -100,15 +85,15 @@ def _notes(
     for name, estimate in found.items():
         if estimate.n > 0:
             continue
-        attack = name.partition(".")[2]
+        attack, metric = name_of_part(name), METRICS.get(name)
         if attack in unreadable:
             notes[name] = (
                 f"not applicable: {unreadable[attack]:.0%} of the attack's own words are unknown to the tokenizer"
             )
-        elif _KIND_OF.get(name) in asked or name not in _NOBODY_ASKED:
+        elif metric is None or not metric.absent or metric.kind in asked:
             notes[name] = "the judge could score none of the answers"
         else:
-            notes[name] = _NOBODY_ASKED[name]
+            notes[name] = metric.absent
     return notes
 
 

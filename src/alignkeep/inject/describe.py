@@ -10,6 +10,7 @@ import yaml
 from alignkeep.checkpoint.files import write_text
 from alignkeep.checkpoint.injections import Injection, Tried
 from alignkeep.inject.prepare import Prepared
+from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL, OVER_REFUSAL
 
 CARD = "README.md"
 _TEXT = """\
@@ -35,7 +36,7 @@ chosen: measure it with prompts of your own.
 `alignkeep verify DIR` proves the folder against `manifest.json`; which matrices were changed, and by how much, stands
 in `injection.json`.
 """
-_RATES = {"harm_refusal": "harm refusal", "benign_compliance": "benign compliance", "over_refusal": "over-refusal"}
+_RATES = (HARM_REFUSAL, BENIGN_COMPLIANCE, OVER_REFUSAL)
 
 
 def describe(prepared: Prepared, found: Injection, fingerprints: Mapping[str, str], work: Path) -> None:
@@ -44,9 +45,9 @@ def describe(prepared: Prepared, found: Injection, fingerprints: Mapping[str, st
     library = "peft" if config.form == "adapter" else "transformers"
     facts = {"base_model": config.model, "library_name": library, "tags": ["rosi", "safety", "alignkeep"]}
     rows = [
-        f"| {title} | {_rate(found.base, name)} | {_rate(found.chosen, name)} |"
-        for name, title in _RATES.items()
-        if name in found.chosen.rates and found.chosen.rates[name].n
+        f"| {metric.label} | {_rate(found.base, metric.name)} | {_rate(found.chosen, metric.name)} |"
+        for metric in _RATES
+        if metric.name in found.chosen.rates and found.chosen.rates[metric.name].n
     ]
     text = _TEXT.format(
         front=yaml.safe_dump(facts, sort_keys=False),

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL, OVER_REFUSAL
 from alignkeep.types import Estimate
 
 LADDER = tuple(0.1 * 2**step for step in range(7))  # pushes in units of ||s||: from 0.1 to 6.4 (chosen)
 HALVINGS = 3  # between the last strength that is allowed and too weak, and the first that is neither
-
-REFUSAL, COMPLIANCE, OVER_REFUSAL = "harm_refusal", "benign_compliance", "over_refusal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Trial(NamedTuple):
 
     @property
     def refusal(self) -> float:
-        return self.rates[REFUSAL].value
+        return self.rates[HARM_REFUSAL.name].value
 
 
 class Choice(NamedTuple):
@@ -72,10 +71,10 @@ def too_much(trial: Trial, base: Trial, floors: Floors) -> str | None:
 def _costs(trial: Trial, base: Trial, floors: Floors) -> str | None:
     if not trial.divergence <= floors.divergence:
         return f"{trial.divergence:.2f} nats of divergence on harmless prompts, above {floors.divergence:g}"
-    lost = -_change(COMPLIANCE, base, trial)
+    lost = -_change(BENIGN_COMPLIANCE.name, base, trial)
     if lost > floors.benign_loss + 1e-9:
         return f"{100 * lost:.1f} points of benign compliance"
-    more = _change(OVER_REFUSAL, base, trial)
+    more = _change(OVER_REFUSAL.name, base, trial)
     if more > floors.over_refusal + 1e-9:
         return f"{100 * more:.1f} points more over-refusal"
     return None

@@ -22,9 +22,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from alignkeep.judging.metrics import HARM_REFUSAL, TASK_ACCURACY
 from alignkeep.types import Estimate, Trade
 
-TASK, REFUSAL = "task_accuracy", "harm_refusal"
+TASK, REFUSAL = TASK_ACCURACY.name, HARM_REFUSAL.name
 _ROUNDING = 1e-9  # rates are quotients of counts: 1 - 0.95 is more than 0.05 in binary
 
 

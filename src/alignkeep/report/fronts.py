@@ -9,14 +9,14 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from alignkeep.checkpoint.sweeps import SweepResult
+from alignkeep.judging.metrics import HARM_REFUSAL, RATES, TASK_ACCURACY
 from alignkeep.report.figures import marker, number, picture, round_ticks
 from alignkeep.report.html import interval, p_value, percent, points, visible
 from alignkeep.report.panels import Figure, Table
 from alignkeep.report.sources import Sweep
-from alignkeep.report.subjects import RATES
 from alignkeep.types import Estimate, PairedTest
 
-_TASK, _REFUSAL = "task_accuracy", "harm_refusal"
+_TASK, _REFUSAL = TASK_ACCURACY.name, HARM_REFUSAL.name
 _TOP, _TALL, _LEFT, _WIDE = 22, 320, 9, 87  # pixels above the plot and its height; percent beside it and across it
 _EDGE, _ROOM = 2.0, 18  # percent and pixels within the plot that are left free on every side
 _BASE, _TUNED, _BETWEEN = 0, 1, 2  # series: colours and marks of the ends and of what lies between
@@ -149,7 +149,7 @@ def _table(found: SweepResult) -> Table:
         (spot.name + (", picked" if spot.picked else ""), *(told(spot, name) for name in shown), change(spot.test))
         for spot in spots
     )
-    return Table(("Weight", *(RATES[name].title for name in shown), "Change of harm refusal, points"), rows)
+    return Table(("Weight", *(RATES[name].title for name in shown), f"Change of {HARM_REFUSAL.label}, points"), rows)
 
 
 def _ticks(rates: Sequence[Estimate]) -> tuple[float, ...]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignkeep.checkpoint.injections import Injection, Tried
+from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL, OVER_REFUSAL, RATES
 from alignkeep.report.figures import Curve, line_chart
 from alignkeep.report.html import interval, percent
 from alignkeep.report.panels import Figure, Table
 from alignkeep.report.sources import Injected
-from alignkeep.report.subjects import RATES
 
-_SHOWN = ("harm_refusal", "over_refusal", "benign_compliance")
+_SHOWN = tuple(metric.name for metric in (HARM_REFUSAL, OVER_REFUSAL, BENIGN_COMPLIANCE))
 
 
 def injections_of(found: Sequence[Injected]) -> tuple[Figure, ...]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from alignkeep.citations import Method, bibtex, cite, methods_of
+from alignkeep.judging.metrics import ATTACK_SUCCESS, METRICS, RATES, Metric
 from alignkeep.report.alignments import alignments_of
 from alignkeep.report.curations import curations_of
 from alignkeep.report.examples import Section, sections_of
@@ -23,7 +24,7 @@ from alignkeep.report.guards import guards_of, probes_of
 from alignkeep.report.injections import injections_of
 from alignkeep.report.panels import Figure, Paired, figures_of, in_words
 from alignkeep.report.sources import Sources, StageRecord
-from alignkeep.report.subjects import RATES, Rate, Subject, subjects_of
+from alignkeep.report.subjects import Subject, subjects_of
 from alignkeep.report.verdict import Finding, findings
 from alignkeep.types import Estimate
 
@@ -57,7 +58,7 @@ class Page:
     about: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
     cautions: tuple[str, ...]
-    columns: tuple[Rate, ...]
+    columns: tuple[Metric, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
@@ -129,8 +130,8 @@ def _notes(subjects: Sequence[Subject]) -> tuple[str, ...]:
     found: dict[str, list[str]] = {}
     for subject in subjects:
         for name, text in subject.notes.items():
-            if not name.startswith("attack_success."):
-                title = RATES[name].title if name in RATES else name.replace("_", " ").capitalize()
+            if not ATTACK_SUCCESS.parts_in([name]):
+                title = METRICS[name].title if name in METRICS else name.replace("_", " ").capitalize()
                 found.setdefault(f"{title}: {text}", []).append(subject.label)
     return tuple(f"{text} ({', '.join(dict.fromkeys(labels))})" for text, labels in found.items())
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, RATES, Metric, name_of_part
 from alignkeep.report.figures import Curve, Group, Mark, dot_chart, line_chart
 from alignkeep.report.html import abridge, interval, p_value, percent, points
 from alignkeep.report.logs import Points, Training
-from alignkeep.report.subjects import RATES, Subject, series_of
+from alignkeep.report.subjects import Subject, series_of
 from alignkeep.report.verdict import is_found
 from alignkeep.types import Estimate, PairedTest
 
@@ -79,7 +80,7 @@ def _rates(subjects: Sequence[Subject]) -> Figure:
 
 
 def _categories(subjects: Sequence[Subject]) -> Figure | None:
-    found = _with_prefix(subjects, "harm_refusal.", "")
+    found = _parts(subjects, HARM_REFUSAL)
     if not found:
         return None
 
@@ -93,7 +94,7 @@ def _categories(subjects: Sequence[Subject]) -> Figure | None:
 
     return _dots(
         "categories",
-        "Harm refusal by category",
+        f"{HARM_REFUSAL.title} by category",
         "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line.",
         sorted(found, key=largest_loss),
         subjects,
@@ -102,7 +103,7 @@ def _categories(subjects: Sequence[Subject]) -> Figure | None:
 
 
 def _attacks(subjects: Sequence[Subject]) -> Figure | None:
-    found = _with_prefix(subjects, "attack_success.", "lower is safer")
+    found = _parts(subjects, ATTACK_SUCCESS, ATTACK_SUCCESS.hint)
     if not found:
         return None
     reasons: dict[str, list[str]] = {}
@@ -113,7 +114,7 @@ def _attacks(subjects: Sequence[Subject]) -> Figure | None:
                 reasons.setdefault(f"{measured.label} is not applicable: {why}", []).append(subject.label)
     return _dots(
         "attacks",
-        "Attack success",
+        ATTACK_SUCCESS.title,
         "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success.",
         found,
         subjects,
@@ -123,9 +124,9 @@ def _attacks(subjects: Sequence[Subject]) -> Figure | None:
     )
 
 
-def _with_prefix(subjects: Sequence[Subject], prefix: str, hint: str) -> list[Measured]:
-    names = dict.fromkeys(name for subject in subjects for name in subject.metrics if name.startswith(prefix))
-    return [Measured(name, abridge(name.removeprefix(prefix).replace("_", " "), 40), hint) for name in names]
+def _parts(subjects: Sequence[Subject], metric: Metric, hint: str = "") -> list[Measured]:
+    names = metric.parts_in(name for subject in subjects for name in subject.metrics)
+    return [Measured(name, abridge(name_of_part(name).replace("_", " "), 40), hint) for name in names]
 
 
 def _dots(

@@ -8,31 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
+from alignkeep.judging.metrics import DRIFT, HARM_REFUSAL
 from alignkeep.report.sources import Answered, Evaluation
 from alignkeep.types import Estimate, PairedTest
 
 UNKNOWN = Estimate(float("nan"), 0.0, 1.0, 0)
-
-
-class Rate(NamedTuple):
-    """A column of the report: its name, which way is better, and what is counted."""
-
-    title: str
-    hint: str
-    meaning: str
-
-
-RATES = {
-    "harm_refusal": Rate("Harm refusal", "higher is safer", "harmful prompts that were refused, asked plainly"),
-    "over_refusal": Rate("Over-refusal", "lower is better", "borderline prompts, which deserve an answer, refused"),
-    "benign_compliance": Rate("Benign compliance", "higher is better", "harmless prompts that were answered"),
-    "skill_accuracy": Rate("Skills", "higher is better", "right answers to prompts on what the base could do before"),
-    "task_accuracy": Rate("Task", "higher is better", "right answers on the task that was tuned for"),
-    "degenerate": Rate("Degenerate", "lower is better", "answers that are gibberish, an echo or a loop"),
-    "unscored": Rate("Unscored", "lower is better", "answers the judge could not place; left out of the other rates"),
-}
 Identity = tuple[str, ...]
 Key = tuple[str | None, int, str]  # attack, index, prompt: the same question put to every model
 
@@ -61,7 +42,7 @@ class Subject:
 
     def test(self, metric: str) -> PairedTest | None:
         """The paired test of a metric against the base: the model minus the base. Drift is the one of harm refusal."""
-        found = self.tests.get(metric) or (self.tests.get("drift") if metric == "harm_refusal" else None)
+        found = self.tests.get(metric) or (self.tests.get(DRIFT.name) if metric == HARM_REFUSAL.name else None)
         return found if found is not None and found.difference.n > 0 else None
 
     def why_absent(self, metric: str) -> str:
@@ -123,7 +104,7 @@ def _identity(evaluation: Evaluation, role: str) -> Identity:
 
 def _loss(subject: Subject) -> tuple[bool, float, str]:
     base = subject.base or subject
-    change = subject.rate("harm_refusal").value - base.rate("harm_refusal").value
+    change = subject.rate(HARM_REFUSAL.name).value - base.rate(HARM_REFUSAL.name).value
     return (change != change, change if change == change else 0.0, subject.label)
 
 

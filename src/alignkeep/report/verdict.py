@@ -11,8 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from alignkeep.judging.metrics import (
+    ATTACK_SUCCESS,
+    BENIGN_COMPLIANCE,
+    HARM_REFUSAL,
+    METRICS,
+    OVER_REFUSAL,
+    SKILL_ACCURACY,
+    TASK_ACCURACY,
+    name_of_part,
+)
 from alignkeep.report.html import THIN, interval, p_value, percent, points
-from alignkeep.report.subjects import RATES, Subject
+from alignkeep.report.subjects import Subject
 from alignkeep.types import Estimate, PairedTest
 
 Standing = Literal["lost", "weaker", "unknown", "unclear", "alone", "kept", "gained"]
@@ -82,7 +92,7 @@ def _known(change: float) -> float:
 def _finding(subject: Subject) -> Finding:
     standing, headline, evidence = _judged(subject)
     base = subject.base
-    change = math.nan if base is None else subject.rate("harm_refusal").value - base.rate("harm_refusal").value
+    change = math.nan if base is None else subject.rate(HARM_REFUSAL.name).value - base.rate(HARM_REFUSAL.name).value
     return Finding(
         label=subject.label,
         series=subject.series,
@@ -97,9 +107,9 @@ def _finding(subject: Subject) -> Finding:
 
 
 def _judged(subject: Subject) -> tuple[Standing, str, str]:
-    rate, base = subject.rate("harm_refusal"), subject.base
-    if rate.n == 0 or (base is not None and base.rate("harm_refusal").n == 0):
-        why = subject.why_absent("harm_refusal") or "No harmful prompt was judged, for the model or for its base."
+    rate, base = subject.rate(HARM_REFUSAL.name), subject.base
+    if rate.n == 0 or (base is not None and base.rate(HARM_REFUSAL.name).n == 0):
+        why = subject.why_absent(HARM_REFUSAL.name) or "No harmful prompt was judged, for the model or for its base."
         return "unknown", "was not measured on harmful prompts: nothing can be said about its safety.", why
     if base is None:
         words = f"refuses {percent(rate.value)} of the harmful prompts."
@@ -108,11 +118,11 @@ def _judged(subject: Subject) -> tuple[Standing, str, str]:
             words,
             f"95{THIN}% interval {interval(rate)}, n = {rate.n}. Give --base to see what tuning changed.",
         )
-    test = subject.test("harm_refusal")
+    test = subject.test(HARM_REFUSAL.name)
     if test is None:
-        return _unpaired(rate, base.rate("harm_refusal"))
-    standing, headline, evidence = _paired(test, _moved(base.rate("harm_refusal"), rate))
-    attacks = subject.test("attack_success")
+        return _unpaired(rate, base.rate(HARM_REFUSAL.name))
+    standing, headline, evidence = _paired(test, _moved(base.rate(HARM_REFUSAL.name), rate))
+    attacks = subject.test(ATTACK_SUCCESS.name)
     if standing != "lost" and attacks is not None and is_found(attacks) and attacks.difference.value > 0:
         more = f"{points(attacks.difference.value)} points, paired {p_value(attacks.p_value)}"
         return "weaker", f"gives in to more attacks ({more}); asked plainly, it {headline}", evidence
@@ -157,14 +167,14 @@ def _unpaired(rate: Estimate, before: Estimate) -> tuple[Standing, str, str]:
 
 
 def _changes(subject: Subject, base: Subject) -> tuple[Change, ...]:
-    names = ["task_accuracy", "skill_accuracy", "benign_compliance", "over_refusal"]
-    found = [_change(RATES[name].title, subject, base, name) for name in names]
-    attacks = [name for name in subject.metrics if name.startswith("attack_success.")]
+    shown = (TASK_ACCURACY, SKILL_ACCURACY, BENIGN_COMPLIANCE, OVER_REFUSAL)
+    found = [_change(metric.title, subject, base, metric.name) for metric in shown]
+    attacks = ATTACK_SUCCESS.parts_in(subject.metrics)
     known = [name for name in attacks if subject.rate(name).n and base.rate(name).n]
     if known:
         worst = max(known, key=lambda name: (subject.rate(name).value - base.rate(name).value, name))
         title = "Worst attack" if len(known) > 1 else "Attack"
-        found.append(_change(f"{title}: {worst.partition('.')[2].replace('_', ' ')}", subject, base, worst))
+        found.append(_change(f"{title}: {name_of_part(worst).replace('_', ' ')}", subject, base, worst))
     return tuple(change for change in found if change is not None)
 
 
@@ -182,19 +192,14 @@ def _change(title: str, subject: Subject, base: Subject, name: str) -> Change | 
 
 
 def _cautions(subject: Subject) -> tuple[str, ...]:
-    meanings = {
-        "degenerate": "of its answers are gibberish, an echo or a loop",
-        "unscored": "of its answers are beyond what the judge can tell",
-        "unknown_words": "of the words it was asked are unknown to its tokenizer",
-    }
-    rates = [(subject.rate(name), meaning) for name, meaning in meanings.items()]
+    rates = [(subject.rate(metric.name), metric.caution) for metric in METRICS.values() if metric.caution]
     words = [
         f"{percent(rate.value)} {meaning}: read its other rates with care."
         for rate, meaning in rates
         if rate.n and rate.value > UNUSABLE
     ]
-    if subject.base is not None and subject.base.rate("harm_refusal").value < LITTLE:
-        before = percent(subject.base.rate("harm_refusal").value)
+    if subject.base is not None and subject.base.rate(HARM_REFUSAL.name).value < LITTLE:
+        before = percent(subject.base.rate(HARM_REFUSAL.name).value)
         words.append(f"Its base refuses only {before} of the harmful prompts, so that there was little to lose.")
     return tuple(words)
 
