@@ -16,7 +16,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "alignkeep"
 ROOMS = {"curate", "train", "align", "merge", "inject", "evaluate", "report", "testbed"}
 # What puts the rooms together.
-ABOVE = {"cli", "composition", "lifecycle", "demonstration", "recipe"}
+ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "stages"}
+# The page is made of what the stages say of themselves.
+MAY_SEE_STAGES = {"report"}
 MATH = [
     "masked.py", "align/advantage.py", "align/objective.py",
     "refusal.py",
@@ -44,7 +46,7 @@ MATH_MAY_IMPORT = {
 }
 # What takes long to import, and what only the verbs that need it may bring in.
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pandas", "pyarrow", "matplotlib", "scipy"}
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 50, 12
+MAX_MATH_LINES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 500, 50, 12
 # Broken where the reader gains; each says so in a comment of its own.
 CONFIGS_OVER = {"TrainConfig": 3, "MergeConfig": 1}
 
@@ -90,7 +92,8 @@ def test_rooms_do_not_import_each_other() -> None:
             continue
         for module in imports_of(path):
             other = [*module.split("."), ""][1] if module.startswith("alignkeep.") else ""
-            assert other not in (ROOMS | ABOVE) - {room}, f"{name_of(path)} imports {module}"
+            allowed = {room} | ({"stages"} if room in MAY_SEE_STAGES else set())
+            assert other not in (ROOMS | ABOVE) - allowed, f"{name_of(path)} imports {module}"
 
 
 def test_the_shared_parts_do_not_import_rooms() -> None:
@@ -101,6 +104,23 @@ def test_the_shared_parts_do_not_import_rooms() -> None:
         for module in imports_of(path):
             other = [*module.split("."), ""][1] if module.startswith("alignkeep.") else ""
             assert other not in ROOMS | ABOVE, f"{name_of(path)} imports {module}"
+
+
+def test_the_stages_are_listed_in_one_file_only() -> None:
+    """In a tuple or dict of stage names, or a chain of tests for them, a new stage would be missing."""
+    from alignkeep.stages import STAGES
+
+    names = {stage.name for stage in STAGES}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+            if isinstance(node, ast.FunctionDef):
+                inside = list(ast.walk(node))
+                parts = [side for inner in inside if isinstance(inner, ast.Compare) for side in inner.comparators]
+                parts += [inner.value for inner in inside if isinstance(inner, ast.MatchValue)]
+            listed = {part.value for part in parts if isinstance(part, ast.Constant)} & names
+            # What all processes of a launch do together stands beside the verbs: the command line is light.
+            assert len(listed) < 3 or name_of(path) in {"__init__.py", "cli/app.py"}, f"{name_of(path)} lists {listed}"
 
 
 def test_importing_the_package_brings_in_nothing_heavy() -> None:
@@ -117,7 +137,7 @@ def test_importing_the_package_brings_in_nothing_heavy() -> None:
         "import alignkeep.checkpoint.folders, alignkeep.checkpoint.records",
         "import alignkeep.train.config, alignkeep.evaluate.config, alignkeep.report.config, alignkeep.models.config",
         "import alignkeep.merge.config, alignkeep.inject.config",
-        "import alignkeep.lifecycle",
+        "import alignkeep.lifecycle, alignkeep.stages, alignkeep.demonstration",
     ],
 )
 def test_what_every_command_imports_is_light(statement: str) -> None:
@@ -167,7 +187,7 @@ def test_importing_everything_sets_no_seed_no_logger_and_prints_nothing() -> Non
 @pytest.mark.parametrize("path", sources(), ids=name_of)
 def test_files_and_functions_are_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= MAX_FILE_LINES, f"{name_of(path)} has {len(lines)} lines"
+    assert len(lines) <= (MAX_MATH_LINES if name_of(path) in MATH else MAX_FILE_LINES), len(lines)
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
             length = node.end_lineno - node.lineno + 1

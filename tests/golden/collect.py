@@ -60,7 +60,7 @@ MINIMAL = {
     "inject": {"model": "m", "harmful": "h", "harmless": "n"},
     "evaluate": {"model": "m"},
 }
-# Commands that go wrong, and beside them some that are fine. FILE is a text that is nothing else, NONE is not there, T the testbed.
+# Commands that go wrong, and some that are fine. FILE is a text that is nothing else, NONE is not there, T the testbed.
 MISTAKES = (
     "train",
     "train --model NONE --data FILE --out OUT",

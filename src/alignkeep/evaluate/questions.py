@@ -40,6 +40,7 @@ class Question:
 class Preparation:
     """Everything an evaluation knows before it touches a model. `task` prompts have kind task."""
 
+    config: EvaluateConfig
     suite: Suite
     prompts: tuple[Prompt, ...]
     attacks: tuple[Attack, ...]
@@ -73,6 +74,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
     attacks = select_attacks(config.attacks, offered_attacks(suite.attacks))
     prompts = limit_prompts((*suite.prompts, *_task(config.task)), config.limit, config.seed)
     return Preparation(
+        config=config,
         suite=suite,
         prompts=prompts,
         attacks=tuple(attacks),
