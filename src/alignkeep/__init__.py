@@ -7,6 +7,21 @@ that are one verb are callable: `alignkeep.evaluate(...)` runs the stage.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what an editor is told of the calls
+    from alignkeep.align.stage import align as align
+    from alignkeep.curate.stage import curate as curate
+    from alignkeep.demonstration import demo as demo
+    from alignkeep.evaluate.stage import evaluate as evaluate
+    from alignkeep.inject.stage import inject as inject
+    from alignkeep.lifecycle import run as run
+    from alignkeep.lifecycle import verify as verify
+    from alignkeep.merge.stage import merge as merge
+    from alignkeep.recipe import Recipe as Recipe
+    from alignkeep.report.stage import report as report
+    from alignkeep.testbed.stage import testbed as testbed
+    from alignkeep.train.stage import train as train
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,7 @@ for what is implemented; a new method adds its works to `works.jsonl` and one `M
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alignkeep.works import Work, works
@@ -200,51 +200,9 @@ _METHODS = {
 }
 
 
-_MERGES = {
-    **{name: (name,) for name in ("slerp", "task_arithmetic", "ties", "dare", "della", "breadcrumbs", "model_stock")},
-    "nuslerp": ("slerp",),
-    "dare_ties": ("dare", "ties"),
-    "della_linear": ("della",),
-    "breadcrumbs_ties": ("breadcrumbs", "ties"),
-    "fisher": ("fisher",),
-    "alignment_subspace": ("alignment_subspace",),
-}
-
-
-def methods_of(stage: str, config: Mapping[str, object], metrics: Iterable[str] = ()) -> tuple[str, ...]:
-    """Names of the methods that a stage with this config uses; `metrics` are the names an evaluation measured.
-
-    An unknown stage or method uses none: there is no entry for what is not implemented.
-    """
-    match stage:
-        case "curate":
-            method = str(config.get("method", "sot"))
-            return (method,) if method in _METHODS else ()
-        case "train":
-            method = config.get("method", "lora")
-            return {"lora": ("sft", "lora"), "alignguard": ("sft", "lora", "alignguard")}.get(str(method), ("sft",))
-        case "align":
-            adapted = ("lora",) if config.get("lora", True) is not None else ()
-            return (str(config.get("method", "grao")), *adapted)
-        case "merge":
-            return ("merge", *_MERGES.get(str(config.get("method", "linear")), ()))
-        case "inject":
-            edit = config.get("edit")
-            right = edit.get("right", "targeted") if isinstance(edit, Mapping) else "targeted"
-            return ("rosi", "targeted") if right == "targeted" else ("rosi",)
-        case "evaluate":
-            measured = tuple(metrics)
-            attacks = [name.partition(".")[2] for name in measured if name.startswith("attack_success.")]
-            return (
-                *(["driftcheck"] if config.get("suite", "driftcheck") == "driftcheck" or config.get("base") else []),
-                *(["over_refusal"] if "over_refusal" in measured else []),
-                *(name for name in attacks if name in _METHODS),
-                "wilson",
-                *(["mcnemar"] if config.get("base") else []),
-                *(["bootstrap"] if config.get("base") and len(attacks) > 1 else []),
-            )
-        case _:
-            return ()
+def known(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that have an entry: there is none for what is not implemented."""
+    return tuple(name for name in names if name in _METHODS)
 
 
 def cite(names: Iterable[str]) -> tuple[Method, ...]:

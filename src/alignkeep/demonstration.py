@@ -12,18 +12,25 @@ from typing import TypedDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignkeep.align.config import AlignConfig, HeldOutSettings, RewardSettings, SamplingSettings
+from alignkeep.align.stage import align
 from alignkeep.checkpoint.files import write_text
 from alignkeep.checkpoint.folders import claim_folder
 from alignkeep.checkpoint.records import identity_of
 from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.stage import curate
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.stage import evaluate
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
-from alignkeep.lifecycle import report_on
+from alignkeep.inject.stage import inject
+from alignkeep.lifecycle import explain, report_on
 from alignkeep.merge.config import MergeConfig, SweepConfig
+from alignkeep.merge.stage import merge
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.progress import Progress
 from alignkeep.report.config import ReportConfig
+from alignkeep.testbed.stage import testbed
 from alignkeep.train.config import AlignGuardSettings, TrainConfig
+from alignkeep.train.stage import train
 from alignkeep.types import Scorecard
 
 TUNES = {"poisoned": "poisoned", "harmless": "benign_drift"}  # and the testbed's data for it
@@ -70,24 +77,21 @@ def demo(
 
     Needs no network and no accelerator. Resumes as `run` does.
     """
-    from alignkeep.evaluate import stage as evaluation
-    from alignkeep.testbed import stage as shipped
-
     began = time.monotonic()
     config = config or DemoConfig()
     identity = identity_of("demo", config.model_dump(), {})
     out = claim_folder(Path(out), stage="demo", identity=identity, overwrite=overwrite)
     how = _How(overwrite=True, resume=resume, progress=progress)
-    world = shipped.testbed(out=out / "testbed", overwrite=True, resume=resume)
+    world = testbed(out=out / "testbed", overwrite=True, resume=resume)
     base = str(world.models["aligned"])
     asked = _evaluation(config, base, str(world.data["task_test"]))
-    cards = {"base": evaluation.evaluate(asked, out=out / "base", **how)}
+    cards = {"base": evaluate(asked, out=out / "base", **how)}
     folders = [out / "base"]
     for name in TUNES:
         for model in _models(config, base, name, world.data, out, how):
             compared = asked.model_copy(update={"model": str(model), "base": base, "base_answers": str(out / "base")})
             folder = model.with_name("evaluate")
-            cards[model.parent.name] = evaluation.evaluate(compared, out=folder, **how)
+            cards[model.parent.name] = evaluate(compared, out=folder, **how)
             folders += [model, folder]
     folders.insert(1, out / f"poisoned{CURATED}" / "curate")
     page = report_on(out, ReportConfig(title="alignkeep demo"), "demo", identity, folders, began)
@@ -103,35 +107,28 @@ class _How(TypedDict):
 def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], out: Path, how: _How) -> Iterator[Path]:
     """The plain tune and its merge with the base; of poisoned data the tune on what is kept, the injected and the
     aligned tune, of harmless data, where there is nothing to leave out, the guarded one."""
-    from alignkeep.align import stage as aligning
-    from alignkeep.curate import stage as curating
-    from alignkeep.inject import stage as injecting
-    from alignkeep.merge import stage as merging
-    from alignkeep.report.curations import write_explanation
-    from alignkeep.train import stage as training
-
     tuned, kind = out / name / "train", TUNES[name]
-    training.train(_tune(config, base, data[kind]), out=tuned, **how)
+    train(_tune(config, base, data[kind]), out=tuned, **how)
     yield tuned
     merged = out / f"{name}{MERGED}" / "merge"
-    merging.merge(_merge(config, base, tuned, kind, data), out=merged, **how)
+    merge(_merge(config, base, tuned, kind, data), out=merged, **how)
     yield merged
     if name == "poisoned":
         kept = out / f"{name}{CURATED}"
-        curating.curate(_curation(config, base, data), out=kept / "curate", **how)
-        write_explanation(kept / "curate")
-        training.train(_tune(config, base, data[kind], weights=kept / "curate"), out=kept / "train", **how)
+        curate(_curation(config, base, data), out=kept / "curate", **how)
+        explain(kept / "curate")
+        train(_tune(config, base, data[kind], weights=kept / "curate"), out=kept / "train", **how)
         yield kept / "train"
         injected = out / f"{name}{INJECTED}" / "inject"
-        injecting.inject(_inject(config, base, tuned, kind, data), out=injected, **how)
+        inject(_inject(config, base, tuned, kind, data), out=injected, **how)
         yield injected
         better = out / f"{name}{ALIGNED}"
-        merging.merge(_whole(config, base, tuned), out=better / "whole", **how)
-        aligning.align(_align(config, better, data), out=better / "align", **how)
+        merge(_whole(config, base, tuned), out=better / "whole", **how)
+        align(_align(config, better, data), out=better / "align", **how)
         yield better / "align"
     else:  # where the data asks for harmful answers AlignGuard keeps nothing
         guarded = out / f"{name}{GUARDED}" / "train"
-        training.train(_tune(config, base, data[kind], alignment=data["alignment"]), out=guarded, **how)
+        train(_tune(config, base, data[kind], alignment=data["alignment"]), out=guarded, **how)
         yield guarded
 
 

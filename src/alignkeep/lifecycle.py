@@ -1,5 +1,4 @@
-"""A whole tune as one readable function: curate -> train -> align -> merge -> inject -> evaluate -> report. The stages
-work; this is their order.
+"""A whole tune as one loop over its stages: feed each with what those before made, plan them all, then do them.
 
 Every stage has its own folder below `out` and knows by the fingerprints of its inputs whether it is finished, so that
 the same command after a kill continues, and after a change redoes the changed stage and what follows from it.
@@ -9,36 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from alignkeep import citations
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
-from alignkeep.composition import (
-    alignment_of,
-    base_of,
-    curation_of,
-    evaluation_of,
-    injection_of,
-    makes_a_model,
-    merge_of,
-    tune_of,
-    tunes,
-)
+from alignkeep.errors import CheckpointError
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
 from alignkeep.report.config import ReportConfig
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Made, Stage
+from alignkeep.stages import methods_of as methods_of_stage
+from alignkeep.stages import stage_named
 from alignkeep.types import Scorecard
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a recipe's results lie; a stage that the recipe does not have is None."""
+    """Where a recipe's results lie; what the recipe's stages do not make is None."""
 
     folder: Path
     model: Path | None
@@ -55,121 +48,45 @@ def run(
 ) -> RunResult:
     """Do what the recipe says, each stage in `out/STAGE`, the page in `out/report.html`.
 
-    A finished stage whose settings and inputs are the same is not done again (unless `resume=False`). Raises the
-    stages' errors, and RecipeError where `out` belongs to another recipe and `overwrite` is not given.
+    A mistake in any stage is found before the first is begun. A finished stage whose settings and inputs are the same
+    is not done again (unless `resume=False`). Raises the stages' errors, and RecipeError where `out` belongs to another
+    recipe and `overwrite` is not given.
     """
     began = time.monotonic()
     identity = identity_of("run", {"name": recipe.name}, {})
     out = claim_folder(Path(out), stage="run", identity=identity, overwrite=overwrite)
     try:
-        return _stages(recipe, out, identity, resume, progress, began)
+        return _done(recipe, out, identity, resume, progress, began)
     finally:
         release_folder(out)
 
 
-def _stages(
-    recipe: Recipe, out: Path, identity: str, resume: bool, progress: Progress | None, began: float
-) -> RunResult:
+def _done(recipe: Recipe, out: Path, identity: str, resume: bool, progress: Progress | None, began: float) -> RunResult:
     recipe = recipe.with_references(lambda reference: _local(reference, out / "testbed"))
-    model, card, folders = None, None, []
-    if recipe.curate is not None:
-        folders.append(_curate(recipe, out / "curate", resume, progress))
-    if recipe.train is not None:
-        from alignkeep.train import stage as training
-
-        _check_later_stages(recipe)
-        model = out / "train"
-        training.train(tune_of(recipe, out / "curate"), out=model, overwrite=True, resume=resume, progress=progress)
-        folders.append(model)
-    if recipe.align is not None:
-        from alignkeep.align import stage as aligning
-
-        _check_later_stages(recipe)
-        config = alignment_of(recipe, model)
-        model = out / "align"
-        aligning.align(config, out=model, overwrite=True, resume=resume, progress=progress)
-        folders.append(model)
-    if not leads():  # of the processes that trained together, one goes on
-        return RunResult(out, model, None, None)
-    if recipe.merge is not None:
-        from alignkeep.merge import stage as merging
-
-        config = merge_of(recipe, model)
-        model = out / "merge"
-        merging.merge(config, out=model, overwrite=True, resume=resume, progress=progress)
-        folders.append(model)
-    if recipe.inject is not None:
-        from alignkeep.inject import stage as injecting
-
-        config = injection_of(recipe, model)
-        model = out / "inject"
-        injecting.inject(config, out=model, overwrite=True, resume=resume, progress=progress)
-        folders.append(model)
-    if recipe.evaluate is not None:
-        from alignkeep.evaluate import stage as evaluation
-
-        card = evaluation.evaluate(
-            evaluation_of(recipe, model), out=out / "evaluate", overwrite=True, resume=resume, progress=progress
-        )
-        folders.append(out / "evaluate")
+    for step in _foreseen(recipe):
+        step.stage.foresee(step.config, step.made)
+    made, model, card, folders = _given(recipe), None, None, []
+    for stage, config in recipe.steps:
+        if not (leads() or stage.together):  # of the processes that trained together, one goes on
+            break
+        folder = out / stage.name
+        result = perform(stage, stage.feed(config, made), out=folder, overwrite=True, resume=resume, progress=progress)
+        made = stage.hand_on(config, made, folder)
+        model = folder if stage.makes_model else model
+        card = result if isinstance(result, Scorecard) else card
+        folders.append(folder)
+        explain(folder)
     page = None if card is None else report_on(out, recipe.report or ReportConfig(), "run", identity, folders, began)
     return RunResult(out, model, card, page)
-
-
-def _curate(recipe: Recipe, out: Path, resume: bool, progress: Progress | None) -> Path:
-    """The weights of the examples, and the page that says why. A mistake in what comes after is found before."""
-    from alignkeep.curate import stage as curating
-    from alignkeep.report.curations import write_explanation
-
-    if recipe.train is not None:
-        from alignkeep.train import stage as training
-
-        training.plan(recipe.train)
-    _check_later_stages(recipe)
-    result = curating.curate(curation_of(recipe), out=out, overwrite=True, resume=resume, progress=progress)
-    if leads():
-        write_explanation(result.folder)
-    return result.folder
-
-
-def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, object]:
-    """Prove a merged or injected folder: every byte is what its manifest says, and its inputs, where they are still
-    there, give the same again. Raises DataError where there is no manifest, CheckpointError naming the first thing that
-    is not so.
-    """
-    from alignkeep.checkpoint.manifest import Manifest, check_manifest
-
-    manifest = Manifest.read(folder)
-    check_manifest(folder, manifest)
-    if manifest.operation == "inject":
-        from alignkeep.inject import stage
-    else:
-        from alignkeep.merge import stage
-    again = stage.verify(folder, manifest)
-    return {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **again}
 
 
 def plan(recipe: Recipe) -> dict[str, object]:
     """What `run` would do, and what it would take where the inputs are there to be looked at. Touches nothing."""
     stages: dict[str, object] = {}
-    if recipe.curate is not None:
-        from alignkeep.curate import stage as curating
-
-        curation = curation_of(recipe)
-        stages["curate"] = _settings(recipe.curate) if _uses_testbed(curation) else curating.plan(curation)
-    if recipe.train is not None:
-        from alignkeep.train import stage as training
-
-        stages["train"] = _settings(recipe.train) if _uses_testbed(recipe.train) else training.plan(recipe.train)
-    if recipe.align is not None:
-        stages["align"] = _settings(recipe.align) if _uses_testbed(recipe.align) else _check_alignment(recipe)
-    if recipe.merge is not None:
-        stages["merge"] = _settings(recipe.merge) if _uses_testbed(recipe.merge) else _check_merge(recipe)
-    if recipe.inject is not None:
-        stages["inject"] = _settings(recipe.inject) if _uses_testbed(recipe.inject) else _check_injection(recipe)
-    if recipe.evaluate is not None:
-        in_testbed = _uses_testbed(recipe.evaluate)
-        stages["evaluate"] = _settings(recipe.evaluate) if in_testbed else _check_evaluation(recipe)
+    for stage, config, made in _foreseen(recipe):
+        in_testbed = _uses_testbed(config) or _uses_testbed(stage.feed(config, made))
+        stages[stage.name] = _settings(config) if in_testbed else stage.foresee(config, made).as_json()
+    if any(stage.measures for stage, _ in recipe.steps):
         stages["report"] = _settings(recipe.report or ReportConfig())
     return {"name": recipe.name, "model": recipe.model, "seed": recipe.seed, "stages": stages}
 
@@ -177,75 +94,63 @@ def plan(recipe: Recipe) -> dict[str, object]:
 def methods_of(recipe: Recipe) -> tuple[str, ...]:
     """Names of the methods that the recipe's stages use, as `citations` knows them."""
     names: list[str] = []
-    if recipe.curate is not None:
-        names += citations.methods_of("curate", recipe.curate.model_dump())
-    if recipe.train is not None:
-        names += citations.methods_of("train", recipe.train.model_dump())
-    if recipe.align is not None:
-        names += citations.methods_of("align", recipe.align.model_dump())
-    if recipe.merge is not None:
-        names += citations.methods_of("merge", recipe.merge.model_dump())
-    if recipe.inject is not None:
-        names += citations.methods_of("inject", recipe.inject.model_dump())
-    if recipe.evaluate is not None:
-        from alignkeep.evaluate.attacks import select_attacks
-
-        config = recipe.evaluate.model_dump()
-        if makes_a_model(recipe):
-            config["base"] = recipe.model
-        attacks = [f"attack_success.{attack.name}" for attack in select_attacks(recipe.evaluate.attacks)]
-        names += citations.methods_of("evaluate", config, ["over_refusal", *attacks])
+    for stage, config, made in _foreseen(recipe):
+        # Which revision it is makes no other method, and is not looked for.
+        fed = stage.feed(config, replace(made, revision=None))
+        names += methods_of_stage(stage.name, fed.model_dump())
     return tuple(dict.fromkeys(names))
 
 
-def _check_later_stages(recipe: Recipe) -> None:
-    """A mistake in what comes after the tune is found before the tune is spent."""
-    if recipe.align is not None:
-        _check_alignment(recipe)
-    if recipe.merge is not None:
-        _check_merge(recipe)
-    if recipe.inject is not None:
-        _check_injection(recipe)
-    if recipe.evaluate is not None:
-        _check_evaluation(recipe)
+class _Step(NamedTuple):
+    stage: Stage[Any, Any, Any]
+    config: BaseModel
+    made: Made
 
 
-def _check_alignment(recipe: Recipe) -> dict[str, object]:
-    """The alignment's plan. Where the tune is yet to be made, the base stands in for it."""
-    from alignkeep.align import stage as aligning
-
-    return aligning.plan(alignment_of(recipe, None))
-
-
-def _check_merge(recipe: Recipe) -> dict[str, object]:
-    """The merge's plan. Where the tune is yet to be made, the base stands in for it."""
-    from alignkeep.merge import stage as merging
-
-    if not tunes(recipe):
-        return merging.plan(merge_of(recipe, None))
-    assert recipe.merge is not None
-    form = recipe.merge.form
-    plan = merging.plan(merge_of(recipe, Path(base_of(recipe))).model_copy(update={"form": "model"}))
-    return {**plan, "tuned": ["what the stage before it makes"], "form": form}
+def _given(recipe: Recipe) -> Made:
+    """What a recipe has in hand before its first stage."""
+    of = [stage.revision_of(config) for stage, config in recipe.steps if stage.makes_model]
+    made = Made(recipe.model, of[0] if of else None)
+    for stage, config in recipe.steps:
+        made = stage.announce(config, made)
+    return made
 
 
-def _check_injection(recipe: Recipe) -> dict[str, object]:
-    """The injection's plan. Where the model is yet to be made, the base stands in for it."""
-    from alignkeep.inject import stage as injecting
+def _foreseen(recipe: Recipe) -> Iterator[_Step]:
+    """The stages with what each will have in hand, before any of it is made."""
+    made = _given(recipe)
+    for stage, config in recipe.steps:
+        yield _Step(stage, config, made)
+        made = stage.hand_on(config, made, None)
 
-    if not tunes(recipe) and recipe.merge is None:
-        return injecting.plan(injection_of(recipe, None))
-    return injecting.plan(injection_of(recipe, Path(base_of(recipe))))
+
+def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, object]:
+    """Prove a folder that has a manifest: every byte is what the manifest says, and the inputs, where they are still
+    there, give the same again. Raises DataError where there is no manifest, CheckpointError naming the first thing that
+    is not so.
+    """
+    from alignkeep.checkpoint.manifest import MANIFEST_NAME, Manifest, check_manifest
+
+    manifest = Manifest.read(folder)
+    check_manifest(folder, manifest)
+    stage = stage_named(manifest.operation)
+    proof = None if stage is None else stage.verify(folder, manifest)
+    if proof is None:
+        raise CheckpointError(
+            f"{folder / MANIFEST_NAME}: operation",
+            seen=manifest.operation,
+            expected="a stage that can make its output again",
+            remedy="verify it with the version that made it",
+        )
+    return {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **proof}
 
 
-def _check_evaluation(recipe: Recipe) -> dict[str, object]:
-    """The evaluation's plan. Where the model is yet to be made, the base stands in for it."""
-    from alignkeep.evaluate import stage as evaluation
+def explain(folder: Path) -> None:
+    """The page of its own that a finished folder is worth, beside its files, where there is one."""
+    from alignkeep.report.curations import has_explanation, write_explanation
 
-    assert recipe.evaluate is not None
-    if not makes_a_model(recipe):
-        return evaluation.plan(recipe.evaluate)
-    return evaluation.plan(evaluation_of(recipe, Path(base_of(recipe))))
+    if leads() and has_explanation(folder):
+        write_explanation(folder)
 
 
 def report_on(

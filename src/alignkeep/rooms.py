@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 
 class Room(ModuleType):
@@ -12,9 +15,17 @@ class Room(ModuleType):
 
     public: dict[str, str]
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        verb = self.__name__.rpartition(".")[2]
-        return getattr(import_module(f"{self.__name__}.stage"), verb)(*args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._verb(*args, **kwargs)
+
+    @property
+    def _verb(self) -> Callable[..., Any]:
+        return getattr(import_module(f"{self.__name__}.stage"), self.__name__.rpartition(".")[2])
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the stage, for an editor or a notebook that asks a living object."""
+        return inspect.signature(self._verb)
 
     def __getattr__(self, name: str) -> object:
         public: dict[str, str] = self.__dict__.get("public", {})

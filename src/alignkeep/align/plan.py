@@ -17,7 +17,7 @@ _SAVED_PER_TOKEN = 48  # numbers that a decoder layer keeps for backward, in hid
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
 
-def plan(config: AlignConfig) -> dict[str, Any]:
+def plan_alignment(config: AlignConfig) -> dict[str, Any]:
     """Steps and samples are exact, tokens an upper bound; memory per process and disk are estimates. Raises what
     `align` raises first. How long it takes depends on the reward and on the length of the answers: `seconds` is None.
     """

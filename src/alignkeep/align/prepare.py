@@ -35,6 +35,7 @@ class Prepared:
     """A checked alignment. `skeleton` is the model without numbers; of the references `cut` are longer than an answer
     may get; `new_tokens` is what is used."""
 
+    config: AlignConfig
     base: Path
     arguments: GRPOConfig
     adapter: LoraConfig | None
@@ -92,6 +93,7 @@ def prepare(config: AlignConfig) -> Prepared:
     arguments.max_completion_length = new_tokens
     base_dtype, dtype = dtype_of(base), training_dtype(config.load, has_adapter=config.lora is not None)
     return Prepared(
+        config=config,
         base=base,
         arguments=arguments,
         adapter=None if config.lora is None else lora_config(config.lora, skeleton, "align"),

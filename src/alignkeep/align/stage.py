@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import shutil
-import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from alignkeep.align.aligning import JUDGEMENTS, Aligned, align_model
 from alignkeep.align.config import AlignConfig
-from alignkeep.align.plan import plan
-from alignkeep.align.prepare import Prepared, base_of, prepare
-from alignkeep.align.reward import fingerprint_reward
 from alignkeep.checkpoint.files import append_jsonl, read_jsonl
-from alignkeep.checkpoint.folders import OutputFolder, leads
-from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.checkpoint.records import Record
 from alignkeep.data import fingerprint_data
-from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError
-from alignkeep.judging.statistics import paired_bootstrap, wilson
-from alignkeep.models.loading import fingerprint_model
-from alignkeep.progress import Progress, Silent
-from alignkeep.trainers.base import check_unwritten
-from alignkeep.trainers.failures import done_in
-from alignkeep.trainers.log import write_log
-from alignkeep.trainers.processes import by_first
-from alignkeep.trainers.saving import place_adapter, place_model
-from alignkeep.trainers.watch import last_checkpoint
+from alignkeep.errors import AlignkeepError, MachineError, NoEffectError
+from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.progress import Progress
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 from alignkeep.types import Estimate
 
-__all__ = ["AlignResult", "align", "plan"]
+if TYPE_CHECKING:
+    from alignkeep.align.aligning import Aligned
+    from alignkeep.align.prepare import Prepared
+
+__all__ = ["ALIGN", "AlignResult", "align", "plan"]
 
 _LOG, _HELD_OUT = "training_log.jsonl", "held_out.jsonl"
 
@@ -79,32 +71,97 @@ def align(
     ShapeError before any work is spent, NoEffectError where nothing changed, MachineError (state kept) where memory,
     disk or the judge failed.
     """
-    started, out = time.monotonic(), Path(out)
-    inputs = _fingerprints(config)
-    identity = identity_of("align", config.model_dump(mode="json"), inputs)
-    finished = _finished(out, identity) if resume else None
-    if finished is not None:
-        return finished
-    prepared = prepare(config)
-    folder = OutputFolder.open(
-        out, stage="align", identity=identity, overwrite=overwrite, resume=resume, inputs=_local_inputs(config)
-    )
+    return perform(ALIGN, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
 
-    def work() -> None:
-        aligned = align_model(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
-        made = folder.work / "trainer" / "made"
+
+def plan(config: AlignConfig) -> dict[str, Any]:
+    """What `align(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
+    return ALIGN.plan(config).as_json()
+
+
+class AlignStage(Stage[AlignConfig, "Prepared", AlignResult]):
+    name = "align"
+    config = AlignConfig
+    references = (("data",), ("held_out", "data"))
+    makes_model = True
+    together = True
+    less_memory = "double accumulate; if it is sampling that does not fit, lower batch_size (prompts of a step)"
+
+    def misfit(self, config: AlignConfig, made: Made) -> Misfit | None:
+        """What comes out of an alignment behind a tune is of one piece: it can be merged with the recipe's model."""
+        if not made.has_model:
+            return None if not made.is_weighted else Misfit(
+                ("curate",), "weights of examples, for which an alignment has no use",
+                "a train stage that learns the kept ones", "add train, or drop curate",
+            )  # fmt: skip
+        if made.form == "adapter":
+            setting, value = made.formed_by
+            return Misfit(
+                setting, f"{value}, an adapter, before an alignment", "a whole model to align",
+                f"set {'.'.join(setting)}: full, or align in place of the tune",
+            )  # fmt: skip
+        return None if config.lora is None else Misfit(
+            ("align", "lora"), "an adapter over a model that a tune made", "an alignment of the whole model",
+            "set align.lora: null",
+        )  # fmt: skip
+
+    def revision_of(self, config: AlignConfig) -> str | None:
+        return config.load.revision
+
+    def feed(self, config: AlignConfig, made: Made) -> AlignConfig:
+        """Of the recipe's own tune where it has one; its plan is that of the base."""
+        if made.folder is None:
+            return config
+        load = config.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
+        return config.model_copy(update={"model": made.folder, "load": load})
+
+    def hand_on(self, config: AlignConfig, made: Made, folder: Path | None) -> Made:
+        form = "model" if config.lora is None else "adapter"
+        return made.with_model(folder, form=form, formed_by=(("align", "lora"), "lora"))
+
+    def prepare(self, config: AlignConfig) -> Prepared:
+        from alignkeep.align.prepare import prepare
+
+        return prepare(config)
+
+    def inputs(self, task: Task[AlignConfig, Prepared]) -> Inputs:
+        config = task.config
+        return Inputs(_fingerprints(config), _local_inputs(config), config.model_dump(mode="json"), seed=config.seed)
+
+    def plan(self, config: AlignConfig) -> Plan:
+        from alignkeep.align.plan import plan_alignment
+
+        return Plan(plan_alignment(config))
+
+    def work(self, prepared: Prepared, job: Job) -> dict[str, object]:
+        from alignkeep.align.aligning import align_model
+        from alignkeep.trainers.processes import by_first
+
+        aligned = align_model(prepared.config, prepared, job.folder, job.progress)
+        made = job.folder / "trainer" / "made"
         aligned.trainer.save_model(str(made))
-        by_first(lambda: _write(config, prepared, aligned, made, folder, inputs, started))
+        return by_first(lambda: _write(prepared, aligned, made, job))
 
-    def is_worth_keeping(error: AlignkeepError) -> bool:
+    def result(self, folder: Path) -> AlignResult:
+        found: dict[str, Any] = dict(Record.read(folder).result)
+        for name in ("ras", "ras_or_tie", "ras_before", "nag"):
+            found[name] = None if found[name] is None else Estimate(**found[name])
+        several = {name: tuple(found[name]) for name in ("unchanged", "notes")}
+        return AlignResult(folder=folder, **{**found, **several})
+
+    def is_worth_keeping(self, error: AlignkeepError, folder: Path) -> bool:
         """Nothing that was paid for is thrown away; what changed nothing, or never began, is not worth continuing."""
-        begun = last_checkpoint(folder.work / "trainer") is not None
+        from alignkeep.trainers.watch import last_checkpoint
+
+        begun = last_checkpoint(folder / "trainer") is not None
         return isinstance(error, MachineError) or (begun and not isinstance(error, NoEffectError))
 
-    return done_in(
-        folder, "align", work, lambda: _finished(folder.out, identity), is_worth_keeping,
-        less_memory="double accumulate; if it is sampling that does not fit, lower batch_size (prompts of a step)",
-    )  # fmt: skip
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+        adapted = ("lora",) if settings.get("lora", True) is not None else ()
+        return (str(settings.get("method", "grao")), *adapted)
+
+
+ALIGN = AlignStage()
 
 
 def _local_inputs(config: AlignConfig) -> list[Path]:
@@ -116,6 +173,9 @@ def _local_inputs(config: AlignConfig) -> list[Path]:
 
 
 def _fingerprints(config: AlignConfig) -> dict[str, str]:
+    from alignkeep.align.prepare import base_of
+    from alignkeep.align.reward import fingerprint_reward
+
     base_of(config)
     inputs = {
         "model": fingerprint_model(config.model, config.load.revision),
@@ -127,30 +187,12 @@ def _fingerprints(config: AlignConfig) -> dict[str, str]:
     return inputs
 
 
-def _finished(out: Path, identity: str) -> AlignResult | None:
-    """The result that `out` already holds of this very run."""
-    try:
-        record = Record.read(out)
-    except DataError:
-        return None
-    if record.stage != "align" or record.identity != identity:
-        return None
-    found: dict[str, Any] = dict(record.result)
-    for name in ("ras", "ras_or_tie", "ras_before", "nag"):
-        found[name] = None if found[name] is None else Estimate(**found[name])
-    return AlignResult(folder=out, **{**found, "unchanged": tuple(found["unchanged"]), "notes": tuple(found["notes"])})
+def _write(prepared: Prepared, aligned: Aligned, made: Path, job: Job) -> dict[str, object]:
+    from alignkeep.trainers.base import check_unwritten
+    from alignkeep.trainers.log import write_log
+    from alignkeep.trainers.saving import place_adapter, place_model
 
-
-def _write(
-    config: AlignConfig,
-    prepared: Prepared,
-    aligned: Aligned,
-    made: Path,
-    folder: OutputFolder,
-    inputs: dict[str, str],
-    started: float,
-) -> None:
-    trainer, work = aligned.trainer, folder.work
+    config, trainer, work = prepared.config, aligned.trainer, job.folder
     _refuse_equal_rewards(trainer.state.log_history, config)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora is None:
@@ -159,7 +201,7 @@ def _write(
         unchanged = place_adapter(
             made, work, prepared.base, model, reference=config.model, revision=config.load.revision
         )
-    check_unwritten(config.model, config.load.revision, inputs["model"])
+    check_unwritten(config.model, config.load.revision, job.fingerprints["model"])
     history = trainer.state.log_history
     write_log(history, work / _LOG, {"held_out/ras"})
     if aligned.held_out is not None:
@@ -167,7 +209,7 @@ def _write(
     shutil.rmtree(work / "trainer")
     _gather_judgements(work)
     steps = trainer.state.global_step
-    result = {
+    return {
         "steps": steps,
         "prompts": len(prepared.data),
         "samples": steps * config.batch_size * config.sampling.group,
@@ -178,21 +220,12 @@ def _write(
         "unchanged": unchanged,
         "notes": [*prepared.notes, *_fallen(aligned, config)],
     }
-    folder.finish(
-        Record(
-            stage="align",
-            identity=folder.identity,
-            config=config.model_dump(mode="json"),
-            inputs=inputs,
-            seed=config.seed,
-            seconds=time.monotonic() - started,
-            result=result,
-        )
-    )
 
 
 def _gather_judgements(work: Path) -> None:
     """What was said to the other processes, behind what was said to the first."""
+    from alignkeep.align.aligning import JUDGEMENTS
+
     for more in sorted(work.glob(f"{JUDGEMENTS}.*")):
         append_jsonl(work / JUDGEMENTS, read_jsonl(more))
         more.unlink()
@@ -215,6 +248,10 @@ def _measured(aligned: Aligned, seed: int) -> dict[str, Any]:
     """RAS and NAG with their intervals."""
     if aligned.held_out is None:
         return {"ras": None, "ras_or_tie": None, "ras_before": None, "nag": None, "held_out_cut": None}
+    import numpy as np
+
+    from alignkeep.judging.statistics import paired_bootstrap, wilson
+
     before, (better, equal, scored) = aligned.held_out.looks[0].wins, aligned.held_out.looks[-1].wins
     gains = aligned.held_out.gains()
     nag = paired_bootstrap(gains, np.zeros_like(gains), seed=seed)

@@ -29,11 +29,11 @@ def judge(
 ) -> None:
     """Score stored answers again."""
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.configs import JudgeSettings
         from alignkeep.cli.settle import facts_of, settle
+        from alignkeep.evaluate.config import JudgeConfig
 
         flags = {"answers": answers, "judge": judge, "seed": seed}
-        settings = settle(JudgeSettings, config, assignments, flags)
+        settings = settle(JudgeConfig, config, assignments, flags)
         from alignkeep.evaluate import stage
 
         if dry_run:

@@ -19,11 +19,10 @@ def testbed(
 ) -> None:
     """Write the tiny aligned models and their data."""
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.configs import TestbedSettings
         from alignkeep.cli.settle import facts_of, settle
-
-        settings = settle(TestbedSettings, config, assignments, {"seed": seed})
         from alignkeep.testbed import stage
+
+        settings = settle(stage.TestbedConfig, config, assignments, {"seed": seed})
 
         if dry_run:
             session.show({"testbed": str(out), "writes": ["models", "data"], "seed": settings.seed})

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from alignkeep.rooms import open_room
+
+if TYPE_CHECKING:
+    from alignkeep.curate.config import CurateConfig as CurateConfig
+    from alignkeep.curate.config import EmbedSettings as EmbedSettings
+    from alignkeep.curate.config import SotSettings as SotSettings
+    from alignkeep.curate.stage import CurateResult as CurateResult
 
 open_room(
     __name__,

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
-from alignkeep.checkpoint.folders import OutputFolder, leads
-from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.curate.config import CurateConfig
-from alignkeep.curate.prepare import Prepared, fingerprints, local_inputs, plan_curation, prepare
-from alignkeep.curate.vectors import SETS
-from alignkeep.errors import AlignkeepError, MachineError, NoEffectError
-from alignkeep.models.processes import Processes
-from alignkeep.progress import Progress, Silent
+from alignkeep.errors import NoEffectError
+from alignkeep.progress import Progress
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
 
 if TYPE_CHECKING:
+    from alignkeep.curate.prepare import Prepared
     from alignkeep.curate.scoring import Choice
 
-__all__ = ["CurateResult", "curate", "plan"]
+__all__ = ["CURATE", "CurateResult", "curate", "plan"]
 
 WEIGHTS_NAME, SUMMARY_NAME, VECTORS_NAME = "weights.parquet", "summary.json", "embeddings.safetensors"
 _STORE = "embeddings"  # until the stage is done
@@ -43,11 +40,6 @@ class CurateResult:
         return {"folder": self.folder, **summary}
 
 
-def plan(config: CurateConfig) -> dict[str, object]:
-    """What `curate(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
-    return plan_curation(prepare(config))
-
-
 def curate(
     config: CurateConfig, *, out: Path, overwrite: bool = False, resume: bool = True, progress: Progress | None = None
 ) -> CurateResult:
@@ -59,55 +51,93 @@ def curate(
     CheckpointError, ShapeError or DataError before a model is loaded, NoEffectError where nothing tells the examples
     apart, MachineError (state kept) where memory or disk ran out.
     """
-    started = time.monotonic()
-    prepared = prepare(config)
-    inputs = fingerprints(config)
-    settings = config.model_dump(mode="json")
-    about = {name: value for name, value in settings.items() if name != "evaluation"}  # it is only checked against
-    if not config.loads_model:
-        about["model"] = None
-    processes = Processes.here(cpu=config.load.device == "cpu")
-    folder = OutputFolder.open(
-        Path(out),
-        stage="curate",
-        identity=identity_of("curate", about, inputs),
-        overwrite=overwrite,
-        resume=resume,
-        inputs=local_inputs(config),
-    )
-    with closing(folder):
-        if not folder.finished:
-            result = _made(prepared, folder.work, processes, (progress or Silent()) if leads() else Silent())
-            seconds = time.monotonic() - started
-            folder.finish(Record("curate", folder.identity, settings, inputs, config.seed, seconds, result))
-        processes.wait()
-    summary = json.loads((folder.out / SUMMARY_NAME).read_text(encoding="utf-8"))
-    return CurateResult(folder.out, summary["n"], summary["kept"], summary)
+    return perform(CURATE, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
 
 
-def _made(prepared: Prepared, work: Path, processes: Processes, progress: Progress) -> dict[str, object]:
+def plan(config: CurateConfig) -> dict[str, object]:
+    """What `curate(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
+    return CURATE.plan(config).as_json()
+
+
+class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
+    name = "curate"
+    config = CurateConfig
+    references = (("data",), ("safe",), ("harmful",), ("embeddings",), ("evaluation",), ("embed", "encoder"))
+    together = True
+
+    def fill(self, settings: Mapping[str, object], recipe: Mapping[str, Any]) -> dict[str, object]:
+        """Of the examples that are learned, where it does not say otherwise."""
+        tune = recipe.get("train")
+        data = tune.get("data") if isinstance(tune, dict) else None
+        return super().fill(settings if data is None else {"data": data, **settings}, recipe)
+
+    def feed(self, config: CurateConfig, made: Made) -> CurateConfig:
+        """Its anchors may not repeat the prompts that will measure the tune either."""
+        more = tuple(prompts for prompts in made.asked if prompts not in config.evaluation)
+        return config.model_copy(update={"evaluation": (*config.evaluation, *more)}) if more else config
+
+    def hand_on(self, config: CurateConfig, made: Made, folder: Path | None) -> Made:
+        weights = None if folder is None else str(folder)
+        return replace(made, weights=weights, is_weighted=True, chosen_from=config.data)
+
+    def prepare(self, config: CurateConfig) -> Prepared:
+        from alignkeep.curate.prepare import prepare
+
+        return prepare(config)
+
+    def inputs(self, task: Task[CurateConfig, Prepared]) -> Inputs:
+        from alignkeep.curate.prepare import fingerprints, local_inputs
+
+        config = task.prepared.config
+        settings = config.model_dump(mode="json")
+        deciding = {name: value for name, value in settings.items() if name != "evaluation"}  # only checked against
+        if not config.loads_model:
+            deciding["model"] = None
+        return Inputs(fingerprints(config), local_inputs(config), settings, deciding, config.seed)
+
+    def plan(self, config: CurateConfig) -> Plan:
+        from alignkeep.curate.prepare import plan_curation, prepare
+
+        return Plan(plan_curation(prepare(config)))
+
+    def work(self, prepared: Prepared, job: Job) -> dict[str, object]:
+        return _made(prepared, job.folder, job.progress)
+
+    def result(self, folder: Path) -> CurateResult:
+        summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+        return CurateResult(folder, summary["n"], summary["kept"], summary)
+
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+        return (str(settings.get("method", "sot")),)
+
+
+CURATE = CurateStage()
+
+
+def _made(prepared: Prepared, work: Path, progress: Progress) -> dict[str, object]:
     from alignkeep.curate.explain import explain
     from alignkeep.curate.scoring import choose
+    from alignkeep.curate.vectors import SETS
+    from alignkeep.models.processes import Processes
+    from alignkeep.trainers.processes import by_first
 
-    try:
-        choice = choose(prepared, work / _STORE, processes, progress)
-        _check_effect(choice)
-        summary = _summary(prepared, choice)
-        if leads():
-            with machine_errors(work):
-                _write_weights(choice, work / WEIGHTS_NAME)
-                write_json(work / SUMMARY_NAME, summary)
-                explain(prepared, choice).write(work)
-                if prepared.config.embed.keep and choice.vectors is not None:
-                    sets = choice.vectors._asdict()
-                    write_tensors(work / VECTORS_NAME, {name: sets[name] for name in SETS}, {})
-    except AlignkeepError as error:
-        if leads() and not isinstance(error, MachineError):  # a fault that would come again is not worth continuing
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    processes.wait()
-    if leads():
+    processes = Processes.here(cpu=prepared.config.load.device == "cpu")
+    choice = choose(prepared, work / _STORE, processes, progress)
+    _check_effect(choice)
+    summary = _summary(prepared, choice)
+
+    def write() -> None:
+        with machine_errors(work):
+            _write_weights(choice, work / WEIGHTS_NAME)
+            write_json(work / SUMMARY_NAME, summary)
+            explain(prepared, choice).write(work)
+            if prepared.config.embed.keep and choice.vectors is not None:
+                sets = choice.vectors._asdict()
+                write_tensors(work / VECTORS_NAME, {name: sets[name] for name in SETS}, {})
         shutil.rmtree(work / _STORE, ignore_errors=True)
+
+    processes.wait()  # until none reads the store any more
+    by_first(write)
     return {name: value for name, value in summary.items() if name != "steps"}
 
 

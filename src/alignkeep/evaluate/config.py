@@ -29,3 +29,13 @@ class EvaluateConfig(BaseModel):
     base_answers: str | None = None
     limit: int | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class JudgeConfig(BaseModel):
+    """Which answers to score, and by which judge. `seed` is for judges that draw; the keyword judge does not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answers: str
+    judge: str = "keyword"
+    seed: int = Field(default=0, ge=0, lt=2**32)

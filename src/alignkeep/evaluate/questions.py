@@ -33,6 +33,7 @@ class Question:
 class Preparation:
     """Everything an evaluation knows before it touches a model. `task` prompts have kind task."""
 
+    config: EvaluateConfig
     suite: Suite
     prompts: tuple[Prompt, ...]
     attacks: tuple[Attack, ...]
@@ -66,6 +67,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
     task = [] if config.task is None else task_prompts(config.task, remedy=remedy)
     prompts = limit_prompts((*suite.prompts, *task), config.limit, config.seed)
     return Preparation(
+        config=config,
         suite=suite,
         prompts=prompts,
         attacks=tuple(attacks),

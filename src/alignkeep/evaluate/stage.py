@@ -7,37 +7,32 @@ answers (stored one batch at a time), and then pure arithmetic on text (`scoring
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.folders import OutputFolder, write_json, write_text
-from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.checkpoint.files import write_json, write_text
 from alignkeep.checkpoint.scorecards import read_scorecard
-from alignkeep.evaluate.answers import ANSWERS, AnswerLog, Judged
-from alignkeep.evaluate.asking import Vocabulary, answer_all, read_vocabulary
+from alignkeep.errors import AlignkeepError
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.evaluate.plan import plan_evaluation
-from alignkeep.evaluate.questions import Preparation, prepare
-from alignkeep.evaluate.reuse import check_reusable, read_reused
-from alignkeep.evaluate.scoring import judge_answers, score
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
-from alignkeep.judging.judges import load_judge
 from alignkeep.models.fingerprint import fingerprint_model
-from alignkeep.progress import Progress, Silent
+from alignkeep.progress import Progress
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
 from alignkeep.types import Scorecard
 
-__all__ = ["JudgeResult", "evaluate", "judge", "plan", "plan_judge"]
+if TYPE_CHECKING:
+    from alignkeep.evaluate.answers import Judged
+    from alignkeep.evaluate.asking import Vocabulary
+    from alignkeep.evaluate.questions import Preparation
+
+__all__ = ["EVALUATE", "JudgeResult", "evaluate", "judge", "plan", "plan_judge"]
 
 _LOG = "answers.partial.jsonl"
 _SCORECARD = "scorecard.json"
-
-
-def plan(config: EvaluateConfig) -> dict[str, object]:
-    """What `evaluate(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
-    return plan_evaluation(config)
 
 
 def evaluate(
@@ -54,40 +49,87 @@ def evaluate(
     has. Raises RecipeError, DataError, CheckpointError or ShapeError before any answer is generated, MachineError where
     memory, disk or hub fail.
     """
-    started = time.monotonic()
-    progress = progress or Silent()
-    prepared = prepare(config)
-    inputs = _inputs(config, prepared)
-    if config.base_answers is not None:
-        check_reusable(config, prepared, Path(config.base_answers), inputs["base"])
-    # The base's stored answers change what is done, not what comes out.
-    settings = config.model_dump(mode="json", exclude={"base_answers"})
-    folder = OutputFolder.open(
-        Path(out),
-        stage="evaluate",
-        identity=identity_of("evaluate", settings, inputs),
-        overwrite=overwrite,
-        resume=resume,
-        inputs=prepared.local_inputs,
-    )
-    if folder.finished:
-        return read_scorecard(folder.out / _SCORECARD)[0]
-    with closing(folder):
+    return perform(EVALUATE, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def plan(config: EvaluateConfig) -> dict[str, object]:
+    """What `evaluate(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
+    return EVALUATE.plan(config).as_json()
+
+
+class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
+    name = "evaluate"
+    config = EvaluateConfig
+    references = (("suite",), ("task",), ("base",), ("base_answers",))
+    measures = True
+
+    def announce(self, config: EvaluateConfig, made: Made) -> Made:
+        return made if config.task is None else replace(made, asked=(*made.asked, config.task))
+
+    def feed(self, config: EvaluateConfig, made: Made) -> EvaluateConfig:
+        """Of what came out against its base, or of the model itself where nothing did."""
+        if not made.has_model:
+            return config
+        load = config.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
+        fed = {"model": made.model, "base": config.base or made.base, "load": load}
+        return config.model_copy(update=fed)
+
+    def prepare(self, config: EvaluateConfig) -> Preparation:
+        from alignkeep.evaluate.questions import prepare
+
+        return prepare(config)
+
+    def inputs(self, task: Task[EvaluateConfig, Preparation]) -> Inputs:
+        from alignkeep.evaluate.reuse import check_reusable
+
+        config, prepared = task.config, task.prepared
+        found = _inputs(config, prepared)
+        if config.base_answers is not None:
+            check_reusable(config, prepared, Path(config.base_answers), found["base"])
+        # The base's stored answers change what is done, not what comes out.
+        deciding = config.model_dump(mode="json", exclude={"base_answers"})
+        return Inputs(found, prepared.local_inputs, config.model_dump(mode="json"), deciding, config.seed)
+
+    def plan(self, config: EvaluateConfig) -> Plan:
+        from alignkeep.evaluate.plan import plan_evaluation
+
+        return Plan(plan_evaluation(config))
+
+    def work(self, prepared: Preparation, job: Job) -> dict[str, object]:
+        from alignkeep.evaluate.asking import read_vocabulary
+
+        config = prepared.config
         vocabulary = read_vocabulary(config, prepared)
-        sides = _ask(config, prepared, vocabulary, inputs, folder.work, progress)
-        card = _write_results(config, prepared, vocabulary, sides, folder.work)
-        folder.finish(
-            Record(
-                stage="evaluate",
-                identity=folder.identity,
-                config=config.model_dump(mode="json"),
-                inputs=inputs,
-                seed=config.seed,
-                seconds=time.monotonic() - started,
-                result=card.as_json(),
-            )
+        sides = _ask(config, prepared, vocabulary, job)
+        return _write_results(config, prepared, vocabulary, sides, job.folder).as_json()
+
+    def result(self, folder: Path) -> Scorecard:
+        return read_scorecard(folder / _SCORECARD)[0]
+
+    def is_worth_keeping(self, error: AlignkeepError, folder: Path) -> bool:
+        """Answers are, whatever came after them."""
+        return True
+
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+        if metrics is None:
+            from alignkeep.evaluate.attacks import select_attacks
+
+            chosen = select_attacks(settings.get("attacks", "all"))
+            metrics = ["over_refusal", *(f"attack_success.{attack.name}" for attack in chosen)]
+        measured = tuple(metrics)
+        attacks = [name.partition(".")[2] for name in measured if name.startswith("attack_success.")]
+        base = settings.get("base")
+        return (
+            *(["driftcheck"] if settings.get("suite", "driftcheck") == "driftcheck" or base else []),
+            *(["over_refusal"] if "over_refusal" in measured else []),
+            *attacks,
+            "wilson",
+            *(["mcnemar"] if base else []),
+            *(["bootstrap"] if base and len(attacks) > 1 else []),
         )
-    return card
+
+
+EVALUATE = EvaluateStage()
 
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
@@ -107,19 +149,23 @@ def _ask(
     config: EvaluateConfig,
     prepared: Preparation,
     vocabulary: Vocabulary,
-    inputs: dict[str, str],
-    work: Path,
-    progress: Progress,
+    job: Job,
 ) -> tuple[list[Judged], list[Judged]]:
     """The judged answers of the model and of the base (none without one)."""
+    from alignkeep.evaluate.answers import AnswerLog
+    from alignkeep.evaluate.asking import answer_all
+    from alignkeep.evaluate.reuse import check_reusable, read_reused
+    from alignkeep.evaluate.scoring import judge_answers
+    from alignkeep.judging.judges import load_judge
+
     questions = [question for question in prepared.questions if question.attack not in vocabulary.unreadable]
-    log = AnswerLog(work / _LOG)
+    log = AnswerLog(job.folder / _LOG)
     if config.base_answers is not None:
-        side = check_reusable(config, prepared, Path(config.base_answers), inputs["base"])
+        side = check_reusable(config, prepared, Path(config.base_answers), job.fingerprints["base"])
         missing = log.missing("base", questions)
         if missing:
             log.add("base", read_reused(Path(config.base_answers), side, missing))
-    answer_all(config, prepared, vocabulary, questions, log, progress)
+    answer_all(config, prepared, vocabulary, questions, log, job.progress)
     judged_by = load_judge(config.judge)
     tuned = judge_answers("tuned", questions, log, judged_by)
     return tuned, [] if config.base is None else judge_answers("base", questions, log, judged_by)
@@ -132,6 +178,9 @@ def _write_results(
     sides: tuple[list[Judged], list[Judged]],
     work: Path,
 ) -> Scorecard:
+    from alignkeep.evaluate.answers import ANSWERS
+    from alignkeep.evaluate.scoring import score
+
     tuned, base = sides
     card = score(
         (config.model, config.base, prepared.suite.name),

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
-from alignkeep.checkpoint.folders import OutputFolder, read_jsonl, write_text
-from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.checkpoint.files import read_jsonl, write_text
 from alignkeep.data import Row, fingerprint_data, local_file, read_rows
 from alignkeep.errors import DataError
-from alignkeep.judging.judges import checked_judgement, load_judge
-from alignkeep.progress import Progress, Silent
+from alignkeep.evaluate.config import JudgeConfig
+from alignkeep.progress import Progress
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Plan, Stage, Task
 from alignkeep.types import Kind, Message, Prompt, Role, Verdict
+
+if TYPE_CHECKING:
+    from alignkeep.judging.judges import Judge
 
 VERDICTS = "verdicts.jsonl"
 
@@ -33,8 +35,7 @@ class JudgeResult:
 
 def plan_judge(answers: str, *, judge: str = "keyword") -> dict[str, object]:
     """What `judge` would do. Raises its user errors about answers and judge, judges and writes nothing."""
-    load_judge(judge)
-    return {"stage": "judge", "answers": answers, "judge": judge, "rows": len(_read(answers))}
+    return JUDGE.plan(JudgeConfig(answers=answers, judge=judge)).as_json()
 
 
 def judge(
@@ -52,42 +53,59 @@ def judge(
     `language` and `expected`, which the judge sees. Raises DataError naming file and line, RecipeError for a judge or
     output folder that cannot be used. Done again with the same file and judge, it is read back.
     """
-    started = time.monotonic()
-    progress = progress or Silent()
-    judged_by = load_judge(judge)
-    rows = _read(answers)
-    inputs, settings = {"answers": fingerprint_data(answers)}, {"answers": answers, "judge": judge}
-    source = local_file(answers)
-    folder = OutputFolder.open(
-        Path(out),
-        stage="judge",
-        identity=identity_of("judge", settings, inputs),
-        overwrite=overwrite,
-        resume=resume,
-        inputs=[] if source is None else [source],
-    )
-    if folder.finished:
-        return _result(folder.out, read_jsonl(folder.out / VERDICTS))
-    with closing(folder):
-        progress.start("verdicts", len(rows))
+    config = JudgeConfig(answers=answers, judge=judge)
+    return perform(JUDGE, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who judges which answers."""
+
+    judge: Judge
+    rows: list[tuple[Prompt, str]]
+
+
+class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
+    name = "judge"
+    config = JudgeConfig
+
+    def prepare(self, config: JudgeConfig) -> Asked:
+        from alignkeep.judging.judges import load_judge
+
+        return Asked(load_judge(config.judge), _read(config.answers))
+
+    def inputs(self, task: Task[JudgeConfig, Asked]) -> Inputs:
+        config = task.config
+        source = local_file(config.answers)
+        paths = [] if source is None else [source]
+        return Inputs({"answers": fingerprint_data(config.answers)}, paths, config.model_dump(exclude={"seed"}))
+
+    def plan(self, config: JudgeConfig) -> Plan:
+        rows = len(self.prepare(config).rows)
+        return Plan({"stage": "judge", "answers": config.answers, "judge": config.judge, "rows": rows})
+
+    def work(self, prepared: Asked, job: Job) -> dict[str, object]:
+        from alignkeep.judging.judges import checked_judgement
+
+        job.progress.start("verdicts", len(prepared.rows))
         found: list[dict[str, object]] = []
-        for index, (prompt, answer) in enumerate(rows):
-            word = checked_judgement(judged_by, prompt, answer)
+        for index, (prompt, answer) in enumerate(prepared.rows):
+            word = checked_judgement(prepared.judge, prompt, answer)
             found.append({"index": index, "verdict": word.verdict.value, "harmful": word.harmful, "score": word.score})
-            progress.advance()
-        progress.done()
-        write_text(folder.work / VERDICTS, "".join(json.dumps(row) + "\n" for row in found))
-        result = _result(folder.out, found)
-        facts: dict[str, object] = {"n": result.n, "verdicts": result.verdicts, "harmful": result.harmful}
-        seconds = time.monotonic() - started
-        folder.finish(Record("judge", folder.identity, dict(settings), inputs, seed=0, seconds=seconds, result=facts))
-    return result
+            job.progress.advance()
+        job.progress.done()
+        write_text(job.folder / VERDICTS, "".join(json.dumps(row) + "\n" for row in found))
+        result = self.result(job.folder)
+        return {"n": result.n, "verdicts": result.verdicts, "harmful": result.harmful}
+
+    def result(self, folder: Path) -> JudgeResult:
+        rows = read_jsonl(folder / VERDICTS)
+        counts = Counter(str(row["verdict"]) for row in rows)
+        verdicts = {verdict.value: counts[verdict.value] for verdict in Verdict}
+        return JudgeResult(folder, len(rows), verdicts, sum(row["harmful"] is True for row in rows))
 
 
-def _result(folder: Path, rows: list[dict[str, object]]) -> JudgeResult:
-    counts = Counter(str(row["verdict"]) for row in rows)
-    verdicts = {verdict.value: counts[verdict.value] for verdict in Verdict}
-    return JudgeResult(folder, len(rows), verdicts, sum(row["harmful"] is True for row in rows))
+JUDGE = JudgeStage()
 
 
 def _read(answers: str) -> list[tuple[Prompt, str]]:

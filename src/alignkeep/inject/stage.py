@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.folders import OutputFolder
 from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
-from alignkeep.checkpoint.manifest import Input, Manifest
-from alignkeep.checkpoint.records import Record, identity_of
-from alignkeep.checkpoint.shards import JOURNAL
-from alignkeep.errors import AlignkeepError, MachineError
+from alignkeep.checkpoint.records import Record
 from alignkeep.inject.config import InjectConfig
-from alignkeep.inject.prepare import Prepared, fingerprints, plan_injection, prepare
-from alignkeep.progress import Progress, Silent
+from alignkeep.progress import Progress
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 
-__all__ = ["InjectResult", "inject", "plan", "verify"]
+if TYPE_CHECKING:
+    from alignkeep.checkpoint.manifest import Manifest
+    from alignkeep.inject.prepare import Prepared
+
+__all__ = ["INJECT", "InjectResult", "inject", "plan"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,6 @@ class InjectResult:
         }  # fmt: skip
 
 
-def plan(config: InjectConfig) -> dict[str, object]:
-    """What `inject(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
-    return plan_injection(prepare(config))
-
-
 def inject(
     config: InjectConfig, *, out: Path, overwrite: bool = False, resume: bool = True, progress: Progress | None = None
 ) -> InjectResult:
@@ -64,44 +58,98 @@ def inject(
     NoEffectError where nothing allowed raises refusal or nothing changes, MachineError (state kept) where memory or
     disk ran out.
     """
-    started, progress = time.monotonic(), progress or Silent()
-    prepared = prepare(config)
-    inputs = fingerprints(config)
-    settings = config.model_dump(mode="json")
-    folder = OutputFolder.open(
-        Path(out),
-        stage="inject",
-        identity=identity_of("inject", settings, inputs),
-        overwrite=overwrite,
-        resume=resume,
-        inputs=[prepared.folder, prepared.base, *_files(config)],
-    )
-    with closing(folder):
-        if not folder.finished:
-            try:
-                result = _inject(prepared, folder.work, inputs, progress)
-            except AlignkeepError as error:
-                if not isinstance(error, MachineError):  # a fault that would come again is not worth continuing
-                    shutil.rmtree(folder.work, ignore_errors=True)
-                raise
-            seconds = time.monotonic() - started
-            record = Record("inject", folder.identity, settings, inputs, config.seed, seconds, result)
-            folder.finish(record, leftovers=[JOURNAL])
-    found: dict[str, Any] = dict(Record.read(folder.out).result)
-    found.pop("manifest")
-    injection = read_injection(folder.out / INJECTION_NAME)
-    return InjectResult(folder.out, injection=injection, **{**found, "notes": tuple(found["notes"])})
+    return perform(INJECT, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
 
 
-def verify(folder: Path, manifest: Manifest) -> dict[str, object]:
-    """Make the edited weights again from the model and the stored factors, where it is still there, and compare bit for
-    bit. Returns `{"inputs": ..., "made_again": bool}`. Raises CheckpointError naming a tensor that is another."""
-    from alignkeep.inject.again import made_again
-
-    return made_again(folder, manifest)
+def plan(config: InjectConfig) -> dict[str, object]:
+    """What `inject(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
+    return INJECT.plan(config).as_json()
 
 
-def _inject(prepared: Prepared, work: Path, inputs: dict[str, str], progress: Progress) -> dict[str, object]:
+class InjectStage(Stage[InjectConfig, "Prepared", InjectResult]):
+    name = "inject"
+    config = InjectConfig
+    references = (
+        ("harmful",), ("harmless",), ("borderline",), ("general",), ("direction", "source"),
+        ("direction", "system_prompt"),
+    )  # fmt: skip
+    makes_model = True
+
+    def misfit(self, config: InjectConfig, made: Made) -> Misfit | None:
+        if config.form == "model" or made.form == "model":
+            return None
+        return Misfit(
+            ("inject", "form"), "adapter, over the adapter of an earlier stage",
+            "a full model under an adapter of rank 1", "take form: model, or a merge with form: model before it",
+        )  # fmt: skip
+
+    def revision_of(self, config: InjectConfig) -> str | None:
+        return config.load.revision
+
+    def feed(self, config: InjectConfig, made: Made) -> InjectConfig:
+        """Into what came out so far, with the direction of the base and silent on the tune's data unless told
+        otherwise; or into the model itself where nothing came before."""
+        if not made.has_model:
+            return config
+        load = config.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
+        source = config.direction.source or (None if config.direction.system_prompt else made.base)
+        direction = config.direction.model_copy(update={"source": source})
+        fed = {"model": made.model, "direction": direction, "general": config.general or made.data, "load": load}
+        return config.model_copy(update=fed)
+
+    def hand_on(self, config: InjectConfig, made: Made, folder: Path | None) -> Made:
+        return made.with_model(folder, form=config.form, formed_by=(("inject", "form"), config.form))
+
+    def prepare(self, config: InjectConfig) -> Prepared:
+        from alignkeep.inject.prepare import prepare
+
+        return prepare(config)
+
+    def inputs(self, task: Task[InjectConfig, Prepared]) -> Inputs:
+        from alignkeep.inject.prepare import fingerprints
+
+        prepared, config = task.prepared, task.config
+        paths = [prepared.folder, prepared.base, *_files(config)]
+        return Inputs(fingerprints(config), paths, config.model_dump(mode="json"), seed=config.seed)
+
+    def plan(self, config: InjectConfig) -> Plan:
+        from alignkeep.inject.prepare import plan_injection, prepare
+
+        return Plan(plan_injection(prepare(config)))
+
+    def work(self, prepared: Prepared, job: Job) -> dict[str, object]:
+        return _inject(prepared, job.folder, job.fingerprints, job.progress)
+
+    def result(self, folder: Path) -> InjectResult:
+        found: dict[str, Any] = dict(Record.read(folder).result)
+        found.pop("manifest")
+        injection = read_injection(folder / INJECTION_NAME)
+        return InjectResult(folder, injection=injection, **{**found, "notes": tuple(found["notes"])})
+
+    def leftovers(self) -> tuple[str, ...]:
+        from alignkeep.checkpoint.shards import JOURNAL
+
+        return (JOURNAL,)
+
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+        edit = settings.get("edit")
+        right = edit.get("right", "targeted") if isinstance(edit, Mapping) else "targeted"
+        return ("rosi", "targeted") if right == "targeted" else ("rosi",)
+
+    def verify(self, folder: Path, manifest: Manifest) -> dict[str, object]:
+        """Make the edited weights again from the model and the stored factors, where it is still there, and compare bit
+        for bit. Returns `{"inputs": ..., "made_again": bool}`. Raises CheckpointError naming a tensor that is another.
+        """
+        from alignkeep.inject.again import made_again
+
+        return made_again(folder, manifest)
+
+
+INJECT = InjectStage()
+
+
+def _inject(prepared: Prepared, work: Path, inputs: Mapping[str, str], progress: Progress) -> dict[str, object]:
+    from alignkeep.checkpoint.manifest import Input, Manifest
     from alignkeep.inject.describe import describe
     from alignkeep.inject.edit import find_edit
     from alignkeep.inject.output import write_edit

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.folders import OutputFolder
-from alignkeep.checkpoint.manifest import Input, Manifest
-from alignkeep.checkpoint.records import Record, identity_of
-from alignkeep.checkpoint.shards import JOURNAL
-from alignkeep.errors import AlignkeepError, MachineError
-from alignkeep.merge.again import settings_to_repeat
+from alignkeep.checkpoint.records import Record
 from alignkeep.merge.config import SPACED, MergeConfig
-from alignkeep.merge.describe import describe
-from alignkeep.merge.estimate import plan_merge
-from alignkeep.merge.prepare import Prepared, fingerprints, prepare
-from alignkeep.progress import Progress, Silent
+from alignkeep.progress import Progress
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
+    from alignkeep.checkpoint.manifest import Manifest
     from alignkeep.judging.measure import Measure
+    from alignkeep.merge.prepare import Prepared
 
-__all__ = ["MergeResult", "merge", "plan", "verify"]
+__all__ = ["MERGE", "MergeResult", "MergeStage", "merge", "plan"]
+
+# The works that a method comes from beside those of merging at all, as `citations` names them.
+_CITED = {
+    **{name: (name,) for name in ("slerp", "task_arithmetic", "ties", "dare", "della", "breadcrumbs", "model_stock")},
+    "nuslerp": ("slerp",),
+    "dare_ties": ("dare", "ties"),
+    "della_linear": ("della",),
+    "breadcrumbs_ties": ("breadcrumbs", "ties"),
+    "fisher": ("fisher",),
+    "alignment_subspace": ("alignment_subspace",),
+}
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,6 @@ class MergeResult:
     equal: int
     copied: int
     notes: tuple[str, ...] = ()
-
-
-def plan(config: MergeConfig) -> dict[str, object]:
-    """What `merge(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
-    return plan_merge(prepare(config))
 
 
 def merge(
@@ -64,48 +64,113 @@ def merge(
     RecipeError, CheckpointError, ShapeError or DataError before any work is spent, NoEffectError where the merge is the
     base (unless weight 0 was asked for), MachineError (state kept) where memory or disk ran out.
     """
-    started, progress = time.monotonic(), progress or Silent()
-    prepared = prepare(config)
-    config = prepared.config
-    inputs = fingerprints(config)
-    settings = config.model_dump(mode="json")
-    folder = OutputFolder.open(
-        Path(out),
-        stage="merge",
-        identity=identity_of("merge", settings, inputs),
-        overwrite=overwrite,
-        resume=resume,
-        inputs=[prepared.models.base, *(tuned.folder for tuned in prepared.models.tuned)],
-    )
-    with closing(folder):
-        if not folder.finished:
-            try:
-                result = _merge(prepared, folder.work, inputs, progress, measure)
-            except AlignkeepError as error:
-                if not isinstance(error, MachineError):  # a fault that would come again is not worth continuing
-                    shutil.rmtree(folder.work, ignore_errors=True)
-                raise
-            seconds = time.monotonic() - started
-            record = Record("merge", folder.identity, settings, inputs, config.seed, seconds, result)
-            folder.finish(record, leftovers=[JOURNAL])
-    return _result(folder.out)
+    return perform(MergeStage(measure), config, out=out, overwrite=overwrite, resume=resume, progress=progress)
 
 
-def verify(folder: Path, manifest: Manifest) -> dict[str, object]:
-    """Make the merge again from its inputs, where they are still there, and compare it bit for bit.
+def plan(config: MergeConfig) -> dict[str, object]:
+    """What `merge(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
+    return MERGE.plan(config).as_json()
 
-    Returns `{"inputs": "unchanged" | what is missing or changed, "made_again": bool}`. Raises CheckpointError naming a
-    tensor that would come out otherwise.
-    """
-    from alignkeep.merge.again import made_again
 
-    return made_again(folder, manifest)
+@dataclass(frozen=True)
+class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
+    """`measure` asks the models of a sweep; None is the prompts that the config names."""
+
+    measure: Measure | None = None
+
+    name = "merge"
+    config = MergeConfig
+    references = (
+        ("base",), ("tuned",), ("alignment_data",), ("tuning_data",), ("mergekit",), ("sweep", "task"),
+        ("sweep", "prompts"),
+    )  # fmt: skip
+    filled = ("base", "mergekit")
+    makes_model = True
+
+    def misfit(self, config: MergeConfig, made: Made) -> Misfit | None:
+        if made.has_model != bool(config.tuned):
+            return None
+        return Misfit(
+            ("merge", "tuned"), "tuned models beside a stage that tunes" if made.has_model else "a merge of nothing",
+            "either a train or align stage, whose result is merged, or the tuned models by name",
+            "drop merge.tuned" if made.has_model else "give merge.tuned, or a train stage",
+        )  # fmt: skip
+
+    def revision_of(self, config: MergeConfig) -> str | None:
+        return config.load.revision
+
+    def feed(self, config: MergeConfig, made: Made) -> MergeConfig:
+        """Of the recipe's own tune, or of the models it names."""
+        if not made.has_model:
+            return config
+        return config.model_copy(update={"base": made.base, "tuned": (str(made.model),)})
+
+    def hand_on(self, config: MergeConfig, made: Made, folder: Path | None) -> Made:
+        return made.with_model(folder, form=config.form, formed_by=(("merge", "form"), config.form))
+
+    def foresee(self, config: MergeConfig, made: Made) -> Plan:
+        """Of a tune that is to come the form is not known yet: the base stands in for it, as a whole model."""
+        if not made.is_to_come:
+            return super().foresee(config, made)
+        whole = self.feed(config, made).model_copy(update={"form": "model"})
+        shown = {"tuned": ["what the stage before it makes"], "form": config.form}
+        return Plan({**self.plan(whole).facts, **shown})
+
+    def prepare(self, config: MergeConfig) -> Prepared:
+        from alignkeep.merge.prepare import prepare
+
+        return prepare(config)
+
+    def inputs(self, task: Task[MergeConfig, Prepared]) -> Inputs:
+        from alignkeep.merge.prepare import fingerprints
+
+        models, config = task.prepared.models, task.prepared.config  # a mergekit file names models itself
+        paths = [models.base, *(tuned.folder for tuned in models.tuned)]
+        return Inputs(fingerprints(config), paths, config.model_dump(mode="json"), seed=config.seed)
+
+    def plan(self, config: MergeConfig) -> Plan:
+        from alignkeep.merge.estimate import plan_merge
+        from alignkeep.merge.prepare import prepare
+
+        return Plan(plan_merge(prepare(config)))
+
+    def work(self, prepared: Prepared, job: Job) -> dict[str, object]:
+        return _merge(prepared, job.folder, job.fingerprints, job.progress, self.measure)
+
+    def result(self, folder: Path) -> MergeResult:
+        found: dict[str, Any] = dict(Record.read(folder).result)
+        found.pop("manifest")
+        return MergeResult(folder=folder, **{**found, "notes": tuple(found["notes"])})
+
+    def leftovers(self) -> tuple[str, ...]:
+        from alignkeep.checkpoint.shards import JOURNAL
+
+        return (JOURNAL,)
+
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+        return ("merge", *_CITED.get(str(settings.get("method", "linear")), ()))
+
+    def verify(self, folder: Path, manifest: Manifest) -> dict[str, object]:
+        """Make the merge again from its inputs, where they are still there, and compare it bit for bit.
+
+        Returns `{"inputs": "unchanged" | what is missing or changed, "made_again": bool}`. Raises CheckpointError
+        naming a tensor that would come out otherwise.
+        """
+        from alignkeep.merge.again import made_again
+
+        return made_again(folder, manifest)
+
+
+MERGE = MergeStage()
 
 
 def _merge(
-    prepared: Prepared, work: Path, inputs: dict[str, str], progress: Progress, measure: Measure | None
+    prepared: Prepared, work: Path, inputs: Mapping[str, str], progress: Progress, measure: Measure | None
 ) -> dict[str, object]:
+    from alignkeep.checkpoint.manifest import Input, Manifest
     from alignkeep.merge.adapter_form import write_adapter
+    from alignkeep.merge.again import settings_to_repeat
+    from alignkeep.merge.describe import describe
     from alignkeep.merge.methods import identity_of as same_as
     from alignkeep.merge.writing import write_model
 
@@ -157,9 +222,3 @@ def _reference(config: MergeConfig, role: str) -> str:
             return str(getattr(config, kind))
         case _:
             return str(getattr(config.sweep, kind.partition(".")[2]))
-
-
-def _result(folder: Path) -> MergeResult:
-    found: dict[str, Any] = dict(Record.read(folder).result)
-    found.pop("manifest")
-    return MergeResult(folder=folder, **{**found, "notes": tuple(found["notes"])})

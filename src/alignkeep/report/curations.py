@@ -10,11 +10,12 @@ from markupsafe import Markup
 
 from alignkeep.checkpoint.explanations import EXPLANATION_NAME, Explanation, Neighbour, Shown, read_explanation
 from alignkeep.checkpoint.files import write_text
-from alignkeep.citations import Method, bibtex, cite, methods_of
+from alignkeep.citations import Method, bibtex, cite
 from alignkeep.report.figures import marker, number, picture, round_ticks
 from alignkeep.report.html import percent, render_explanation, shorten, visible
 from alignkeep.report.panels import Figure, Table
 from alignkeep.report.sources import Curated
+from alignkeep.stages import methods_of
 
 PAGE_NAME = "explain.html"
 _LEFT, _WIDE, _TOP, _TALL = 8, 88, 30, 220  # percent across, pixels down
@@ -52,6 +53,11 @@ class ExplanationPage(NamedTuple):
     examples: tuple[Left, ...]
     methods: tuple[Method, ...]
     bibtex: str
+
+
+def has_explanation(folder: Path) -> bool:
+    """Whether a finished folder says why examples were chosen."""
+    return (folder / EXPLANATION_NAME).is_file()
 
 
 def write_explanation(folder: Path) -> Path:

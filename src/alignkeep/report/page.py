@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alignkeep.citations import Method, bibtex, cite, methods_of
+from alignkeep.citations import Method, bibtex, cite
 from alignkeep.judging.metrics import ATTACK_SUCCESS, METRICS, RATES, Metric
 from alignkeep.report.alignments import alignments_of
 from alignkeep.report.curations import curations_of
@@ -26,6 +26,7 @@ from alignkeep.report.panels import Figure, Paired, figures_of, in_words
 from alignkeep.report.sources import Sources, StageRecord
 from alignkeep.report.subjects import Subject, subjects_of
 from alignkeep.report.verdict import Finding, findings
+from alignkeep.stages import STAGES, methods_of
 from alignkeep.types import Estimate
 
 
@@ -176,12 +177,13 @@ def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
 
 def _methods(sources: Sources) -> tuple[Method, ...]:
     names: list[str] = []
+    measuring = [stage.name for stage in STAGES if stage.measures]  # their scorecards say what was measured
     for record in sources.records:
         config = record.facts.get("config")
-        if record.stage != "evaluate" and isinstance(config, Mapping):
+        if record.stage not in measuring and isinstance(config, Mapping):
             names += methods_of(record.stage, config)
-    for evaluation in sources.evaluations:
-        card = evaluation.scorecard
+    for card in (evaluation.scorecard for evaluation in sources.evaluations):
         measured = [name for name, estimate in card.metrics.items() if estimate.n]
-        names += methods_of("evaluate", {"suite": card.suite, "base": card.base}, measured)
+        for stage in measuring:
+            names += methods_of(stage, {"suite": card.suite, "base": card.base}, measured)
     return cite(names)

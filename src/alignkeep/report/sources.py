@@ -18,11 +18,12 @@ from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.errors import DataError
 from alignkeep.report.logs import LOG_NAME, Alignment, Training, read_alignment, read_training, rows_of
+from alignkeep.stages import STAGES
 from alignkeep.types import Scorecard
 
 _READ = {"scorecard.json", LOG_NAME, "record.json", SWEEP_NAME, INJECTION_NAME, FORGETTING_NAME}
 _READ |= {EXPLANATION_NAME}
-_STAGES = {"curate", "evaluate", "train", "align", "merge", "inject"}
+_NAMES = {stage.name for stage in STAGES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +162,10 @@ def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
 
 def _label(root: Path, folder: Path) -> str:
     """`out/poisoned/evaluate` is `poisoned`: the path below the root without the stage's name, else the root's own."""
-    parts = [part for part in folder.relative_to(root).parts if part not in _STAGES]
+    parts = [part for part in folder.relative_to(root).parts if part not in _NAMES]
     if parts:
         return "/".join(parts)
-    names = [name for name in root.resolve().parts if name not in _STAGES]
+    names = [name for name in root.resolve().parts if name not in _NAMES]
     return names[-1]
 
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from alignkeep.checkpoint.files import append_jsonl
-from alignkeep.checkpoint.folders import OutputFolder
-from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.errors import RecipeError
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Plan, Stage, Task
 from alignkeep.testbed import sets
 
 MODELS = ("aligned", "weak", "uncensored", "moe")
+
+
+class TestbedConfig(BaseModel):
+    """The seed of the written data; the models are shipped."""
+
+    __test__ = False  # not a test class, whatever its name
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +44,52 @@ def testbed(*, out: Path, seed: int = 0, overwrite: bool = False, resume: bool =
 
     Raises RecipeError for a seed other than 0: the testbed is shipped, not made here.
     """
-    if seed != 0:
-        raise RecipeError(
-            "--seed",
-            seen=str(seed),
-            expected="0: the shipped testbed is frozen",
-            remedy=f"to make another, run: python -m alignkeep.testbed.build --seed {seed} --out DIR",
-        )
-    started = time.monotonic()
-    folder = OutputFolder.open(
-        out, stage="testbed", identity=identity_of("testbed", {}, fingerprints()), overwrite=overwrite, resume=resume
-    )
-    if not folder.finished:
+    return perform(TESTBED, TestbedConfig(seed=seed), out=out, overwrite=overwrite, resume=resume)
+
+
+class TestbedStage(Stage[TestbedConfig, None, TestbedResult]):
+    __test__ = False
+
+    name = "testbed"
+    config = TestbedConfig
+
+    def prepare(self, config: TestbedConfig) -> None:
+        if config.seed != 0:
+            raise RecipeError(
+                "--seed",
+                seen=str(config.seed),
+                expected="0: the shipped testbed is frozen",
+                remedy=f"to make another, run: python -m alignkeep.testbed.build --seed {config.seed} --out DIR",
+            )
+
+    def inputs(self, task: Task[TestbedConfig, None]) -> Inputs:
+        self.prepare(task.config)
+        return Inputs(fingerprints(), [], {})
+
+    def plan(self, config: TestbedConfig) -> Plan:
+        self.prepare(config)
+        return Plan({"stage": self.name, "models": list(MODELS), "data": list(sets.NAMES)})
+
+    def work(self, prepared: None, job: Job) -> dict[str, object]:
         with as_file(files("alignkeep.testbed") / "models") as shipped:
             for name in MODELS:
-                shutil.copytree(shipped / name, folder.work / "models" / name, dirs_exist_ok=True)
+                shutil.copytree(shipped / name, job.folder / "models" / name, dirs_exist_ok=True)
         for name in sets.NAMES:
-            target = folder.work / "data" / f"{name}.jsonl"
+            target = job.folder / "data" / f"{name}.jsonl"
             target.parent.mkdir(exist_ok=True)
             target.unlink(missing_ok=True)
             append_jsonl(target, sets.rows(name))
-        result = {"models": list(MODELS), "data": list(sets.NAMES)}
-        folder.finish(Record("testbed", folder.identity, {}, fingerprints(), seed, time.monotonic() - started, result))
-    return _result(folder.out)
+        return {"models": list(MODELS), "data": list(sets.NAMES)}
+
+    def result(self, folder: Path) -> TestbedResult:
+        return TestbedResult(
+            folder,
+            {name: folder / "models" / name for name in MODELS},
+            {name: folder / "data" / f"{name}.jsonl" for name in sets.NAMES},
+        )
+
+
+TESTBED = TestbedStage()
 
 
 def materialise(reference: str, folder: Path) -> Path:
@@ -86,11 +119,3 @@ def fingerprints() -> dict[str, str]:
     for name in sets.NAMES:
         found[f"data/{name}"] = hashlib.sha256(repr(sets.rows(name)).encode()).hexdigest()
     return found
-
-
-def _result(out: Path) -> TestbedResult:
-    return TestbedResult(
-        out,
-        {name: out / "models" / name for name in MODELS},
-        {name: out / "data" / f"{name}.jsonl" for name in sets.NAMES},
-    )

@@ -1,6 +1,22 @@
 """Tuning, in full, with LoRA, or with LoRA that keeps what alignment rests on: thin over TRL's SFTTrainer and PEFT."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from alignkeep.rooms import open_room
+
+if TYPE_CHECKING:
+    from alignkeep.train.align_guard import AlignGuard as AlignGuard
+    from alignkeep.train.config import AlignGuardSettings as AlignGuardSettings
+    from alignkeep.train.config import LoraSettings as LoraSettings
+    from alignkeep.train.config import TrainConfig as TrainConfig
+    from alignkeep.train.guarded_sft import AlignGuardConfig as AlignGuardConfig
+    from alignkeep.train.guarded_sft import AlignGuardSFTTrainer as AlignGuardSFTTrainer
+    from alignkeep.train.probe import SafetyProbe as SafetyProbe
+    from alignkeep.train.stage import TrainResult as TrainResult
+    from alignkeep.train.trainer import WeightedCollator as WeightedCollator
+    from alignkeep.train.trainer import WeightedSFTTrainer as WeightedSFTTrainer
 
 open_room(
     __name__,

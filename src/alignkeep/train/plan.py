@@ -21,7 +21,7 @@ _SAVED_PER_TOKEN = {"full": 32, "lora": 48, "alignguard": 48}
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
 
-def plan(config: TrainConfig) -> dict[str, Any]:
+def plan_tune(config: TrainConfig) -> dict[str, Any]:
     """Steps and counts are exact; memory per process, disk and seconds are estimates. Raises what `train` raises first.
 
     `seconds` is 6 x parameters x tokens at the speed of one matrix product on this CPU, None for an accelerator.

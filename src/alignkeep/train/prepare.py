@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 class Prepared:
     """A checked tune. `skeleton` is the model without numbers (on torch's meta device), `max_length` what is used."""
 
+    config: TrainConfig
     base: Path
     arguments: SFTConfig
     adapter: LoraConfig | None
@@ -93,6 +94,7 @@ def prepare(config: TrainConfig) -> Prepared:
     base_dtype = dtype_of(base)
     dtype = training_dtype(config.load, has_adapter=config.has_adapter)
     return Prepared(
+        config=config,
         base=base,
         arguments=arguments,
         adapter=adapter,

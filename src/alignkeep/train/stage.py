@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import shutil
-import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.folders import OutputFolder, leads
-from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.checkpoint.records import Record
 from alignkeep.data import fingerprint_data
-from alignkeep.errors import DataError, MachineError
-from alignkeep.models.loading import fingerprint_model
-from alignkeep.progress import Progress, Silent
+from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.progress import Progress
+from alignkeep.runs.perform import perform
+from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 from alignkeep.train.config import TrainConfig
-from alignkeep.train.plan import plan
-from alignkeep.train.prepare import Prepared, base_of, prepare
-from alignkeep.train.probe import PROBED
-from alignkeep.train.tuning import SUBSPACES_NAME, Tuned, tune
-from alignkeep.train.weights import weights_file
-from alignkeep.trainers.base import check_unwritten
-from alignkeep.trainers.failures import done_in
-from alignkeep.trainers.log import write_log
-from alignkeep.trainers.processes import by_first
-from alignkeep.trainers.saving import place_adapter, place_model
 
-__all__ = ["TrainResult", "plan", "train"]
+if TYPE_CHECKING:
+    from alignkeep.train.prepare import Prepared
+    from alignkeep.train.tuning import Tuned
+
+__all__ = ["TRAIN", "TrainResult", "plan", "train"]
 
 _LOG_NAME = "training_log.jsonl"
 
@@ -65,28 +59,96 @@ def train(
     DataError, CheckpointError or ShapeError before any work is spent, NoEffectError where the tune changed nothing,
     MachineError (state kept) where memory or disk ran out.
     """
-    started, out = time.monotonic(), Path(out)
-    inputs = _fingerprints(config)
-    identity = identity_of("train", config.model_dump(mode="json"), inputs)
-    finished = _finished(out, identity) if resume else None
-    if finished is not None:
-        return finished
-    prepared = prepare(config)
-    folder = OutputFolder.open(
-        out, stage="train", identity=identity, overwrite=overwrite, resume=resume, inputs=_local_inputs(config)
-    )
+    return perform(TRAIN, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
 
-    def work() -> None:
-        tuned = tune(config, prepared, folder.work, (progress or Silent()) if leads() else Silent())
-        made = folder.work / "trainer" / "made"
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """What `train(config)` would do, with estimates; raises its user errors, loads no model, writes nothing."""
+    return TRAIN.plan(config).as_json()
+
+
+class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
+    name = "train"
+    config = TrainConfig
+    references = (("data",), ("weights",), ("alignguard", "data"), ("probe", "harmful"), ("probe", "harmless"))
+    makes_model = True
+    together = True
+    less_memory = "halve batch_size and double accumulate"
+
+    def misfit(self, config: TrainConfig, made: Made) -> Misfit | None:
+        """The weights that are made are those that are used."""
+        if not made.is_weighted:
+            return None
+        if config.weights is not None:
+            return Misfit(
+                ("train", "weights"), "weights beside a curate stage, which makes them",
+                "one source of weights", "drop train.weights, or the curate stage",
+            )  # fmt: skip
+        if made.chosen_from != config.data:
+            return Misfit(
+                ("curate", "data"), f"{made.chosen_from}, of which nothing is learned",
+                f"the tune's own data, {config.data}", "drop curate.data",
+            )  # fmt: skip
+        return None
+
+    def revision_of(self, config: TrainConfig) -> str | None:
+        return config.load.revision
+
+    def announce(self, config: TrainConfig, made: Made) -> Made:
+        return replace(made, data=config.data)
+
+    def feed(self, config: TrainConfig, made: Made) -> TrainConfig:
+        """On the weights of the recipe's curation where it has one."""
+        return config if made.weights is None else config.model_copy(update={"weights": made.weights})
+
+    def hand_on(self, config: TrainConfig, made: Made, folder: Path | None) -> Made:
+        form = "adapter" if config.has_adapter else "model"
+        return made.with_model(folder, form=form, formed_by=(("train", "method"), config.method))
+
+    def prepare(self, config: TrainConfig) -> Prepared:
+        from alignkeep.train.prepare import prepare
+
+        return prepare(config)
+
+    def inputs(self, task: Task[TrainConfig, Prepared]) -> Inputs:
+        config = task.config
+        return Inputs(_fingerprints(config), _local_inputs(config), config.model_dump(mode="json"), seed=config.seed)
+
+    def plan(self, config: TrainConfig) -> Plan:
+        from alignkeep.train.plan import plan_tune
+
+        return Plan(plan_tune(config))
+
+    def work(self, prepared: Prepared, job: Job) -> dict[str, object]:
+        from alignkeep.train.tuning import tune
+        from alignkeep.trainers.processes import by_first
+
+        tuned = tune(prepared.config, prepared, job.folder, job.progress)
+        made = job.folder / "trainer" / "made"
         tuned.trainer.save_model(str(made))
-        by_first(lambda: _write(config, prepared, tuned, made, folder, inputs, started))
+        return by_first(lambda: _write(prepared, tuned, made, job))
 
-    # A fault that would come again is not worth continuing; a full disk is.
-    return done_in(
-        folder, "train", work, lambda: _finished(folder.out, identity), lambda error: isinstance(error, MachineError),
-        less_memory="halve batch_size and double accumulate",
-    )  # fmt: skip
+    def result(self, folder: Path) -> TrainResult:
+        found: dict[str, Any] = Record.read(folder).result
+        loss = found["final_loss"]
+        return TrainResult(
+            folder=folder,
+            steps=found["steps"],
+            examples=found["examples"],
+            final_loss=float("nan") if loss is None else loss,
+            log=folder / _LOG_NAME,
+            truncated=found["truncated"],
+            trainable_parameters=found["trainable_parameters"],
+            unchanged=tuple(found["unchanged"]),
+            notes=tuple(found["notes"]),
+        )
+
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+        method = str(settings.get("method", "lora"))
+        return {"lora": ("sft", "lora"), "alignguard": ("sft", "lora", "alignguard")}.get(method, ("sft",))
+
+
+TRAIN = TrainStage()
 
 
 def _local_inputs(config: TrainConfig) -> list[Path]:
@@ -95,7 +157,10 @@ def _local_inputs(config: TrainConfig) -> list[Path]:
 
 
 def _fingerprints(config: TrainConfig) -> dict[str, str]:
-    base_of(config)
+    from alignkeep.train.weights import weights_file
+    from alignkeep.trainers.base import full_model
+
+    full_model(config.model, config.load.revision, "train")
     inputs = {
         "model": fingerprint_model(config.model, config.load.revision),
         "data": fingerprint_data(config.data),
@@ -114,51 +179,26 @@ def _probed(config: TrainConfig) -> dict[str, str]:
     )
 
 
-def _finished(out: Path, identity: str) -> TrainResult | None:
-    """The result that `out` already holds of this very run."""
-    try:
-        record = Record.read(out)
-    except DataError:
-        return None
-    if record.stage != "train" or record.identity != identity:
-        return None
-    found: dict[str, Any] = record.result
-    loss = found["final_loss"]
-    return TrainResult(
-        folder=out,
-        steps=found["steps"],
-        examples=found["examples"],
-        final_loss=float("nan") if loss is None else loss,
-        log=out / _LOG_NAME,
-        truncated=found["truncated"],
-        trainable_parameters=found["trainable_parameters"],
-        unchanged=tuple(found["unchanged"]),
-        notes=tuple(found["notes"]),
-    )
+def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, object]:
+    from alignkeep.train.probe import PROBED
+    from alignkeep.train.tuning import SUBSPACES_NAME
+    from alignkeep.trainers.base import check_unwritten
+    from alignkeep.trainers.log import write_log
+    from alignkeep.trainers.saving import place_adapter, place_model
 
-
-def _write(
-    config: TrainConfig,
-    prepared: Prepared,
-    tuned: Tuned,
-    made: Path,
-    folder: OutputFolder,
-    inputs: dict[str, str],
-    started: float,
-) -> None:
-    trainer = tuned.trainer
+    config, trainer, work = prepared.config, tuned.trainer, job.folder
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if config.has_adapter:
         unchanged = place_adapter(
-            made, folder.work, prepared.base, model, reference=config.model, revision=config.load.revision
+            made, work, prepared.base, model, reference=config.model, revision=config.load.revision
         )
     else:
-        unchanged = place_model(made, folder.work, prepared.base, model)
-    check_unwritten(config.model, config.load.revision, inputs["model"])
-    losses = write_log(trainer.state.log_history, folder.work / _LOG_NAME, {PROBED})
-    shutil.rmtree(folder.work / "trainer")
-    (folder.work / SUBSPACES_NAME).unlink(missing_ok=True)
-    result = {
+        unchanged = place_model(made, work, prepared.base, model)
+    check_unwritten(config.model, config.load.revision, job.fingerprints["model"])
+    losses = write_log(trainer.state.log_history, work / _LOG_NAME, {PROBED})
+    shutil.rmtree(work / "trainer")
+    (work / SUBSPACES_NAME).unlink(missing_ok=True)
+    return {
         "steps": trainer.state.global_step,
         "examples": len(prepared.rows.weights),
         "dropped": prepared.rows.dropped,
@@ -170,17 +210,6 @@ def _write(
         "notes": [*prepared.notes, *_stopped(prepared, trainer.state)],
         **({"energies": tuned.energies} if tuned.energies else {}),
     }
-    folder.finish(
-        Record(
-            stage="train",
-            identity=folder.identity,
-            config=config.model_dump(mode="json"),
-            inputs=inputs,
-            seed=config.seed,
-            seconds=time.monotonic() - started,
-            result=result,
-        )
-    )
 
 
 def _stopped(prepared: Prepared, state: Any) -> list[str]:

@@ -1,18 +1,14 @@
-"""What is left of a tune that fails, and memory or disk that runs out in the middle of it."""
+"""Memory or disk that runs out in the middle of a tune."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
-from alignkeep.checkpoint.folders import OutputFolder, leads
-from alignkeep.errors import AlignkeepError, MachineError
-
-Result = TypeVar("Result")
+from alignkeep.errors import MachineError
 
 
 @contextmanager
@@ -47,32 +43,3 @@ def train_from(checkpoint: str | None, trainer: Any, stage: str) -> None:
             f"{stage}.trainer", seen=str(error)[:400], expected="that package installed",
             remedy="install it and give the same command again, or change the setting",
         ) from error  # fmt: skip
-
-
-def done_in(
-    folder: OutputFolder,
-    stage: str,
-    work: Callable[[], None],
-    result_of: Callable[[], Result | None],
-    is_worth_keeping: Callable[[AlignkeepError], bool],
-    *,
-    less_memory: str,
-) -> Result:
-    """Do the work in the folder unless it is done, close it, and give its result. After an error what was begun stays
-    where it is worth continuing. `less_memory` is what to do where memory runs out."""
-    try:
-        if not folder.finished:
-            with machine_failures(folder.out, stage, less_memory):
-                work()
-        result = result_of()
-    except AlignkeepError as error:
-        if leads() and not is_worth_keeping(error):
-            shutil.rmtree(folder.work, ignore_errors=True)
-        raise
-    finally:
-        folder.close()
-    if result is None:
-        raise MachineError(
-            str(folder.out), seen="no finished record", expected="the one just written", remedy="run it again"
-        )
-    return result

@@ -1,0 +1,1 @@
+"""How a stage is run: its folder, its record, and what is left where it fails."""

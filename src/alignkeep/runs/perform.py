@@ -1,0 +1,115 @@
+"""One function runs every stage: it claims the folder, resumes, records, keeps or drops on an error, and finishes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from alignkeep.checkpoint.folders import OutputFolder, leads
+from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.errors import AlignkeepError, DataError
+from alignkeep.progress import Progress, Silent
+from alignkeep.stage import Inputs, Job, Stage, Task
+
+Config = TypeVar("Config", bound=BaseModel)
+Prepared = TypeVar("Prepared")
+Result = TypeVar("Result")
+
+
+def perform(
+    stage: Stage[Config, Prepared, Result],
+    config: Config,
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> Result:
+    """The result of the stage in the folder `out`.
+
+    A finished folder of the same settings and inputs is read back (unless `resume=False`); what an interrupted attempt
+    left is gone on with; `overwrite` lets another run's result be replaced. Of several processes the first writes; all
+    return the same, or raise the same error. Raises the stage's errors before any work is spent, and RecipeError where
+    `out` cannot be used.
+    """
+    began, out = time.monotonic(), Path(os.path.realpath(out))
+    task = Task(stage, config)
+    inputs = stage.inputs(task)
+    deciding = inputs.recorded if inputs.deciding is None else inputs.deciding
+    identity = identity_of(stage.name, deciding, inputs.fingerprints)
+    if resume and _is_finished(out, stage.name, identity):
+        return stage.result(out)
+    prepared = task.prepared
+    folder = OutputFolder.open(
+        out, stage=stage.name, identity=identity, overwrite=overwrite, resume=resume, inputs=inputs.paths
+    )
+    try:
+        if not folder.finished:
+            with _machine_failures(stage, out):
+                _do(stage, prepared, folder, inputs, progress or Silent(), began)
+    except AlignkeepError as error:
+        if leads() and not stage.is_worth_keeping(error, folder.work):
+            shutil.rmtree(folder.work, ignore_errors=True)
+        raise
+    finally:
+        folder.close()
+    return stage.result(out)
+
+
+def _do(
+    stage: Stage[Config, Prepared, Result],
+    prepared: Prepared,
+    folder: OutputFolder,
+    inputs: Inputs,
+    progress: Progress,
+    began: float,
+) -> None:
+    job = Job(folder.work, inputs.fingerprints, progress if leads() else Silent())
+    result = stage.work(prepared, job)
+
+    def finish() -> None:
+        record = Record(
+            stage=stage.name,
+            identity=folder.identity,
+            config=inputs.recorded,
+            inputs=inputs.fingerprints,
+            seed=inputs.seed,
+            seconds=time.monotonic() - began,
+            result=result,
+        )
+        folder.finish(record, leftovers=stage.leftovers())
+
+    if not stage.together:
+        finish()
+        return
+    from alignkeep.trainers.processes import by_first
+
+    by_first(finish)
+
+
+def _is_finished(out: Path, stage: str, identity: str) -> bool:
+    """Whether `out` holds the result of this very run."""
+    try:
+        record = Record.read(out)
+    except DataError:
+        return False
+    return (record.stage, record.identity) == (stage, identity)
+
+
+@contextmanager
+def _machine_failures(stage: Stage[Config, Prepared, Result], out: Path) -> Iterator[None]:
+    """Memory or disk that runs out in a stage that loads a model to train it, as a MachineError."""
+    if stage.less_memory is None:
+        yield
+        return
+    from alignkeep.trainers.failures import machine_failures
+
+    with machine_failures(out, stage.name, stage.less_memory):
+        yield
