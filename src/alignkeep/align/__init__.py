@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from alignkeep.align.config import AlignConfig as AlignConfig
     from alignkeep.align.config import RewardSettings as RewardSettings
     from alignkeep.align.grao_config import GRAOConfig as GRAOConfig
-    from alignkeep.align.reward import Comparison as Comparison
-    from alignkeep.align.reward import Judge as Judge
     from alignkeep.align.reward import PairwiseReward as PairwiseReward
     from alignkeep.align.stage import AlignResult as AlignResult
     from alignkeep.align.trainer import GRAOTrainer as GRAOTrainer
+    from alignkeep.judging.judges import Comparison as Comparison
+    from alignkeep.judging.judges import PairJudge as PairJudge
 
 open_room(
     __name__,
@@ -24,7 +24,7 @@ open_room(
         "Comparison": "reward",
         "GRAOConfig": "grao_config",
         "GRAOTrainer": "trainer",
-        "Judge": "reward",
+        "PairJudge": "reward",
         "PairwiseReward": "reward",
         "RewardSettings": "config",
     },

@@ -270,6 +270,8 @@ def _fallen(aligned: Aligned, config: AlignConfig) -> list[str]:
     held_out = aligned.held_out
     if held_out is None:
         return []
+    from alignkeep.judging.statistics import paired_bootstrap
+
     step, then, end = held_out.best()
     alpha = 0.05 / len(held_out.looks)
     fall = paired_bootstrap(end, then, seed=config.seed, confidence=1 - alpha)
