@@ -9,6 +9,7 @@ import typer
 from alignkeep import __version__
 from alignkeep.checkpoint.folders import leads
 from alignkeep.cli.align import align
+from alignkeep.cli.check import check
 from alignkeep.cli.cite import cite
 from alignkeep.cli.curate import curate
 from alignkeep.cli.demo import demo
@@ -35,7 +36,23 @@ app = typer.Typer(
 )
 _TOGETHER = {"curate", "train", "align", "run"}  # what all processes of a torchrun do; the rest is left to the first
 
-for verb in (demo, run, testbed, curate, train, align, merge, inject, verify, evaluate, judge, gate, report, cite):
+for verb in (
+    demo,
+    check,
+    run,
+    testbed,
+    curate,
+    train,
+    align,
+    merge,
+    inject,
+    verify,
+    evaluate,
+    judge,
+    gate,
+    report,
+    cite,
+):
     app.command()(verb)
 
 

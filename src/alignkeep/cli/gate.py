@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from alignkeep.gate.stage import GateResult
 
-_EXIT = {"pass": 0, "fail": 3, "undecided": 5}
+EXIT = {"pass": 0, "fail": 3, "undecided": 5}
 
 
 def gate(
@@ -38,7 +38,7 @@ def gate(
             if path is not None:
                 write_text(path, text(result))
         session.show(result.as_json(), lambda console: _say(console, result))
-        code = _EXIT[result.answer.value]
+        code = EXIT[result.answer.value]
     if code:
         raise typer.Exit(code)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from xml.etree import ElementTree
 
 from alignkeep.gate.decision import Answer
@@ -10,6 +9,7 @@ from alignkeep.gate.stage import Gated, GateResult, Line
 from alignkeep.types import Estimate
 
 _MARKS = {Answer.PASS: "✅ pass", Answer.FAIL: "❌ fail", Answer.UNDECIDED: "❔ cannot decide", None: "– not measured"}
+WORDS = {Answer.PASS: "pass", Answer.FAIL: "FAIL", Answer.UNDECIDED: "cannot decide", None: "not measured"}
 _HEADLINES = {
     Answer.PASS: "Passed",
     Answer.FAIL: "Failed",
@@ -21,15 +21,14 @@ def verdict_lines(result: GateResult) -> list[str]:
     """A line for each model, and under it one for each bound: for the terminal."""
     found: list[str] = []
     for gated in result.models:
-        found.append(f"{_WORDS[gated.answer]}: {gated.model} ({gated.folder})")
-        found += [
-            f"  {_WORDS[line.answer]}: {line.metric} {measured(line)}, wanted {line.bound}{_more(line)}"
-            for line in gated.lines
-        ]
+        found.append(f"{WORDS[gated.answer]}: {gated.model} ({gated.folder})")
+        found += [f"  {bound_line(line)}" for line in gated.lines]
     return found
 
 
-_WORDS = {Answer.PASS: "pass", Answer.FAIL: "FAIL", Answer.UNDECIDED: "cannot decide", None: "not measured"}
+def bound_line(line: Line) -> str:
+    """`FAIL: over_refusal +20.0 points [+12.1, +27.4], n = 100, wanted change <= +5 points`."""
+    return f"{WORDS[line.answer]}: {line.metric} {measured(line)}, wanted {line.bound}{_more(line)}"
 
 
 def markdown_of(result: GateResult) -> str:
@@ -61,7 +60,7 @@ def measured(line: Line) -> str:
     if line.estimate is None:
         return line.note or "not measured"
     estimate, is_change = line.estimate, line.bound.startswith("change")
-    numbers = _points(estimate) if is_change else _percent(estimate)
+    numbers = points(estimate) if is_change else percent(estimate)
     return f"{numbers}, n = {estimate.n}"
 
 
@@ -93,13 +92,14 @@ def _more(line: Line) -> str:
     return f" (about {line.needed} prompts would decide it)"
 
 
-def _percent(estimate: Estimate) -> str:
+def percent(estimate: Estimate) -> str:
+    """`88.0 % [82.1, 92.4]`."""
     return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def _points(estimate: Estimate) -> str:
-    low, high = (math.nan if end is None else 100 * end for end in (estimate.low, estimate.high))
-    return f"{100 * estimate.value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+def points(estimate: Estimate) -> str:
+    """`-3.0 points [-6.1, +0.2]`."""
+    return f"{100 * estimate.value:+.1f} points [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
 
 
 def _text(text: str) -> str:
