@@ -191,6 +191,8 @@ def _fields(cls: type[BaseModel], path: Sequence[str]) -> list[str]:
     """Names of the settings that exist under `path`."""
     current = cls
     for part in path:
+        if part.isdigit():  # an item of a list, whose group was found one step before
+            continue
         annotation = current.model_fields[part].annotation
         for option in (annotation, *get_args(annotation)):
             if isinstance(option, type) and issubclass(option, BaseModel):

@@ -9,10 +9,12 @@ import typer
 from alignkeep import __version__
 from alignkeep.checkpoint.folders import leads
 from alignkeep.cli.align import align
+from alignkeep.cli.check import check
 from alignkeep.cli.cite import cite
 from alignkeep.cli.curate import curate
 from alignkeep.cli.demo import demo
 from alignkeep.cli.evaluate import evaluate
+from alignkeep.cli.gate import gate
 from alignkeep.cli.inject import inject
 from alignkeep.cli.judge import judge
 from alignkeep.cli.merge import merge
@@ -25,7 +27,8 @@ from alignkeep.cli.verify import verify
 app = typer.Typer(
     name="alignkeep",
     help="Fine-tune a language model and keep it safe: tune, measure what was lost, report it with intervals.",
-    epilog="Exit codes: 0 done, 1 user error, 2 usage, 4 the machine failed, 130 interrupted. "
+    epilog="Exit codes: 0 done, 1 user error, 2 usage, 3 the gate failed, 4 the machine failed, "
+    "5 the gate cannot decide, 130 interrupted. "
     "After 4 and 130 the same command continues where it stopped.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,7 +36,23 @@ app = typer.Typer(
 )
 _TOGETHER = {"curate", "train", "align", "run"}  # what all processes of a torchrun do; the rest is left to the first
 
-for verb in (demo, run, testbed, curate, train, align, merge, inject, verify, evaluate, judge, report, cite):
+for verb in (
+    demo,
+    check,
+    run,
+    testbed,
+    curate,
+    train,
+    align,
+    merge,
+    inject,
+    verify,
+    evaluate,
+    judge,
+    gate,
+    report,
+    cite,
+):
     app.command()(verb)
 
 
