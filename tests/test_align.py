@@ -455,8 +455,8 @@ def test_the_verb_says_what_it_found_and_gives_it_as_json(config, tmp_path):
 def test_the_room_is_called_from_python(config, tmp_path):
     result = alignkeep.align(config, out=tmp_path / "out")
     assert result.folder == tmp_path / "out"
-    from alignkeep.align import GRAOConfig, GRAOTrainer, Judge
+    from alignkeep.align import GRAOConfig, GRAOTrainer, PairJudge
 
     assert GRAOTrainer.__name__ == "GRAOTrainer"
     assert GRAOConfig.__name__ == "GRAOConfig"
-    assert Judge is not None
+    assert PairJudge is not None

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from alignkeep.errors import CheckpointError, MachineError
+from alignkeep.models.gguf import gguf_folder, is_gguf
 from alignkeep.models.headers import TensorEntry, load_json, read_headers
 from alignkeep.types import Checkpoint
 
@@ -36,9 +37,14 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
                 remedy="drop --revision, or name the hub model",
             )
         return _resolve_folder(reference, path, revision)
+    if is_gguf(path) and revision is None:
+        return Checkpoint(reference=reference, folder=None, is_adapter=False, base=None)
     if path.exists():
         raise CheckpointError(
-            reference, seen="a file", expected="a model folder with config.json", remedy="give the folder"
+            reference,
+            seen="a file" if revision is None else f"revision {revision} of a file",
+            expected="a model folder with config.json, or a GGUF file",
+            remedy="give the folder",
         )
     if _looks_local(reference):
         raise _no_such_folder(reference, path)
@@ -53,6 +59,9 @@ def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
     """
     if checkpoint.folder is not None:
         return checkpoint
+    file = Path(checkpoint.reference).expanduser()
+    if is_gguf(file):
+        return _resolve_folder(checkpoint.reference, gguf_folder(file), None)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -165,7 +174,7 @@ def base_of(folder: Path) -> tuple[str, str | None]:
     if not isinstance(named, str) or not named:
         raise CheckpointError(where, seen=repr(named), expected=expected, remedy="write it into the file")
     path = Path(named).expanduser()
-    base = next((found for found in (folder / path, path) if found.is_dir()), None)
+    base = next((found for found in (folder / path, path) if found.is_dir() or is_gguf(found)), None)
     if base is None:
         if _looks_local(named):
             remedy = "put the base back or correct the path (it may be relative to the adapter's folder)"
