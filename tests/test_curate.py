@@ -20,9 +20,11 @@ from safetensors.torch import save_file
 
 import alignkeep
 from alignkeep.checkpoint.explanations import read_explanation
+from alignkeep.checkpoint.records import MADE_FROM
 from alignkeep.curate import weighting
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.stage import curate, plan
+from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError, RecipeError, ShapeError
 from alignkeep.models import embeddings
 from alignkeep.report.curations import write_explanation
@@ -95,6 +97,8 @@ def test_the_files_hold_what_the_contract_says(given: dict[str, Any], tmp_path: 
     assert summary["converged"]
     names = {path.name for path in result.folder.iterdir()}
     assert names == {"weights.parquet", "summary.json", "explanation.json", "record.json"}
+    told = pyarrow.parquet.read_schema(result.folder / "weights.parquet").metadata
+    assert told == {MADE_FROM.encode(): fingerprint_data(str(given["data"])).encode()}
 
 
 def test_the_costs_epsilon_is_a_share_of_the_median_of_both(given: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
 from alignkeep.checkpoint.folders import OutputFolder, leads
-from alignkeep.checkpoint.records import Record, identity_of
+from alignkeep.checkpoint.records import MADE_FROM, Record, identity_of
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.prepare import Prepared, fingerprints, local_inputs, plan_curation, prepare
 from alignkeep.curate.vectors import SETS
@@ -77,7 +77,8 @@ def curate(
     )
     with closing(folder):
         if not folder.finished:
-            result = _made(prepared, folder.work, processes, (progress or Silent()) if leads() else Silent())
+            told = (progress or Silent()) if leads() else Silent()
+            result = _made(prepared, inputs.get("data"), folder.work, processes, told)
             seconds = time.monotonic() - started
             folder.finish(Record("curate", folder.identity, settings, inputs, config.seed, seconds, result))
         processes.wait()
@@ -85,7 +86,9 @@ def curate(
     return CurateResult(folder.out, summary["n"], summary["kept"], summary)
 
 
-def _made(prepared: Prepared, work: Path, processes: Processes, progress: Progress) -> dict[str, object]:
+def _made(
+    prepared: Prepared, made_from: str | None, work: Path, processes: Processes, progress: Progress
+) -> dict[str, object]:
     from alignkeep.curate.explain import explain
     from alignkeep.curate.scoring import choose
 
@@ -95,7 +98,7 @@ def _made(prepared: Prepared, work: Path, processes: Processes, progress: Progre
         summary = _summary(prepared, choice)
         if leads():
             with machine_errors(work):
-                _write_weights(choice, work / WEIGHTS_NAME)
+                _write_weights(choice, made_from, work / WEIGHTS_NAME)
                 write_json(work / SUMMARY_NAME, summary)
                 explain(prepared, choice).write(work)
                 if prepared.config.embed.keep and choice.vectors is not None:
@@ -135,7 +138,8 @@ def _summary(prepared: Prepared, choice: Choice) -> dict[str, object]:
     return facts
 
 
-def _write_weights(choice: Choice, file: Path) -> None:
+def _write_weights(choice: Choice, made_from: str | None, file: Path) -> None:
+    """With the fingerprint of the data, which tells weights of these rows in another order when the file is alone."""
     import pyarrow
     import pyarrow.parquet
 
@@ -153,4 +157,5 @@ def _write_weights(choice: Choice, file: Path) -> None:
             **{name: pyarrow.array(values, pyarrow.float64()) for name, values in scores.items()},
         }
     )
-    pyarrow.parquet.write_table(table, file)
+    told = {} if made_from is None else {MADE_FROM: made_from}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(told), file)
