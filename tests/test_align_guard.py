@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -23,6 +24,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.train.align_guard import AlignGuard, Penalty
 from alignkeep.train.config import AlignGuardSettings
 from alignkeep.train.guarded_sft import AlignGuardConfig, AlignGuardSFTTrainer
@@ -256,6 +258,56 @@ def test_a_step_has_the_tasks_gradient_and_once_the_penaltys(case: str, tiny: Ti
         assert terms == pytest.approx({name: expected[name].item() for name in terms}, rel=1e-4)
     assert "alignguard/ratio" not in rows[0]
     assert rows[1]["alignguard/ratio"] == pytest.approx(norm(force) / norm(task[1]), rel=1e-4)
+
+
+class Engine(TrainerCallback):
+    """Does as DeepSpeed's does under accelerate: backward also steps and leaves no gradient behind. (The real one needs
+    its own package and an accelerator.)"""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.optimizer = given["optimizer"].optimizer
+        self.accelerator.deepspeed_engine_wrapped = self
+        self.accelerator.state.distributed_type = DistributedType.DEEPSPEED
+
+    def backward(self, loss: Tensor, sync_gradients: bool = True, **named: Any) -> None:
+        loss.backward()
+        if sync_gradients:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def get_global_grad_norm(self) -> float:
+        return 0.0
+
+    def on_train_end(self, *given: Any, **named: Any) -> None:
+        self.accelerator.state.distributed_type = DistributedType.NO
+
+
+def test_under_an_engine_that_keeps_gradients_to_itself_the_penaltys_force_is_still_looked_at(tiny: Tiny) -> None:
+    ratios: list[float] = []
+    for has_engine in (False, True):
+        trainer = tiny.sft(adapter(tiny.base()), learning_rate=0.0, max_grad_norm=0.0)
+        if has_engine:
+            trainer.add_callback(Engine(trainer.accelerator))
+        tiny.guard(trainer.model, **EVERYTHING).attach(trainer)
+        trainer.train()
+        ratios += [row["alignguard/ratio"] for row in trainer.state.log_history if "alignguard/ratio" in row]
+    assert ratios[1] == pytest.approx(ratios[0], rel=1e-4)
+    weak = tiny.sft(adapter(tiny.base()), learning_rate=0.0)
+    weak.add_callback(Engine(weak.accelerator))
+    tiny.guard(weak.model, alignment=1e-12).attach(weak)
+    with pytest.raises(NoEffectError, match=r"raise alignguard\.alignment"):
+        weak.train()
+
+
+def test_adapters_that_zero_3_has_taken_apart_are_refused(tiny: Tiny) -> None:
+    model = adapter(tiny.base())
+    factor = next(one for name, one in model.named_parameters() if "lora_B" in name)
+    factor.data, factor.ds_id = torch.empty(0), 1  # as deepspeed.zero.Init leaves a parameter
+    with pytest.raises(RecipeError, match="ZeRO-3 has taken apart"):
+        tiny.guard(model)
 
 
 class SquaredGradients:

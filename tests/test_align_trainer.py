@@ -168,6 +168,17 @@ def test_a_reference_alone_is_learned_as_supervised_tuning_learns_it(tiny_model,
     assert ours.norm() / theirs.norm() == pytest.approx(0.5 * math.sqrt(GROUP), rel=1e-3)  # beta A_y, A_y = sqrt(G)
 
 
+def test_the_card_and_the_tags_that_trl_writes_name_this_method_and_its_paper(tiny_model, tmp_path):
+    trainer = _trainer(tiny_model, tmp_path)
+    trainer.create_model_card(model_name="tuned")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "trained with GRAO" in card
+    assert "https://huggingface.co/papers/2508.07750" in card
+    assert "wang2025learning" in card
+    assert not any(other in card for other in ("GRPO", "grpo", "DeepSeekMath", "2402.03300"))
+    assert trainer.model.model_tags == ["trl", "grao"]
+
+
 def test_reference_tokens_are_those_of_the_chat_template_with_the_end_of_the_turn(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     chat = [{"role": "user", "content": "how to fix 1 ?"}]

@@ -16,7 +16,7 @@ Departures from the paper: align/advantage.py and align/objective.py, and
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from alignkeep.align.objective import Strengths, coefficients
 from alignkeep.align.reference import COLUMN, as_completion, check_reference, check_references, reference_tokens
 from alignkeep.errors import RecipeError
 from alignkeep.masked import mean_over_answer, sum_over_answer
+from alignkeep.works import works
+
+_WORK = works()["wang2025learning"]
 
 
 class _References(NamedTuple):
@@ -53,6 +56,15 @@ class GRAOTrainer(CarefulGRPOTrainer):
     Raises, before the first step, RecipeError for settings that have no place in GRAO and DataError for data without
     references; MachineError where not one answer of a batch could be scored.
     """
+
+    # What TRL writes into the model's tags and its card.
+    _tag_names: ClassVar[list[str]] = ["trl", "grao"]
+    _name = "GRAO"
+    _paper: ClassVar[dict[str, str]] = {
+        "title": _WORK.title,
+        "id": _WORK.url.rpartition("/")[2],
+        "citation": _WORK.bibtex(),
+    }
 
     # The base classes promise less.
     args: Any  # GRAOConfig

@@ -183,6 +183,7 @@ def adapted(model: Any) -> dict[str, Adapted]:
         _refuse_other_kind(name, module)
         for adapter in _active(module):
             down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+            _refuse_partitioned(name, down, up)
             found[name] = Adapted(down, up, module.scaling[adapter], module.base_layer, module)
     if not found:
         raise RecipeError(
@@ -192,6 +193,17 @@ def adapted(model: Any) -> dict[str, Adapted]:
             remedy="give the trainer a peft_config, or take method lora or full",
         )
     return found
+
+
+def _refuse_partitioned(name: str, *factors: Any) -> None:
+    """Under ZeRO-3 a parameter is empty until its module runs; no penalty can be read off it."""
+    if any(hasattr(factor, "ds_id") and not factor.numel() for factor in factors):
+        raise RecipeError(
+            f"adapter of {name}",
+            seen="a parameter that DeepSpeed ZeRO-3 has taken apart",
+            expected="whole adapters on every process",
+            remedy="use ZeRO stage 1 or 2, or FSDP2",
+        )
 
 
 def _refuse_unguarded(model: Any, modules: Mapping[str, Adapted]) -> None:
