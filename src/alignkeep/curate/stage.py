@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
 from alignkeep.checkpoint.folders import OutputFolder, leads
 from alignkeep.checkpoint.records import MADE_FROM, Record, identity_of
 from alignkeep.curate.config import CurateConfig
-from alignkeep.curate.prepare import Prepared, fingerprints, local_inputs, plan_curation, prepare
+from alignkeep.curate.prepare import Prepared, fingerprints, fitting, local_inputs, plan_curation, prepare
 from alignkeep.curate.vectors import SETS
 from alignkeep.errors import AlignkeepError, MachineError, NoEffectError
 from alignkeep.models.processes import Processes
 from alignkeep.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alignkeep.curate.scoring import Choice
 
 __all__ = ["CurateResult", "curate", "plan"]
@@ -91,17 +94,21 @@ def _made(
 ) -> dict[str, object]:
     from alignkeep.curate.explain import explain
     from alignkeep.curate.scoring import choose
+    from alignkeep.models.loading import load_model
 
+    config = prepared.config
     try:
-        choice = choose(prepared, work / _STORE, processes, progress)
+        loaded = load_model(str(config.model), config.load) if config.loads_model else None
+        fit = fitting(prepared, loaded)
+        choice = choose(fit.prepared, loaded, work / _STORE, processes, progress)
         _check_effect(choice)
-        summary = _summary(prepared, choice)
+        summary = _summary(prepared, choice) | {"too_long": fit.too_long}
         if leads():
             with machine_errors(work):
-                _write_weights(choice, made_from, work / WEIGHTS_NAME)
+                _write_weights(choice, fit.rows["data"], prepared.count, made_from, work / WEIGHTS_NAME)
                 write_json(work / SUMMARY_NAME, summary)
-                explain(prepared, choice).write(work)
-                if prepared.config.embed.keep and choice.vectors is not None:
+                explain(fit.prepared, choice, fit.rows).write(work)
+                if config.embed.keep and choice.vectors is not None:
                     sets = choice.vectors._asdict()
                     write_tensors(work / VECTORS_NAME, {name: sets[name] for name in SETS}, {})
     except AlignkeepError as error:
@@ -125,7 +132,7 @@ def _check_effect(choice: Choice) -> None:
 def _summary(prepared: Prepared, choice: Choice) -> dict[str, object]:
     vectors = choice.vectors
     facts: dict[str, object] = {
-        "method": prepared.config.method, "n": len(choice.mass), "kept": int(choice.kept.sum()), **choice.facts,
+        "method": prepared.config.method, "n": prepared.count, "kept": int(choice.kept.sum()), **choice.facts,
         "truncated": None if vectors is None else vectors.truncated,
     }  # fmt: skip
     if vectors is not None:
@@ -138,23 +145,28 @@ def _summary(prepared: Prepared, choice: Choice) -> dict[str, object]:
     return facts
 
 
-def _write_weights(choice: Choice, made_from: str | None, file: Path) -> None:
-    """With the fingerprint of the data, which tells weights of these rows in another order when the file is alone."""
+def _write_weights(choice: Choice, rows: Sequence[int], count: int, made_from: str | None, file: Path) -> None:
+    """A row for each of the `count` examples, those that were looked at being `rows`. With the fingerprint of the data,
+    which tells weights of these rows in another order when the file is alone."""
     import pyarrow
     import pyarrow.parquet
 
-    count = len(choice.mass)
-    scores = {
-        "safe_score": [None] * count if choice.safe is None else choice.safe.double().tolist(),
-        "harm_score": [None] * count if choice.harmful is None else choice.harmful.double().tolist(),
-    }
+    def of_all(values: Tensor | None, left_out: object) -> list[object]:
+        found = [left_out] * count
+        for at, value in zip(rows, () if values is None else values.tolist(), strict=values is not None):
+            found[at] = value
+        return found
+
     table = pyarrow.table(
         {
             "index": pyarrow.array(range(count), pyarrow.int64()),
-            "mass": pyarrow.array(choice.mass.double().tolist(), pyarrow.float64()),
-            "weight": pyarrow.array(choice.weights.double().tolist(), pyarrow.float64()),
-            "kept": pyarrow.array(choice.kept.tolist(), pyarrow.bool_()),
-            **{name: pyarrow.array(values, pyarrow.float64()) for name, values in scores.items()},
+            "mass": pyarrow.array(of_all(choice.mass.double(), 0.0), pyarrow.float64()),
+            "weight": pyarrow.array(of_all(choice.weights.double(), 0.0), pyarrow.float64()),
+            "kept": pyarrow.array(of_all(choice.kept, False), pyarrow.bool_()),
+            **{
+                name: pyarrow.array(of_all(None if one is None else one.double(), None), pyarrow.float64())
+                for name, one in (("safe_score", choice.safe), ("harm_score", choice.harmful))
+            },
         }
     )
     told = {} if made_from is None else {MADE_FROM: made_from}

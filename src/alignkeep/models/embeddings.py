@@ -50,6 +50,7 @@ def embed(
     batch_size: int = 32,
     max_length: int = 1024,
     what: str = "example",
+    too_long: Literal["refuse", "cut"] = "refuse",
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
@@ -68,7 +69,7 @@ def embed(
         raise ValueError(f"need pooling last or mean, got {pooling}")
     _check_layer(loaded, layer)
     length = min(max_length, context_length(loaded) or max_length)
-    rows, truncated = encoded(loaded.tokenizer, examples, length, what)
+    rows, truncated = encoded(loaded.tokenizer, examples, length, what, too_long=too_long)
     texts = [row.input_ids for row in rows]
     work = _fingerprint(loaded, texts, layer, pooling)
     order = sorted(range(len(texts)), key=lambda at: (-len(texts[at]), at))
