@@ -24,10 +24,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from alignkeep.errors import NoEffectError, RecipeError
+from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
+from alignkeep.models.collectors import collect_factors, collect_sides
+from alignkeep.models.loading import LoadedModel
 from alignkeep.train.align_guard import AlignGuard, Penalty
 from alignkeep.train.config import AlignGuardSettings
 from alignkeep.train.guarded_sft import AlignGuardConfig, AlignGuardSFTTrainer
+from alignkeep.types import Checkpoint
 from test_collectors import EXAMPLES, tiny_gpt2
 from test_trainer import PLAIN, _rows
 
@@ -355,6 +358,52 @@ def test_a_running_curvature_weighs_the_trust_region_and_the_coherence(tiny: Tin
     for term in ("trust", "coherence"):
         assert rows[0][f"alignguard/{term}"] == 0
         assert rows[1][f"alignguard/{term}"] == pytest.approx(expected[term].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("side", ["input", "output", "both"])
+@pytest.mark.parametrize("fisher", ["full", "diagonal"])
+def test_one_unit_for_the_model_divides_every_factor_by_the_largest_eigenvalue_of_any(
+    side: str, fisher: str, tiny: Tiny
+) -> None:
+    """Against the factors themselves, of which the tiny model's matrices have very different ones."""
+    model = adapter(tiny.base())
+    own, one = (tiny.guard(model, side=side, fisher=fisher, unit=unit, most=6) for unit in ("matrix", "model"))
+    loaded = guard_base(tiny)
+    sides = ("input", "output") if side == "both" else (side,)
+    factors = collect_sides(loaded, EXAMPLES, sides, modules=list(own.subspaces))
+    for at in sides:
+        largest = {name: float(_top(factor.matrix, fisher)) for name, factor in factors[at].items()}
+        unit = max(largest.values())
+        assert unit > 3 * min(largest.values())
+        for name, factor in factors[at].items():
+            before, after = (getattr(guard.subspaces[name], f"{at}s") for guard in (own, one))
+            assert_close(after.vectors, before.vectors)
+            assert_close(after.eigenvalues, before.eigenvalues * largest[name] / unit, rtol=1e-4, atol=1e-9)
+            assert_close(after.diagonal, (factor.diagonal / unit).float(), rtol=1e-4, atol=1e-9)
+    kept = tiny.out.with_suffix(".safetensors")
+    own.save(kept, model)
+    with pytest.raises(CheckpointError, match='"unit": "matrix"'):
+        AlignGuard.load(kept, model, one.settings)
+
+
+def guard_base(tiny: Tiny) -> LoadedModel:
+    return LoadedModel(tiny.base(), tiny.tokenizer, Checkpoint("m", None, is_adapter=False, base=None))
+
+
+def _top(matrix: Tensor, fisher: str) -> Tensor:
+    return matrix.diagonal().max() if fisher == "diagonal" else torch.linalg.eigvalsh(matrix)[-1]
+
+
+def test_the_share_of_the_trace_that_the_cap_leaves_is_logged(tiny: Tiny) -> None:
+    trainer = tiny.sft(adapter(tiny.base()))
+    guard = tiny.guard(trainer.model, most=2)
+    held = guard.trace_held()
+    for name, factor in collect_factors(guard_base(tiny), EXAMPLES, modules=list(held)).items():
+        values = torch.linalg.eigvalsh(factor.matrix)
+        assert held[name] == pytest.approx(float(values[-2:].sum() / values.sum()), rel=1e-4)
+    assert min(held.values()) < 0.9
+    rows = learned(trainer, guard)[1]
+    assert [row["alignguard/trace_held"] for row in rows] == pytest.approx([sum(held.values()) / len(held)] * 2)
 
 
 def test_the_gradient_is_clipped_with_the_penalty_in_it(tiny: Tiny) -> None:

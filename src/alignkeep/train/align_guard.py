@@ -121,6 +121,14 @@ class AlignGuard:
         """Of every adapted matrix: the squared norms of its update inside the subspace and beside it."""
         return self._stack().energies(adapted(model))
 
+    def trace_held(self) -> dict[str, float]:
+        """Of every matrix: the share of its Fisher factor's trace that its directions hold, of two sides the smaller.
+        What the cap `most` leaves out, no penalty sees. Matrices of no Fisher are left out."""
+        shares = {
+            name: min(float(side.held) for side in one if side is not None) for name, one in self.subspaces.items()
+        }
+        return {name: share for name, share in shares.items() if not math.isnan(share)}
+
     def _stack(self) -> Stacked:
         from alignkeep.train.stacked import Stacked
 

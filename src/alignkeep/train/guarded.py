@@ -28,7 +28,8 @@ _RATIO = "alignguard/ratio"
 def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = None) -> None:
     """Wrap the two calls by which the trainer trains and logs."""
     accelerator, backward, log = trainer.accelerator, trainer.accelerator.backward, trainer.log
-    seen = _Seen()
+    held = guard.trace_held().values()
+    seen = _Seen(sum(held) / len(held))
 
     def with_penalty(loss: Tensor, **named: Any) -> None:
         if not accelerator.sync_gradients:
@@ -63,7 +64,8 @@ def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = No
 class _Seen:
     """The terms since the last log, and the ratios since this process began."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace_held: float) -> None:
+        self._trace_held = trace_held
         self._terms: list[Tensor] = []
         self.ratios: list[float] = []
         self.steps = 0
@@ -100,6 +102,7 @@ class _Seen:
         values = torch.stack(self._terms).mean(0).tolist()
         self._terms.clear()
         found = {f"alignguard/{name}": value for name, value in zip(Penalty._fields[1:], values, strict=True)}
+        found["alignguard/trace_held"] = self._trace_held
         if self._new_ratio is not None:
             found[_RATIO], self._new_ratio = self._new_ratio, None
         return found
