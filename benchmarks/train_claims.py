@@ -1,17 +1,19 @@
 """What AlignGuard keeps of safety and task on the testbed, beside plain LoRA and full tuning: docs/alignguard.md.
 
     python benchmarks/train_claims.py --out DIR [--seeds 3] [--part test|validation] [--sets benign_drift,poisoned]
-        [--tables methods,terms,sides]
+        [--tables methods,terms,sides] [--json FILE]
     python benchmarks/train_claims.py --out DIR --tables forgetting
 
 Every variant tunes `aligned` once per seed. Rates are means over tuning seeds with a 95 % interval that covers seeds
 and prompts (two-level bootstrap); differences are paired. Defaults were chosen with `--part validation`, claims are
-made with the test part. A killed run goes on.
+made with the test part. A killed run goes on. `--json` keeps the rates, with intervals, of every row
+(benchmarks/results/alignguard_strengths.json: `--part validation --tables "wide strengths,units"`).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
@@ -61,6 +63,8 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     },
     # For the choice of defaults, on validation data.
     "strengths": {f"alignment {one:g}": {"alignment": one} for one in (0.03, 0.05, 0.1, 0.3)},
+    "wide strengths": {f"alignment {one:g}": {"alignment": one} for one in (0.05, 0.3, 1.0, 3.0, 10.0, 30.0)},
+    "units": {f"one unit, {one:g}": {"alignment": one, "unit": "model"} for one in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)},
     "full rates": {f"full, rate {one:g}": {"method": "full", "learning_rate": one} for one in (1e-4, 1e-3)},
     "trusts": {f"trust {one:g}": {"trust": one} for one in (0.001, 0.01)},
     "curvatures": {f"trust {one:g}, running curvature": {"trust": one, "curvature": "running"} for one in (0.1, 1.0)},
@@ -135,8 +139,12 @@ def measured(world, out: Path, part: str, name: str, label: str, variant: dict[s
     return judged
 
 
-def table(world, out: Path, part: str, name: str, tables: Sequence[str], seeds: int, base: Path) -> None:
-    """Rates of every variant, and against plain LoRA: the drift that is left of its, and the gain in task."""
+def table(
+    world, out: Path, part: str, name: str, tables: Sequence[str], seeds: int, base: Path
+) -> dict[str, dict[str, object]]:
+    """Rates of every variant, and against plain LoRA: the drift that is left of its, and the gain in task. They are
+    printed, and returned as numbers."""
+    found: dict[str, dict[str, object]] = {}
     print(f"\n## {name}, {part}\n")
     rates = " | ".join(f"{kind} {what}" for kind, what in RATES.items())
     print(f"| tune | {rates} | drift, of plain LoRA's | task, against plain LoRA |")
@@ -163,6 +171,20 @@ def table(world, out: Path, part: str, name: str, tables: Sequence[str], seeds: 
         holds = " (not worse by 1)" if task.low > -MARGIN else ""
         cells += [kept, _points(task.value, task.low, task.high) + holds]
         print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+        found[label] = {
+            "settings": variant,
+            "seeds": len(folders),
+            "task against plain": [task.value, task.low, task.high],
+        }
+        found[label] |= {kind: rate_of(after[kind]) for kind in RATES}
+    return found
+
+
+def rate_of(of_seeds: np.ndarray) -> dict[str, object]:
+    """Mean, its interval, and the rate of every seed."""
+    rate = paired_bootstrap(of_seeds, np.zeros_like(of_seeds), seed=0)
+    each = [round(float(one), 4) for one in of_seeds.mean(1)]
+    return {"value": rate.value, "low": rate.low, "high": rate.high, "of seeds": each}
 
 
 def forgetting(world, out: Path, base: Path, seeds: int, name: str) -> None:
@@ -194,8 +216,6 @@ def forgetting(world, out: Path, base: Path, seeds: int, name: str) -> None:
 
 def refusals(base: Path) -> list[Example]:
     """Harmful test prompts with the base's own refusals of them."""
-    import json
-
     rows = [json.loads(line) for line in (base / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row["kind"] == "harmful" and not row["attack"] and row["verdict"] == "refusal"]
     return [Example((Message("user", row["prompt"]), Message("assistant", row["answer"]))) for row in rows]
@@ -229,16 +249,21 @@ def main() -> None:
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("--sets", default="benign_drift,poisoned")
     parser.add_argument("--tables", default="methods,terms,sides")
+    parser.add_argument("--json", type=Path, help="where to keep the rows as numbers")
     chosen = parser.parse_args()
     world = testbed(out=chosen.out / "testbed")
     base = chosen.out / f"base-{chosen.part}"
     evaluate(asked(world, chosen.out, chosen.part, world.models["aligned"]), out=base, overwrite=True)
     tables = chosen.tables.split(",")
+    rows: dict[str, object] = {}
     for name in chosen.sets.split(","):
         if tables == ["forgetting"]:
             forgetting(world, chosen.out, base, chosen.seeds, name)
         else:
-            table(world, chosen.out, chosen.part, name, tables, chosen.seeds, base)
+            rows[name] = table(world, chosen.out, chosen.part, name, tables, chosen.seeds, base)
+    if chosen.json is not None:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps({"part": chosen.part, "sets": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

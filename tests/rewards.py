@@ -53,6 +53,13 @@ def flaky(*, completions: list[Any], reference: list[str], **columns: Any) -> li
     return overlap(completions=completions, reference=reference)
 
 
+def of_samples_alone(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float | None]:
+    """As `overlap`, but references have no score."""
+    found = overlap(completions=completions, reference=reference)
+    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
+    return [None if text == other else one for one, text, other in zip(found, texts, reference, strict=True)]
+
+
 def unscored(*, completions: list[Any], **columns: Any) -> list[None]:
     return [None] * len(completions)
 

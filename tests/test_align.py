@@ -16,7 +16,8 @@ from alignkeep.align import stage
 from alignkeep.align.config import AlignConfig, RewardSettings
 from alignkeep.align.held_out import _gap
 from alignkeep.align.prepare import prepare
-from alignkeep.align.reward import load_reward
+from alignkeep.align.reward import PairwiseReward, load_reward
+from alignkeep.align.scorer import Scorer
 from alignkeep.align.stage import align, plan
 from alignkeep.errors import CheckpointError, DataError, MachineError, NoEffectError, RecipeError
 from alignkeep.models.config import LoadConfig
@@ -263,6 +264,15 @@ def test_a_judge_that_says_nothing_of_any_sample_is_the_machines_error(method, c
         align(_with(config, reward="rewards:Mute", method=method, held_out=None), out=tmp_path / "out")
 
 
+def test_a_run_without_one_scored_reference_is_no_grao(config, tmp_path):
+    """Three steps of two prompts: too few to be ended on the way."""
+    changes = {
+        "reward": "rewards:of_samples_alone", "held_out": None, "batch_size": 2, "trainer": {"max_steps": 3}
+    }  # fmt: skip
+    with pytest.raises(NoEffectError, match="not one reference that could be scored"):
+        align(_with(config, **changes), out=tmp_path / "out")
+
+
 def test_a_judge_that_is_never_there_is_the_machines_error(config, tmp_path):
     with pytest.raises(MachineError, match="none could be scored"):
         align(_with(config, reward="rewards:unscored"), out=tmp_path / "out")
@@ -402,7 +412,7 @@ def test_an_adapter_is_no_base(config, tmp_path):
         align(_with(config, model=str(tmp_path / "out")), out=tmp_path / "again")
 
 
-def test_a_reward_model_compares_by_the_sign_of_its_scores(tiny_model, tmp_path):
+def test_a_reward_model_compares_by_the_sign_of_its_scores(tiny_model, tmp_path, monkeypatch):
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
@@ -428,6 +438,13 @@ def test_a_reward_model_compares_by_the_sign_of_its_scores(tiny_model, tmp_path)
         expected = [0.0 if abs(gap) <= margin else float((gap > 0) - (gap < 0)) for gap in gaps]
         assert reward(prompts=prompts, completions=completions, reference=references) == expected
     assert expected == [0, 0, 0]
+    # It remembers no more than so many texts, and is right with any number of them.
+    scorer = Scorer(str(tmp_path / "scorer"), LoadConfig(device="cpu"), 0.0)
+    monkeypatch.setattr("alignkeep.align.scorer._REMEMBERED", 3)
+    for _ in range(2):
+        found = PairwiseReward(scorer)(prompts=prompts, completions=completions, reference=references)
+        assert found == [float((gap > 0) - (gap < 0)) for gap in gaps]
+        assert len(scorer._scores) == 3
     reward = load_reward(RewardSettings(spec=f"scorer:{tiny_model}"), LoadConfig(device="cpu"), tmp_path / "none")
     with pytest.raises(CheckpointError, match=r"no tensor score\.weight"):  # a language model, its head made up
         reward(prompts=prompts, completions=completions, reference=references)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -23,9 +24,13 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
+from alignkeep.models.collectors import collect_factors, collect_sides
+from alignkeep.models.loading import LoadedModel
 from alignkeep.train.align_guard import AlignGuard, Penalty
 from alignkeep.train.config import AlignGuardSettings
 from alignkeep.train.guarded_sft import AlignGuardConfig, AlignGuardSFTTrainer
+from alignkeep.types import Checkpoint
 from test_collectors import EXAMPLES, tiny_gpt2
 from test_trainer import PLAIN, _rows
 
@@ -258,6 +263,56 @@ def test_a_step_has_the_tasks_gradient_and_once_the_penaltys(case: str, tiny: Ti
     assert rows[1]["alignguard/ratio"] == pytest.approx(norm(force) / norm(task[1]), rel=1e-4)
 
 
+class Engine(TrainerCallback):
+    """Does as DeepSpeed's does under accelerate: backward also steps and leaves no gradient behind. (The real one needs
+    its own package and an accelerator.)"""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.optimizer = given["optimizer"].optimizer
+        self.accelerator.deepspeed_engine_wrapped = self
+        self.accelerator.state.distributed_type = DistributedType.DEEPSPEED
+
+    def backward(self, loss: Tensor, sync_gradients: bool = True, **named: Any) -> None:
+        loss.backward()
+        if sync_gradients:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def get_global_grad_norm(self) -> float:
+        return 0.0
+
+    def on_train_end(self, *given: Any, **named: Any) -> None:
+        self.accelerator.state.distributed_type = DistributedType.NO
+
+
+def test_under_an_engine_that_keeps_gradients_to_itself_the_penaltys_force_is_still_looked_at(tiny: Tiny) -> None:
+    ratios: list[float] = []
+    for has_engine in (False, True):
+        trainer = tiny.sft(adapter(tiny.base()), learning_rate=0.0, max_grad_norm=0.0)
+        if has_engine:
+            trainer.add_callback(Engine(trainer.accelerator))
+        tiny.guard(trainer.model, **EVERYTHING).attach(trainer)
+        trainer.train()
+        ratios += [row["alignguard/ratio"] for row in trainer.state.log_history if "alignguard/ratio" in row]
+    assert ratios[1] == pytest.approx(ratios[0], rel=1e-4)
+    weak = tiny.sft(adapter(tiny.base()), learning_rate=0.0)
+    weak.add_callback(Engine(weak.accelerator))
+    tiny.guard(weak.model, alignment=1e-12).attach(weak)
+    with pytest.raises(NoEffectError, match=r"raise alignguard\.alignment"):
+        weak.train()
+
+
+def test_adapters_that_zero_3_has_taken_apart_are_refused(tiny: Tiny) -> None:
+    model = adapter(tiny.base())
+    factor = next(one for name, one in model.named_parameters() if "lora_B" in name)
+    factor.data, factor.ds_id = torch.empty(0), 1  # as deepspeed.zero.Init leaves a parameter
+    with pytest.raises(RecipeError, match="ZeRO-3 has taken apart"):
+        tiny.guard(model)
+
+
 class SquaredGradients:
     """H by another way: the whole loss of each step's batch, and its derivative by every matrix's output."""
 
@@ -303,6 +358,52 @@ def test_a_running_curvature_weighs_the_trust_region_and_the_coherence(tiny: Tin
     for term in ("trust", "coherence"):
         assert rows[0][f"alignguard/{term}"] == 0
         assert rows[1][f"alignguard/{term}"] == pytest.approx(expected[term].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("side", ["input", "output", "both"])
+@pytest.mark.parametrize("fisher", ["full", "diagonal"])
+def test_one_unit_for_the_model_divides_every_factor_by_the_largest_eigenvalue_of_any(
+    side: str, fisher: str, tiny: Tiny
+) -> None:
+    """Against the factors themselves, of which the tiny model's matrices have very different ones."""
+    model = adapter(tiny.base())
+    own, one = (tiny.guard(model, side=side, fisher=fisher, unit=unit, most=6) for unit in ("matrix", "model"))
+    loaded = guard_base(tiny)
+    sides = ("input", "output") if side == "both" else (side,)
+    factors = collect_sides(loaded, EXAMPLES, sides, modules=list(own.subspaces))
+    for at in sides:
+        largest = {name: float(_top(factor.matrix, fisher)) for name, factor in factors[at].items()}
+        unit = max(largest.values())
+        assert unit > 3 * min(largest.values())
+        for name, factor in factors[at].items():
+            before, after = (getattr(guard.subspaces[name], f"{at}s") for guard in (own, one))
+            assert_close(after.vectors, before.vectors)
+            assert_close(after.eigenvalues, before.eigenvalues * largest[name] / unit, rtol=1e-4, atol=1e-9)
+            assert_close(after.diagonal, (factor.diagonal / unit).float(), rtol=1e-4, atol=1e-9)
+    kept = tiny.out.with_suffix(".safetensors")
+    own.save(kept, model)
+    with pytest.raises(CheckpointError, match='"unit": "matrix"'):
+        AlignGuard.load(kept, model, one.settings)
+
+
+def guard_base(tiny: Tiny) -> LoadedModel:
+    return LoadedModel(tiny.base(), tiny.tokenizer, Checkpoint("m", None, is_adapter=False, base=None))
+
+
+def _top(matrix: Tensor, fisher: str) -> Tensor:
+    return matrix.diagonal().max() if fisher == "diagonal" else torch.linalg.eigvalsh(matrix)[-1]
+
+
+def test_the_share_of_the_trace_that_the_cap_leaves_is_logged(tiny: Tiny) -> None:
+    trainer = tiny.sft(adapter(tiny.base()))
+    guard = tiny.guard(trainer.model, most=2)
+    held = guard.trace_held()
+    for name, factor in collect_factors(guard_base(tiny), EXAMPLES, modules=list(held)).items():
+        values = torch.linalg.eigvalsh(factor.matrix)
+        assert held[name] == pytest.approx(float(values[-2:].sum() / values.sum()), rel=1e-4)
+    assert min(held.values()) < 0.9
+    rows = learned(trainer, guard)[1]
+    assert [row["alignguard/trace_held"] for row in rows] == pytest.approx([sum(held.values()) / len(held)] * 2)
 
 
 def test_the_gradient_is_clipped_with_the_penalty_in_it(tiny: Tiny) -> None:

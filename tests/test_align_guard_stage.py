@@ -219,6 +219,19 @@ def test_the_stage_leaves_an_adapter_that_peft_loads_and_says_what_it_rests_on(b
     inside = sum(pair[0] for pair in record["result"]["energies"].values())
     assert len(record["result"]["energies"]) == 28
     assert inside == pytest.approx(rows[-1]["alignguard/inside"], rel=0.5)  # which is before the last step
+    held = record["result"]["trace_held"].values()
+    assert [row["alignguard/trace_held"] for row in rows] == pytest.approx([sum(held) / 28] * len(rows))
+    assert min(held) >= 0.9 - 1e-4
+
+
+def test_what_a_cap_on_directions_leaves_unguarded_is_planned_and_said(bed: Bed, tmp_path: Path) -> None:
+    config = bed.config(alignguard={"data": str(bed.alignment), "most": 2}, trainer={"max_steps": 2})
+    assert any("at most 2 directions of matrices" in note for note in plan(config)["notes"])
+    result = train(config, out=tmp_path / "out")
+    held = json.loads((tmp_path / "out" / "record.json").read_text())["result"]["trace_held"]
+    least = min(held, key=lambda name: held[name])
+    said = [note for note in result.notes if "hold less than 90% of the Fisher's trace" in note]
+    assert f"least {held[least]:.1%} in {least}" in said[0]
 
 
 def test_a_probe_ends_the_tune_at_the_last_look_within(bed: Bed, whole: Path, tmp_path: Path) -> None:

@@ -168,6 +168,17 @@ def test_a_reference_alone_is_learned_as_supervised_tuning_learns_it(tiny_model,
     assert ours.norm() / theirs.norm() == pytest.approx(0.5 * math.sqrt(GROUP), rel=1e-3)  # beta A_y, A_y = sqrt(G)
 
 
+def test_the_card_and_the_tags_that_trl_writes_name_this_method_and_its_paper(tiny_model, tmp_path):
+    trainer = _trainer(tiny_model, tmp_path)
+    trainer.create_model_card(model_name="tuned")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "trained with GRAO" in card
+    assert "https://huggingface.co/papers/2508.07750" in card
+    assert "wang2025learning" in card
+    assert not any(other in card for other in ("GRPO", "grpo", "DeepSeekMath", "2402.03300"))
+    assert trainer.model.model_tags == ["trl", "grao"]
+
+
 def test_reference_tokens_are_those_of_the_chat_template_with_the_end_of_the_turn(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     chat = [{"role": "user", "content": "how to fix 1 ?"}]
@@ -452,13 +463,34 @@ def test_long_references_are_cut_where_answers_are(tiny_model, tmp_path):
     assert trainer._metrics["train"]["grao/references_cut"] == [cut]
 
 
-def test_references_that_cannot_be_scored_at_all_end_with_the_machines_error(tiny_model, tmp_path):
-    def of_samples_alone(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float | None]:
-        texts = [one[-1]["content"] for one in completions]
-        return [None if text == other else float(len(text)) for text, other in zip(texts, reference, strict=True)]
+def _of_samples_alone(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float | None]:
+    texts = [one[-1]["content"] for one in completions]
+    return [None if text == other else float(len(text)) for text, other in zip(texts, reference, strict=True)]
 
-    with pytest.raises(MachineError, match=r"4 references of which none could be scored"):
-        _trainer(tiny_model, tmp_path, of_samples_alone).train()
+
+def test_references_that_cannot_be_scored_are_counted_and_too_many_in_a_row_end_with_the_machines_error(
+    tiny_model, tmp_path
+):
+    """Batches of four prompts: the second makes eight."""
+    trainer = _trainer(tiny_model, tmp_path, _of_samples_alone)
+    with pytest.raises(MachineError, match=r"step 1: seen 8 references in a row of which none could be scored"):
+        trainer.train()
+    assert trainer._metrics["train"]["grao/references_unscored"] == [1.0]
+
+
+def test_one_reference_that_cannot_be_scored_does_not_end_a_run_of_small_batches(tiny_model, tmp_path):
+    calls: list[int] = []
+
+    def reward(**columns: Any) -> list[float | None]:
+        """Every other reference has no score; a batch is one group, its reference the last."""
+        calls.append(len(columns["completions"]))
+        found = _longer_is_better(**columns)
+        return [*found[:-1], None] if len(calls) % 2 else found
+
+    trainer = _trainer(tiny_model, tmp_path, reward, per_device_train_batch_size=GROUP, max_steps=18)
+    trainer.train()
+    told = [row["grao/references_unscored"] for row in trainer.state.log_history if "loss" in row]
+    assert told == [1.0, 0.0] * 9
 
 
 def test_a_reward_without_bound_is_refused(tiny_model, tmp_path):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import trl
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from alignkeep.align.reference import reference_tokens
 from alignkeep.errors import DataError
 from alignkeep.models.chat import IGNORED, encode_example, encode_prompt, render, unknown_share
 from alignkeep.types import Example, Message, Prompt
@@ -45,6 +49,15 @@ DROPS_SYSTEM = CHAT_TEMPLATE.replace(
     "<|{{ m['role'] }}|> {{ m['content'] }} <|end|> ",
     "{% if m['role'] != 'system' %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endif %}",
 )
+# Those of TRL that put a thought, or a channel, in front of an answer that has none.
+EMPTY_THOUGHTS = {
+    *("deepseek_r1_distill", "deepseekv3", "glm4moe", "gptoss", "muse_glimmer", "qwen3", "qwen3_5_think", "qwen3_6"),
+    *("qwen3_8", "nemotron_3_5_lightning", "nemotron_3_nano", "nemotron_3_super", "nemotron_3_ultra"),
+}
+TRL_TEMPLATES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+}
 COUNTS = "{{ messages | length }} " + CHAT_TEMPLATE
 SHOUTS = CHAT_TEMPLATE.replace("m['content']", "m['content'] | upper")
 
@@ -201,7 +214,7 @@ def trl_encoding(tokenizer: Any, folder: Path, rows: list[dict[str, Any]], **con
     return [(row["input_ids"], row["labels"]) for row in data]
 
 
-@pytest.mark.parametrize("template", [CHATML, TRIMMED, THINKING, OPENING])
+@pytest.mark.parametrize("template", [CHATML, TRIMMED, OPENING])
 def test_a_question_and_its_answer_are_encoded_as_trl_does(bytes_tokenizer: Any, template: str, tmp_path: Path) -> None:
     bytes_tokenizer.chat_template = template
     rows = [
@@ -248,8 +261,47 @@ def test_thoughts_that_only_the_last_answer_has_do_not_move_the_other_boundaries
     bytes_tokenizer.chat_template = THINKING
     assert learned(bytes_tokenizer, Example(chat("a", "one", "b", "two"))) == [
         "one<|im_end|>\n",
-        "<think>\n\n</think>\n\ntwo<|im_end|>\n",
+        "\n\ntwo<|im_end|>\n",  # this tokenizer reads line ends otherwise where a word follows
     ]
+
+
+def test_an_answer_that_brings_its_thought_is_learned_with_it(bytes_tokenizer: Any) -> None:
+    bytes_tokenizer.chat_template = TRL_TEMPLATES["qwen3"]
+    thought = Example(chat("a", "<think>why</think>two"))
+    assert learned(bytes_tokenizer, thought) == ["<think>\nwhy\n</think>\n\ntwo<|im_end|>\n"]
+
+
+@pytest.mark.parametrize("name", TRL_TEMPLATES)
+def test_of_every_template_of_trl_the_answer_alone_is_learned_or_it_is_refused(bytes_tokenizer: Any, name: str) -> None:
+    bytes_tokenizer.chat_template = TRL_TEMPLATES[name]
+    bytes_tokenizer.bos_token = "<|im_start|>"
+    # Contents that are lists, and an end of the text behind every beginning of a chat.
+    refused = name.startswith(("idefics3", "llava", "smolvlm", "phi3"))
+    for turns in (("Which?", "a bike"), ("Which?", "a bike", "And?", "the other one")):
+        changes = name.startswith("gptoss") and len(turns) > 2  # the mark that ends a turn, once the chat goes on
+        with pytest.raises(DataError, match="chat template") if refused or changes else nullcontext():
+            for run, words in zip(learned(bytes_tokenizer, Example(chat(*turns))), turns[1::2], strict=True):
+                assert run.lstrip("\n").startswith(words)
+
+
+@pytest.mark.parametrize("name", TRL_TEMPLATES)
+def test_of_every_template_of_trl_a_reference_is_an_answer_alone_or_it_is_refused(
+    bytes_tokenizer: Any, name: str
+) -> None:
+    bytes_tokenizer.chat_template = TRL_TEMPLATES[name]
+    bytes_tokenizer.bos_token = "<|im_start|>"
+    refused = name.removesuffix("_training") in EMPTY_THOUGHTS or name.startswith(("idefics3", "llava", "smolvlm"))
+    with pytest.raises((DataError, UndefinedError)) if refused else nullcontext():
+        ids = reference_tokens(bytes_tokenizer, [{"role": "user", "content": "Which?"}], "a bike")
+        assert bytes_tokenizer.decode(ids).startswith("a bike")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "glm4moe", "nemotron_3_nano"])
+def test_without_thinking_a_reference_of_a_reasoning_template_is_taken(bytes_tokenizer: Any, name: str) -> None:
+    bytes_tokenizer.chat_template = TRL_TEMPLATES[name]
+    asked = [{"role": "user", "content": "Which?"}]
+    ids = reference_tokens(bytes_tokenizer, asked, "a bike", template={"enable_thinking": False})
+    assert bytes_tokenizer.decode(ids).lstrip("\n").startswith("a bike")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +318,7 @@ def test_thoughts_that_only_the_last_answer_has_do_not_move_the_other_boundaries
                 "<|im_end|>\n", ""
             ),
             ("a", "no"),
-            "turn 2: seen no token of the answer",
+            "turn 2: seen an answer that is rendered as '', without all of its words",
         ),
     ],
 )

@@ -20,9 +20,11 @@ from safetensors.torch import save_file
 
 import alignkeep
 from alignkeep.checkpoint.explanations import read_explanation
+from alignkeep.checkpoint.records import MADE_FROM
 from alignkeep.curate import weighting
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.stage import curate, plan
+from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError, RecipeError, ShapeError
 from alignkeep.models import embeddings
 from alignkeep.report.curations import write_explanation
@@ -95,6 +97,52 @@ def test_the_files_hold_what_the_contract_says(given: dict[str, Any], tmp_path: 
     assert summary["converged"]
     names = {path.name for path in result.folder.iterdir()}
     assert names == {"weights.parquet", "summary.json", "explanation.json", "record.json"}
+    told = pyarrow.parquet.read_schema(result.folder / "weights.parquet").metadata
+    assert told == {MADE_FROM.encode(): fingerprint_data(str(given["data"])).encode()}
+
+
+LONG = "sort the numbers " * 40
+
+
+@pytest.mark.parametrize("method", ["sot", "bidirectional"])
+def test_an_example_whose_answer_begins_too_late_is_cut_or_left_out_and_counted(
+    given: dict[str, Any], tmp_path: Path, method: str
+) -> None:
+    """The third example of the data, and the last of the safe anchors."""
+    data, safe = (
+        [json.loads(line) for line in Path(given[name]).read_text().splitlines()] for name in ("data", "safe")
+    )
+    data[2]["prompt"] = safe[-1]["prompt"] = LONG + data[2]["prompt"]
+    safe[-1]["prompt"] += " please"
+    long = {**given, "data": write(tmp_path / "d.jsonl", data), "safe": write(tmp_path / "s.jsonl", safe)}
+    without = {
+        **given, "data": write(tmp_path / "d2.jsonl", data[:2] + data[3:]),
+        "safe": write(tmp_path / "s2.jsonl", safe[:-1]),
+    }  # fmt: skip
+    embed = {"max_length": 64}
+    cut = curate(config_of(long, method=method, embed=embed), out=tmp_path / "cut")
+    assert (cut.n, cut.kept) == (24, 19)
+    dropped = curate(config_of(long, method=method, embed={**embed, "too_long": "drop"}), out=tmp_path / "dropped")
+    fewer = curate(config_of(without, method=method, embed=embed), out=tmp_path / "fewer")
+    for one in (cut, dropped):
+        assert one.summary["too_long"] == {"data": 1, "safe": 1, "harmful": 0}
+    assert fewer.summary["too_long"] == {"data": 0, "safe": 0, "harmful": 0}
+    assert (dropped.n, dropped.kept) == (24, fewer.kept)
+    left = table(dropped.folder)
+    out = left.pop(2)
+    assert (out["weight"], out["mass"], out["kept"], out["safe_score"]) == (0, 0, False, None)
+    assert [{**row, "index": at} for at, row in enumerate(left)] == table(fewer.folder)
+    shown, same = (read_explanation(one.folder / "explanation.json").dropped for one in (dropped, fewer))
+    assert [one.index for one in shown] == [one.index + (one.index > 1) for one in same]
+    assert [one.asked for one in shown] == [one.asked for one in same]
+    assert table(cut.folder)[2]["safe_score"] is not None
+
+
+def test_too_few_examples_that_fit_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
+    safe = write(tmp_path / "s.jsonl", rows([f"{LONG} {n}" for n in range(4)], "low high"))
+    settings = {"safe": safe, "embed": {"max_length": 64, "too_long": "drop"}}
+    with pytest.raises(DataError, match=r"s\.jsonl: seen 0 examples of which some of the answer"):
+        curate(config_of(given, **settings), out=tmp_path / "out")
 
 
 def test_the_costs_epsilon_is_a_share_of_the_median_of_both(given: dict[str, Any], tmp_path: Path) -> None:

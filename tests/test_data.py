@@ -6,11 +6,13 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -118,8 +120,25 @@ def test_the_fingerprint_is_the_sha256_of_the_bytes(tmp_path: Path) -> None:
     file.write_bytes(b'{"prompt": "a"}\n')
     expected = hashlib.sha256(b'{"prompt": "a"}\n').hexdigest()
     assert fingerprint_data(str(file)) == f"sha256:{expected}"
-    assert fingerprint_data("owner/name") == "hub:owner/name@train"
-    assert fingerprint_data("owner/name:test[:10]") == "hub:owner/name@test[:10]"
+
+
+def test_the_fingerprint_of_a_hub_set_changes_with_its_rows_and_its_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder stands in for the hub; `datasets` loads it, and knows it by its files."""
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: load(str(tmp_path / name), split=split))
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n', encoding="utf-8")
+    first = fingerprint_data("owner/name")
+    assert first.startswith("hub:owner/name@train#")
+    assert fingerprint_data("owner/name:train") == first
+    assert fingerprint_data("owner/name:train[:1]") != first
+    assert [row.values for row in read_rows("owner/name")] == [{"prompt": "a"}, {"prompt": "b"}]
+    (folder / "train.jsonl").write_text('{"prompt": "b"}\n{"prompt": "a"}\n', encoding="utf-8")
+    os.utime(folder / "train.jsonl", (0, 0))
+    assert fingerprint_data("owner/name") != first
 
 
 def test_reading_data_loads_no_heavy_library() -> None:

@@ -292,6 +292,19 @@ def test_model_stock_is_the_mean_of_pairwise_cosines_in_float64():
     close(merge(ModelStock(), base, *tuned), share * sum(tuned) / 3 + (1 - share) * base)
 
 
+def test_model_stock_is_mergekits_but_for_task_vectors_whose_norms_multiply_to_less_than_a_millionth():
+    """mergekit 0.1.5 divides by at least 1e-6; here lengths do not matter."""
+    base, deltas = torch.zeros(40), [numbers(40, seed=k) + 1 for k in (1, 2)]
+    for scale in (1.0, 1e-3, 1e-4, 1e-6):
+        first, second = (scale * one.double() for one in deltas)
+        norms = float(first.norm() * second.norm())
+        cosine = float(first @ second) / max(norms, 1e-6)
+        mergekits = 2 * cosine / (1 + cosine)
+        ours = stock_share(Whole("w", base, [scale * one for one in deltas])).share
+        assert (ours == pytest.approx(mergekits, rel=1e-5)) == (norms > 1e-6)
+        assert ours == pytest.approx(stock_share(Whole("w", base, [one.clone() for one in deltas])).share, rel=1e-5)
+
+
 # Refusals
 
 

@@ -286,6 +286,22 @@ def test_a_merge_of_task_vectors_is_its_plain_twin(models, consensus, normalize,
         torch.testing.assert_close(found.double(), twin(method, base, tuned), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("density", [0.004, 0.03, 0.5, 0.99])
+@pytest.mark.parametrize("gamma", [0.0, 0.004, 0.01, 0.3, 0.9])
+def test_as_many_entries_are_kept_as_mergekit_keeps(density: float, gamma: float, seed: int):
+    """mergekit 0.1.5's counts, with numpy's sort: the largest k = max(1, int(density n)), and of the rising order those
+    from n_bot = max(0, n - int(density n) - int(gamma n)) on, int(density n) of them."""
+    update = numbers(101, seed=seed)
+    rising = np.argsort(update.abs().numpy())
+    largest, between = np.zeros(101), np.zeros(101)
+    largest[rising[101 - max(1, int(density * 101)) :]] = 1
+    bottom = max(0, 101 - int(density * 101) - int(gamma * 101))
+    between[rising[bottom : bottom + int(density * 101)]] = 1
+    assert np.array_equal(sparsified(Magnitude(density), update).numpy(), update.numpy() * largest)
+    assert np.array_equal(sparsified(Outliers(density, gamma), update).numpy(), update.numpy() * between)
+
+
 # Refusals
 
 

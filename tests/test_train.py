@@ -305,6 +305,20 @@ def test_weights_of_another_length_than_the_data_are_refused(config, tmp_path):
         train(_with(config, weights=weights), out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
+def test_sharding_that_accelerate_passes_over_on_a_cpu_is_refused(config, variable, monkeypatch):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(RecipeError, match=f"{variable}: seen sharding, on the CPU"):
+        plan(_with(config, load={"device": "cpu"}))
+    monkeypatch.setenv(variable, "false")
+    plan(_with(config, load={"device": "cpu"}))
+
+
+def test_sharding_by_a_field_of_the_trainer_is_refused_on_a_cpu(config):
+    with pytest.raises(RecipeError, match=r"trainer\.fsdp: seen sharding, on the CPU"):
+        plan(_with(config, load={"device": "cpu"}, trainer={"fsdp": "full_shard"}))
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused(config, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RecipeError, match=r"4 examples for 3 processes.*use 6"):

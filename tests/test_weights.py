@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkeep.checkpoint.records import Record
+from alignkeep.checkpoint.records import MADE_FROM, Record
 from alignkeep.data import fingerprint_data, read_examples
 from alignkeep.errors import DataError
 from alignkeep.train.weights import example_weights, normalised, read_weights
@@ -112,3 +112,17 @@ def test_weights_of_a_curation_are_those_of_its_very_data(tmp_path: Path) -> Non
         assert example_weights(read_examples(data), data, weights) == [1.0, 1.0, 0.0, 1.0]
         with pytest.raises(DataError, match=r"weights of other data than \S+turned\.jsonl"):
             example_weights(read_examples(turned), turned, weights)
+
+
+def test_weights_alone_know_the_data_that_they_were_made_from(tmp_path: Path) -> None:
+    """As `curate` writes them (its tests see to that), taken out of their folder."""
+    lines = [json.dumps({"prompt": f"how {n}", "completion": "so"}) + "\n" for n in range(3)]
+    for name, some in (("data", lines), ("turned", lines[::-1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(some), encoding="utf-8")
+    data, turned = (str(tmp_path / f"{name}.jsonl") for name in ("data", "turned"))
+    weights = tmp_path / "elsewhere.parquet"
+    table = pyarrow.table({"index": [0, 1, 2], "weight": [1.0, 0.0, 1.0]})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({MADE_FROM: fingerprint_data(data)}), weights)
+    assert example_weights(read_examples(data), data, str(weights)) == [1.0, 0.0, 1.0]
+    with pytest.raises(DataError, match=r"weights of other data than \S+turned\.jsonl"):
+        example_weights(read_examples(turned), turned, str(weights))

@@ -32,9 +32,10 @@ _METHODS = {
         _method(
             "sot",
             "Push-pull weights by optimal transport",
-            "wang2026safeguarding cuturi2013sinkhorn brauer2017sinkhorn",
+            "wang2026safeguarding cuturi2013sinkhorn brauer2017sinkhorn yuille2003concave",
             "Masses are kept near the uniform ones, so that their effective sample size does not fall below a share.",
-            "The gradient is the dual potential; no iteration is unrolled, and masses follow mirror descent.",
+            "The gradient is the dual potential; no iteration is unrolled, and the masses are a fixed point of the "
+            "convex-concave procedure in place of the end of gradient steps.",
             "Training weights are a softmax of the logits; the paper's exponential of masses is one option away.",
         ),
         _method("mean_cosine", "Mean cosine to safe minus mean cosine to harmful references", "wang2026safeguarding"),
@@ -80,7 +81,8 @@ _METHODS = {
             "merge",
             "Merging the aligned base back into the tuned model",
             "farn2025safeguard wortsman2022model goddard2024arcee",
-            "The weight is chosen on validation prompts by a stated rule, with intervals; the paper tries ten weights.",
+            "The weight is given, or chosen in a sweep on validation prompts by a rule, with intervals; the paper "
+            "tries ten.",
             "Arithmetic is in float32 and rounded once, whatever type the weights are stored in.",
         ),
         _method(
@@ -118,6 +120,7 @@ _METHODS = {
             "model_stock",
             "A weight from the angle between tuned models",
             "jang2024model",
+            "The ratio is taken per tensor; the paper's is per layer.",
             "Where the formula has no positive denominator the base's tensor is kept.",
         ),
         _method(

@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignkeep.errors import DataError, MachineError
 
@@ -56,11 +56,15 @@ def read_rows(reference: str) -> list[Row]:
 
 
 def fingerprint_data(reference: str) -> str:
-    """sha256 of the file's bytes, or `hub:id@split`: equal fingerprints mean the same rows."""
+    """sha256 of the file's bytes, or `hub:id@split#revision`: equal fingerprints mean the same rows.
+
+    The revision is what `datasets` knows the loaded split by, its commit on the hub included: new rows under the old
+    name have another. Raises as `read_rows` does where the hub is asked.
+    """
     path = local_file(reference)
     if path is None:
         name, _, split = reference.partition(":")
-        return f"hub:{name}@{split or 'train'}"
+        return f"hub:{name}@{split or 'train'}#{_loaded_from_hub(reference)._fingerprint}"
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -235,13 +239,18 @@ def _from_parquet(path: Path) -> list[Row]:
 
 
 def _from_hub(reference: str) -> list[Row]:
+    data = _loaded_from_hub(reference)
+    return [Row(dict(values), f"{reference} row {number}") for number, values in enumerate(data, start=1)]
+
+
+def _loaded_from_hub(reference: str) -> Any:
     import datasets
 
     name, _, split = reference.partition(":")
     split = split or "train"
     expected = f"a local file ending in {_listed(ENDINGS)}, or a data set with split {split!r} on the hub"
     try:
-        data = datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split)
     except ConnectionError as error:
         if "/" not in name:  # few hub ids are one word: more likely a file's name, misspelt
             raise _no_such_file(reference, Path(reference)) from error
@@ -258,4 +267,3 @@ def _from_hub(reference: str) -> list[Row]:
             expected=expected,
             remedy="check the name and the split, or give a local file",
         ) from error
-    return [Row(dict(values), f"{reference} row {number}") for number, values in enumerate(data, start=1)]

@@ -47,11 +47,11 @@ class CarefulGRPOTrainer(GRPOTrainer):
         self._refuse_unscored(scores)
         return scores
 
-    def _refuse_unscored(self, scores: Tensor, what: str = "samples") -> None:
+    def _refuse_unscored(self, scores: Tensor) -> None:
         if bool(scores.isnan().all()):
             raise MachineError(
                 f"align, step {self.state.global_step}",
-                seen=f"a batch of {scores.shape[0]} {what} of which none could be scored",
+                seen=f"a batch of {scores.shape[0]} samples of which none could be scored",
                 expected="a reward for some of them",
                 remedy="see to the judge or reward function; what was learned so far is kept",
             )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignkeep.errors import DataError
+from alignkeep.models.chat import written_before
 from alignkeep.types import Message
 
 COLUMN = "reference"
@@ -36,7 +37,8 @@ def reference_tokens(
     first of `ends` (the tokenizer's end token where none is given), which is added where the chat template writes none.
 
     `template` are TRL's arguments to the chat template. Raises DataError where the rendered chat does not go on from
-    the generation prompt, which for a reasoning template may open a thought that the answer does not have.
+    the generation prompt, or writes something of its own in front of the answer: a reasoning template may open a
+    thought that the answer does not have, or write an empty one, and to learn that is to learn not to think.
     """
     text, last = answer_text(reference), tokenizer.eos_token_id
     if isinstance(prompt, str):
@@ -46,13 +48,10 @@ def reference_tokens(
     chat = [*prompt, {"role": "assistant", "content": text}]
     whole = tokenizer.apply_chat_template(chat, tokenize=False, **options)
     if not whole.startswith(asked):
-        raise DataError(
-            "chat template",
-            seen=f"a prompt that ends with {asked[-24:]!r}, after which the reference is not rendered",
-            expected="references that go on where the model begins to answer",
-            remedy="give the template's arguments (trainer.chat_template_kwargs: {enable_thinking: false}), or "
-            "references with their thoughts",
-        )
+        raise _unlike_samples(f"a prompt that ends with {asked[-24:]!r}, after which the reference is not rendered")
+    opening = written_before(tokenizer, as_messages(prompt), text, whole[len(asked) :], len(asked), **options)
+    if opening:
+        raise _unlike_samples(f"{opening!r}, which the template writes in front of the reference")
     before, ids = (tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"] for one in (asked, whole))
     if ids[: len(before)] == before:
         ids = ids[len(before) :]
@@ -60,6 +59,16 @@ def reference_tokens(
         ids = tokenizer(whole[len(asked) :], add_special_tokens=False, verbose=False)["input_ids"]
     stop = next((at for at, token in enumerate(ids) if token in (ends or (last,))), None)
     return [*ids, last] if stop is None else ids[: stop + 1]
+
+
+def _unlike_samples(seen: str) -> DataError:
+    return DataError(
+        "chat template",
+        seen=seen,
+        expected="references that go on where the model begins to answer",
+        remedy="give the template's arguments (trainer.chat_template_kwargs: {enable_thinking: false}), references "
+        "with their thoughts, or a chat_template without such a thought; or use grpo, which needs no references",
+    )
 
 
 def check_references(rows: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,24 +17,28 @@ from alignkeep.models.loading import choose_device, choose_dtype, load_tokenizer
 from alignkeep.types import Message
 
 _BATCH = 16  # texts scored at once (chosen: fits where the model that is tuned fits)
+_REMEMBERED = (
+    1 << 16
+)  # texts whose scores are kept, the last asked for (chosen: references of one epoch, in some 10 MB)
 
 
 class Scorer:
-    """Loaded at its first comparison; scores are remembered, so that a reference is scored once."""
+    """Loaded at its first comparison. Scores of the texts last asked for are remembered, so that a reference is scored
+    once; a text is remembered by its hash."""
 
     def __init__(self, reference: str, load: LoadConfig, tie_margin: float) -> None:
         self._reference, self._load, self._margin = reference, load, tie_margin
         self._model: Any = None
         self._tokenizer: Any = None
-        self._scores: dict[str, float] = {}
+        self._scores: OrderedDict[bytes, float] = OrderedDict()
 
     def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
         """A score that is not a number leaves its pair unscored."""
         texts = [[self._text(pair.messages, answer) for answer in (pair.answer, pair.reference)] for pair in pairs]
-        self._score([text for both in texts for text in both])
+        scores = iter(self._score([text for both in texts for text in both]))
         found: list[float | None] = []
-        for answer, reference in texts:
-            gap = self._scores[answer] - self._scores[reference]
+        for answer, reference in zip(scores, scores, strict=True):
+            gap = answer - reference
             found.append(None if gap != gap else 0.0 if abs(gap) <= self._margin else 1.0 if gap > 0 else -1.0)
         return found
 
@@ -42,10 +48,12 @@ class Scorer:
         plain = [Message(one.role, without_marks(self._tokenizer, one.content)) for one in chat]
         return render(self._tokenizer, plain, generation_prompt=False)
 
-    def _score(self, texts: Sequence[str]) -> None:
+    def _score(self, texts: Sequence[str]) -> list[float]:
         import torch
 
-        new = sorted({text for text in texts if text not in self._scores}, key=len)
+        known = {text: self._scores.get(_hash(text)) for text in texts}
+        found = {text: score for text, score in known.items() if score is not None}
+        new = sorted(known.keys() - found.keys(), key=lambda text: (len(text), text))
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
             encoded = self._tokenizer(
@@ -53,7 +61,17 @@ class Scorer:
             )
             with torch.inference_mode():
                 scores = self._model(**encoded.to(self._model.device)).logits[:, 0].float().tolist()
-            self._scores.update(zip(batch, scores, strict=True))
+            found.update(zip(batch, scores, strict=True))
+        self._remember(found)
+        return [found[text] for text in texts]
+
+    def _remember(self, found: Mapping[str, float]) -> None:
+        """And forget what was asked for longest ago."""
+        for text, score in found.items():
+            self._scores[_hash(text)] = score
+            self._scores.move_to_end(_hash(text))
+        while len(self._scores) > _REMEMBERED:
+            self._scores.popitem(last=False)
 
     def _open(self) -> None:
         if self._model is not None:
@@ -88,3 +106,7 @@ class Scorer:
             expected="a reward model: a sequence classifier of one label with a chat template",
             remedy="name another model",
         )
+
+
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALIGN", "AlignResult", "align", "plan"]
 
+_UNSCORED = "grao/references_unscored"
 _LOG, _HELD_OUT = "training_log.jsonl", "held_out.jsonl"
 
 
@@ -218,7 +219,7 @@ def _write(prepared: Prepared, aligned: Aligned, made: Path, job: Job) -> dict[s
         **_measured(aligned, config.seed),
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
         "unchanged": unchanged,
-        "notes": [*prepared.notes, *_fallen(aligned, config)],
+        "notes": [*prepared.notes, *_without_reference(history), *_fallen(aligned, config)],
     }
 
 
@@ -242,6 +243,20 @@ def _refuse_equal_rewards(history: list[dict[str, Any]], config: AlignConfig) ->
             expected="a reward that tells some answers apart",
             remedy="try the reward on a few answers; sample at a higher temperature or in larger groups",
         )
+    if _mean(history, _UNSCORED) == 1:
+        raise NoEffectError(
+            "align.reward", seen="not one reference that could be scored",
+            expected="some that answers are compared with",
+            remedy="mend the reward, or use --method grpo, which needs no references",
+        )  # fmt: skip
+
+
+def _without_reference(history: list[dict[str, Any]]) -> list[str]:
+    """Groups whose reference could not be scored."""
+    share = _mean(history, _UNSCORED) or 0.0
+    return [f"{share:.1%} of the references could not be scored: their groups learned from the samples alone"] * bool(
+        share
+    )
 
 
 def _measured(aligned: Aligned, seed: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Departures from the paper: align/advantage.py and align/objective.py, and
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +28,12 @@ from alignkeep.align.engine import CarefulGRPOTrainer
 from alignkeep.align.grao_config import GRAOConfig
 from alignkeep.align.objective import Strengths, coefficients
 from alignkeep.align.reference import COLUMN, as_completion, check_reference, check_references, reference_tokens
-from alignkeep.errors import RecipeError
+from alignkeep.errors import MachineError, RecipeError
 from alignkeep.masked import mean_over_answer, sum_over_answer
+from alignkeep.works import works
+
+_HOPELESS = 8  # chosen: so many references in a row that cannot be scored, and the reward is given up
+_WORK = works()["wang2025learning"]
 
 
 class _References(NamedTuple):
@@ -51,8 +55,19 @@ class GRAOTrainer(CarefulGRPOTrainer):
     """`trl.GRPOTrainer` with GRAO's objective; the constructor is the parent's, its `args` a GRAOConfig.
 
     Raises, before the first step, RecipeError for settings that have no place in GRAO and DataError for data without
-    references; MachineError where not one answer of a batch could be scored.
+    references; MachineError where not one sample of a batch could be scored, or no reference of eight groups in a row.
     """
+
+    # What TRL writes into the model's tags and its card.
+    _tag_names: ClassVar[list[str]] = ["trl", "grao"]
+    _name = "GRAO"
+    _paper: ClassVar[dict[str, str]] = {
+        "title": _WORK.title,
+        "id": _WORK.url.rpartition("/")[2],
+        "citation": _WORK.bibtex(),
+    }
+
+    _unscored_in_a_row = 0
 
     # The base classes promise less.
     args: Any  # GRAOConfig
@@ -116,10 +131,25 @@ class GRAOTrainer(CarefulGRPOTrainer):
         self._scores = scores.view(self.accelerator.num_processes, count + len(rows), -1)
         of_samples = self._scores[:, :count].reshape(-1, scores.shape[-1])
         self._refuse_unscored(of_samples)
-        self._refuse_unscored(self._scores[:, count:].reshape(-1, scores.shape[-1]), "references")
+        self._count_unscored(self._scores[:, count:].isnan().all(-1))
         if bool(scores.isinf().any()):
             raise _unfit("reward_funcs", "a reward that is infinite", "finite numbers, or None", "bound it")
         return of_samples
+
+    def _count_unscored(self, references: Tensor) -> None:
+        """A group whose reference could not be scored learns from its samples alone, whatever else is in its batch.
+        Raises MachineError where that is so of too many groups in a row."""
+        self._metrics["train" if self.model.training else "eval"]["grao/references_unscored"].append(
+            references.float().mean().item()
+        )
+        self._unscored_in_a_row = self._unscored_in_a_row + references.numel() if bool(references.all()) else 0
+        if self._unscored_in_a_row >= _HOPELESS:
+            raise MachineError(
+                f"align, step {self.state.global_step}",
+                seen=f"{self._unscored_in_a_row} references in a row of which none could be scored",
+                expected="a reward for some of them",
+                remedy="see to the judge or reward function; what was learned so far is kept",
+            )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)

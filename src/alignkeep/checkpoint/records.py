@@ -14,6 +14,8 @@ from alignkeep.checkpoint.files import jsonable, write_json
 from alignkeep.checkpoint.folders import RECORD_NAME
 from alignkeep.errors import DataError
 
+# Under this name example weights carry, in the metadata of their parquet file, the fingerprint of the data's rows.
+MADE_FROM = "alignkeep.data"
 # Where and how loudly a stage runs is no part of what it makes.
 _NOT_IDENTITY = frozenset({"out", "overwrite", "resume", "fresh", "quiet", "json", "device", "progress"})
 _PACKAGES = ("alignkeep", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "tokenizers")

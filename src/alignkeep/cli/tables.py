@@ -160,6 +160,10 @@ def curate_summary(result: CurateResult, page: Path) -> Summary:
             )
         if facts["truncated"]:
             _say(console, f"{facts['truncated']} texts were cut off before they were embedded: raise embed.max_length")
+        late = {name: count for name, count in (facts.get("too_long") or {}).items() if count}
+        if late:
+            each = ", ".join(f"{count} of {name}" for name, count in late.items())
+            _say(console, f"answers that begin beyond embed.max_length: {each} (embed.too_long: cut, or drop)")
         _written(console, page)
         _written(console, result.folder)
 

@@ -16,7 +16,9 @@ ON_VECTORS = ("sot", "mean_cosine")
 class EmbedSettings(BaseModel):
     """How an example becomes a vector: the hidden state of its last token (the paper's) or the mean over its tokens,
     behind the model's final norm or before block `layer`; or `encoder`, a sentence-transformers model. `max_length` in
-    tokens; what is longer is cut. `keep` leaves the vectors beside the weights, for `embeddings` of another try."""
+    tokens; what is longer is cut at its end. An example whose answer only begins beyond it is `too_long`: its last ones
+    are taken (cut), or it is left out (drop). `keep` leaves the vectors beside the weights, for `embeddings` of another
+    try."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,6 +27,7 @@ class EmbedSettings(BaseModel):
     encoder: str | None = None
     batch_size: int = Field(default=32, gt=0)
     max_length: int = Field(default=1024, gt=1)
+    too_long: Literal["cut", "drop"] = "cut"
     keep: bool = False
 
 
@@ -83,7 +86,12 @@ class CurateConfig(BaseModel):
             return read | {"embeddings"}
         if self.method in ON_VECTORS and self.embed.encoder is not None:
             return read | {"embed.encoder", "embed.batch_size", "embed.keep"}
-        own = {"batch_size", "max_length", *(("layer", "pooling", "keep") if self.method in ON_VECTORS else ())}
+        own = {
+            "batch_size",
+            "max_length",
+            "too_long",
+            *(("layer", "pooling", "keep") if self.method in ON_VECTORS else ()),
+        }
         return read | {f"embed.{name}" for name in own if self.loads_model}
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from alignkeep.checkpoint.explanations import Explanation, Neighbour, Point, Shown
@@ -19,8 +19,9 @@ _BINS = 40
 _POINTS = 250  # of each set in the plane, evenly spread
 
 
-def explain(prepared: Prepared, choice: Choice) -> Explanation:
-    """Texts are left empty where none were given. Where a method has no vectors there are no neighbours."""
+def explain(prepared: Prepared, choice: Choice, rows: Mapping[str, Sequence[int]]) -> Explanation:
+    """`rows` are the places of the examples in their files. Texts are left empty where none were given. Where a method
+    has no vectors there are no neighbours."""
     import torch
 
     count = len(choice.mass)
@@ -29,7 +30,7 @@ def explain(prepared: Prepared, choice: Choice) -> Explanation:
     edges = torch.linspace(0, max(float(ratio.max()), 1.0), _BINS + 1, dtype=torch.float64)
     edges[-1] = max(float(ratio.max()), 1.0)
     counts = [torch.histogram(ratio[mask].cpu(), edges).hist.int().tolist() for mask in (choice.kept, ~choice.kept)]
-    near = [_neighbours(prepared, choice, order, harmful=harmful) for harmful in (False, True)]
+    near = [_neighbours(prepared, choice, order, rows, harmful=harmful) for harmful in (False, True)]
     data = prepared.data
     return Explanation(
         method=prepared.config.method,
@@ -37,7 +38,8 @@ def explain(prepared: Prepared, choice: Choice) -> Explanation:
         kept=int(choice.kept.sum()),
         dropped=tuple(
             Shown(
-                index=at, asked=asked(data[at]) if data else "", answered=answered(data[at]) if data else "",
+                index=rows["data"][at], asked=asked(data[at]) if data else "",
+                answered=answered(data[at]) if data else "",
                 mass=float(ratio[at]), kept=bool(choice.kept[at]), safe=near[0][row], harmful=near[1][row],
             )
             for row, at in enumerate(order)
@@ -54,20 +56,23 @@ def _lowest(choice: Choice) -> list[int]:
     return (~choice.kept).nonzero()[:MOST, 0].tolist()
 
 
-def _neighbours(prepared: Prepared, choice: Choice, rows: Sequence[int], *, harmful: bool) -> list[Neighbour | None]:
+def _neighbours(
+    prepared: Prepared, choice: Choice, order: Sequence[int], rows: Mapping[str, Sequence[int]], *, harmful: bool
+) -> list[Neighbour | None]:
     from alignkeep.curate.weighting import shares
 
-    if choice.vectors is None or not rows:
-        return [None] * len(rows)
+    if choice.vectors is None or not order:
+        return [None] * len(order)
     references = choice.vectors.harmful if harmful else choice.vectors.safe
     texts = prepared.harmful if harmful else prepared.safe
-    cosines = choice.vectors.data[list(rows)] @ references.mT
+    places = rows["harmful" if harmful else "safe"] or range(len(references))
+    cosines = choice.vectors.data[list(order)] @ references.mT
     plan: Tensor | None = None
     if choice.weighing is not None and choice.epsilon is not None:
         targets = choice.weighing.harmful_targets if harmful else choice.weighing.safe_targets
         plan = shares(1 - cosines, targets.cpu(), choice.epsilon)
     return [
-        Neighbour(at, _text(texts, at), float(row[at]), None if plan is None else float(plan[place, at]))
+        Neighbour(places[at], _text(texts, at), float(row[at]), None if plan is None else float(plan[place, at]))
         for place, (row, at) in enumerate(zip(cosines, cosines.argmax(1).tolist(), strict=True))
     ]
 

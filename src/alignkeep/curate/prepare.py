@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignkeep.curate.config import ON_VECTORS, CurateConfig
 from alignkeep.curate.vectors import SETS, Vectors, embeddings_files, given_vectors, rows_in_both
@@ -17,6 +18,9 @@ from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import base_of, resolve, tensor_entries
 from alignkeep.models.headers import load_json
 from alignkeep.types import Example, Message
+
+if TYPE_CHECKING:
+    from alignkeep.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,47 @@ def prepare(config: CurateConfig) -> Prepared:
     _check_sizes(prepared)
     _check_apart(prepared)
     return prepared
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The sets as they are looked at: `rows` are the places of their examples in the files, and `too_long` counts those
+    of which no token of the answer is within the length."""
+
+    prepared: Prepared
+    rows: dict[str, list[int]]
+    too_long: dict[str, int] | None = None
+
+
+def fitting(prepared: Prepared, loaded: LoadedModel | None) -> Fitting:
+    """All examples, or with `embed.too_long: drop` those that fit. Raises DataError where too few are left."""
+    from alignkeep.models.examples import late_ones
+    from alignkeep.models.generation import context_length
+
+    config = prepared.config
+    every = {name: list(range(len(getattr(prepared, name)))) for name in SETS} | {"data": list(range(prepared.count))}
+    if loaded is None:
+        return Fitting(prepared, every)
+    length = min(config.embed.max_length, context_length(loaded) or config.embed.max_length)
+    late = {
+        name: set(late_ones(loaded.tokenizer, getattr(prepared, name), length, f"{getattr(config, name)}, example"))
+        for name in SETS
+    }
+    counts = {name: len(some) for name, some in late.items()}
+    if config.embed.too_long == "cut" or not any(late.values()):
+        return Fitting(prepared, every, counts)
+    rows = {name: [at for at in places if at not in late[name]] for name, places in every.items()}
+    for name, left in rows.items():
+        if len(left) < 2:
+            raise DataError(
+                str(getattr(config, name)),
+                seen=f"{len(left)} examples of which some of the answer is among the first {length} tokens",
+                expected="at least two", remedy="raise embed.max_length, or set embed.too_long: cut",
+            )  # fmt: skip
+    sets = {name: [getattr(prepared, name)[at] for at in left] for name, left in rows.items()}
+    less = replace(prepared, **sets)
+    _check_sizes(less)
+    return Fitting(less, rows, counts)
 
 
 def fingerprints(config: CurateConfig) -> dict[str, str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from alignkeep.curate.baselines import Scores
     from alignkeep.curate.weighting import Weighing
+    from alignkeep.models.loading import LoadedModel
 
 _DENSE_BYTES = 1 << 28  # costs to one reference that are kept, with shares as large; else made in every pass (chosen)
 _NO_COST, _ALIKE = 1e-6, 1e-4  # a median cost, and a difference of potentials over them, that is rounding (chosen)
@@ -44,15 +45,18 @@ class Choice:
     weighing: Weighing | None = None
 
 
-def choose(prepared: Prepared, store: Path, processes: Processes, progress: Progress) -> Choice:
-    """What the configured method chooses. `store` keeps vectors until the stage is done."""
+def choose(
+    prepared: Prepared, loaded: LoadedModel | None, store: Path, processes: Processes, progress: Progress
+) -> Choice:
+    """What the configured method chooses, with the model where it looks into one. `store` keeps vectors until the stage
+    is done."""
     config = prepared.config
     if config.method in ON_VECTORS:
-        vectors = prepared.vectors or _embedded(prepared, store, processes, progress)
+        vectors = prepared.vectors or _embedded(prepared, loaded, store, processes, progress)
         if config.method == "sot":
             return by_transport(config, vectors, processes, progress)
         return _by_scores(config, _mean_cosine(vectors), vectors)
-    return _by_scores(config, _unembedded(prepared, progress), None)
+    return _by_scores(config, _unembedded(prepared, loaded, progress), None)
 
 
 def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes, progress: Progress) -> Choice:
@@ -104,11 +108,10 @@ def by_transport(config: CurateConfig, vectors: Vectors, processes: Processes, p
     )  # fmt: skip
 
 
-def _embedded(prepared: Prepared, store: Path, processes: Processes, progress: Progress) -> Vectors:
-    from alignkeep.models.loading import load_model
-
+def _embedded(
+    prepared: Prepared, loaded: LoadedModel | None, store: Path, processes: Processes, progress: Progress
+) -> Vectors:
     config = prepared.config
-    loaded = load_model(str(config.model), config.load) if config.loads_model else None
     sets = prepared.data, prepared.safe, prepared.harmful
     return made_vectors(config, loaded, sets, store, processes, progress)
 
@@ -183,7 +186,7 @@ def _mean_cosine(vectors: Vectors) -> Scores:
     return mean_cosine(vectors.data, vectors.safe, vectors.harmful)
 
 
-def _unembedded(prepared: Prepared, progress: Progress) -> Scores:
+def _unembedded(prepared: Prepared, loaded: LoadedModel | None, progress: Progress) -> Scores:
     from alignkeep.curate import baselines
 
     config = prepared.config
@@ -193,10 +196,12 @@ def _unembedded(prepared: Prepared, progress: Progress) -> Scores:
         data, safe = ([hashed_ngrams(whole(one)) for one in some] for some in (prepared.data, prepared.safe))
         return baselines.importance_ratio(data, safe, BUCKETS)
     from alignkeep.models.gradients import gradient_products, mean_gradient
-    from alignkeep.models.loading import load_model
 
-    loaded = load_model(str(config.model), config.load)
-    how: Any = {"batch_size": config.embed.batch_size, "max_length": config.embed.max_length, "progress": progress}
+    assert loaded is not None
+    how: Any = {
+        "batch_size": config.embed.batch_size, "max_length": config.embed.max_length, "too_long": "cut",
+        "progress": progress,
+    }  # fmt: skip
     references = (config.safe, prepared.safe), (config.harmful, prepared.harmful)
     means = [mean_gradient(loaded, examples, what=f"{path}, example", **how) for path, examples in references]
     products = gradient_products(loaded, prepared.data, means, what=f"{config.data}, example", **how)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
+from alignkeep.checkpoint.records import MADE_FROM
 from alignkeep.curate.config import CurateConfig
 from alignkeep.errors import NoEffectError
 from alignkeep.progress import Progress
@@ -17,6 +18,8 @@ from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alignkeep.curate.prepare import Prepared
     from alignkeep.curate.scoring import Choice
 
@@ -101,7 +104,7 @@ class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
         return Plan(plan_curation(prepare(config)))
 
     def work(self, prepared: Prepared, job: Job) -> dict[str, object]:
-        return _made(prepared, job.folder, job.progress)
+        return _made(prepared, job.fingerprints.get("data"), job.folder, job.progress)
 
     def result(self, folder: Path) -> CurateResult:
         summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
@@ -114,24 +117,29 @@ class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
 CURATE = CurateStage()
 
 
-def _made(prepared: Prepared, work: Path, progress: Progress) -> dict[str, object]:
+def _made(prepared: Prepared, made_from: str | None, work: Path, progress: Progress) -> dict[str, object]:
     from alignkeep.curate.explain import explain
+    from alignkeep.curate.prepare import fitting
     from alignkeep.curate.scoring import choose
     from alignkeep.curate.vectors import SETS
+    from alignkeep.models.loading import load_model
     from alignkeep.models.processes import Processes
     from alignkeep.trainers.processes import by_first
 
-    processes = Processes.here(cpu=prepared.config.load.device == "cpu")
-    choice = choose(prepared, work / _STORE, processes, progress)
+    config = prepared.config
+    processes = Processes.here(cpu=config.load.device == "cpu")
+    loaded = load_model(str(config.model), config.load) if config.loads_model else None
+    fit = fitting(prepared, loaded)
+    choice = choose(fit.prepared, loaded, work / _STORE, processes, progress)
     _check_effect(choice)
-    summary = _summary(prepared, choice)
+    summary = _summary(prepared, choice) | {"too_long": fit.too_long}
 
     def write() -> None:
         with machine_errors(work):
-            _write_weights(choice, work / WEIGHTS_NAME)
+            _write_weights(choice, fit.rows["data"], prepared.count, made_from, work / WEIGHTS_NAME)
             write_json(work / SUMMARY_NAME, summary)
-            explain(prepared, choice).write(work)
-            if prepared.config.embed.keep and choice.vectors is not None:
+            explain(fit.prepared, choice, fit.rows).write(work)
+            if config.embed.keep and choice.vectors is not None:
                 sets = choice.vectors._asdict()
                 write_tensors(work / VECTORS_NAME, {name: sets[name] for name in SETS}, {})
         shutil.rmtree(work / _STORE, ignore_errors=True)
@@ -152,7 +160,7 @@ def _check_effect(choice: Choice) -> None:
 def _summary(prepared: Prepared, choice: Choice) -> dict[str, object]:
     vectors = choice.vectors
     facts: dict[str, object] = {
-        "method": prepared.config.method, "n": len(choice.mass), "kept": int(choice.kept.sum()), **choice.facts,
+        "method": prepared.config.method, "n": prepared.count, "kept": int(choice.kept.sum()), **choice.facts,
         "truncated": None if vectors is None else vectors.truncated,
     }  # fmt: skip
     if vectors is not None:
@@ -165,22 +173,29 @@ def _summary(prepared: Prepared, choice: Choice) -> dict[str, object]:
     return facts
 
 
-def _write_weights(choice: Choice, file: Path) -> None:
+def _write_weights(choice: Choice, rows: Sequence[int], count: int, made_from: str | None, file: Path) -> None:
+    """A row for each of the `count` examples, those that were looked at being `rows`. With the fingerprint of the data,
+    which tells weights of these rows in another order when the file is alone."""
     import pyarrow
     import pyarrow.parquet
 
-    count = len(choice.mass)
-    scores = {
-        "safe_score": [None] * count if choice.safe is None else choice.safe.double().tolist(),
-        "harm_score": [None] * count if choice.harmful is None else choice.harmful.double().tolist(),
-    }
+    def of_all(values: Tensor | None, left_out: object) -> list[object]:
+        found = [left_out] * count
+        for at, value in zip(rows, () if values is None else values.tolist(), strict=values is not None):
+            found[at] = value
+        return found
+
     table = pyarrow.table(
         {
             "index": pyarrow.array(range(count), pyarrow.int64()),
-            "mass": pyarrow.array(choice.mass.double().tolist(), pyarrow.float64()),
-            "weight": pyarrow.array(choice.weights.double().tolist(), pyarrow.float64()),
-            "kept": pyarrow.array(choice.kept.tolist(), pyarrow.bool_()),
-            **{name: pyarrow.array(values, pyarrow.float64()) for name, values in scores.items()},
+            "mass": pyarrow.array(of_all(choice.mass.double(), 0.0), pyarrow.float64()),
+            "weight": pyarrow.array(of_all(choice.weights.double(), 0.0), pyarrow.float64()),
+            "kept": pyarrow.array(of_all(choice.kept, False), pyarrow.bool_()),
+            **{
+                name: pyarrow.array(of_all(None if one is None else one.double(), None), pyarrow.float64())
+                for name, one in (("safe_score", choice.safe), ("harm_score", choice.harmful))
+            },
         }
     )
-    pyarrow.parquet.write_table(table, file)
+    told = {} if made_from is None else {MADE_FROM: made_from}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(told), file)

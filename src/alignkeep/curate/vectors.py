@@ -84,7 +84,7 @@ def made_vectors(
         made = embed(
             loaded, examples, store / name, layer=config.embed.layer, pooling=config.embed.pooling,
             batch_size=config.embed.batch_size,
-            max_length=config.embed.max_length, what=what, processes=processes, progress=progress,
+            max_length=config.embed.max_length, too_long="cut", what=what, processes=processes, progress=progress,
         )  # fmt: skip
         found.append(made.vectors)
         truncated += made.truncated

@@ -17,8 +17,10 @@ Departures from the papers
        one entry is kept with probability `density`.
     2. Of equal magnitudes the one that stands first counts as the larger under `Magnitude` and `Outliers`, as the
        smaller under `RankedRandom`: exactly as many are kept as asked.
-    3. A density of 0 keeps nothing, one of 1 everything, unscaled. Else `Magnitude` keeps at least one, as in mergekit.
+    3. A density of 0 keeps nothing, one of 1 everything, unscaled. Else `Magnitude` keeps at least one, as in mergekit
+       0.1.5 (0.1.4 raises there), and `Outliers` may keep none.
     4. A probability is met to 2^-32: draws are 32 bits wide.
+    5. Where gamma n is less than one, no outlier is dropped, as in mergekit 0.1.5 (0.1.4 then drops every entry).
 
 Thresholds are exact order statistics without a sort: the bits of a magnitude are ordered as an integer, so a histogram
 of their upper halves and one of the lower halves within the bin found give it in two passes and fixed memory.

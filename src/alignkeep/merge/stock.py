@@ -11,8 +11,12 @@ Symbols (paper -> here)
 Departures from the paper
     1. The ratio is taken per tensor; the paper's is per layer.
     2. A denominator of 0 (task vectors that add up to nothing) gives share 0: the base. It cannot be negative but by
-       rounding; below 1e-6 it counts as 0, as in mergekit.
+       rounding; below 1e-6 it counts as 0, as in mergekit 0.1.5.
     3. A task vector that is all zero has cosine 0 with the others.
+
+Departure from mergekit 0.1.5
+    Its cosines divide by 1e-6 where the product of two norms is less, so that small task vectors count as more
+    orthogonal than they are, and smaller ones as orthogonal. Here a cosine does not depend on lengths.
 
 A negative mean cosine gives a negative share, as printed: the merge then leaves the base away from the mean.
 """

@@ -5,6 +5,8 @@ Departures from what a template says
        empty line between. It is never lost.
     2. A prefill continues the assistant's turn. Where the template alters the last turn so that it cannot be continued,
        the prefill follows the generation prompt.
+    3. What a reasoning template puts in front of an answer without a thought, such as an empty one, is read and not
+       learned: it would teach the model not to think.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
+_ANSWER = "Qzxj"  # an answer whose words no template writes itself
 
 
 class EncodedExample(NamedTuple):
@@ -81,9 +84,11 @@ def encode_prompt(
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> EncodedExample:
     """Tokens of the whole chat; every assistant turn is learned, up to and with the end of its turn.
 
-    An answer begins after the generation prompt and ends where the chat cut off behind it ends. For one question and
-    one answer this is what TRL's SFTTrainer does with a conversational prompt and completion. Raises DataError where
-    the template renders the beginning of a chat differently once more turns follow, so that no boundary can be told.
+    An answer begins after the generation prompt, and after what the template itself writes there (an empty thought),
+    and ends where the chat cut off behind it ends. Without such a thought this is, for one question and one answer,
+    what TRL's SFTTrainer does with a conversational prompt and completion. Raises DataError where the template renders
+    the beginning of a chat differently once more turns follow, so that no boundary can be told, or drops words of an
+    answer.
     """
     messages, text = _render_any(tokenizer, example.messages, generation_prompt=False)
     ids = _tokens(tokenizer, text)
@@ -92,12 +97,37 @@ def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> Enco
         if message.role != "assistant":
             continue
         start, end = _answer_span(tokenizer, messages, turn, text)
+        start += len(written_before(tokenizer, messages[:turn], message.content, text[start:end], start))
         first = _shared(_tokens(tokenizer, text[:start]), ids)
         stop = len(ids) if end == len(text) else _shared(_tokens(tokenizer, text[:end]), ids)
         if stop <= first:
             raise _prefix_error(turn, "no token of the answer")
         labels[first:stop] = ids[first:stop]
     return EncodedExample(ids, labels)
+
+
+def written_before(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, rest: str, start: int, **options: Any
+) -> str:
+    """What the template itself puts in front of the answer's words: an empty thought (Qwen3), a channel (gpt-oss).
+
+    The answer to `messages` is rendered as `rest`, from place `start` of the text. "" for white space alone, and for an
+    answer that brings its thought. Raises DataError where the words are not all in `rest`.
+    """
+    words = answer.strip()
+    if rest.lstrip().startswith(words):
+        return ""
+    if "".join(words.split()) not in "".join(rest.split()):
+        raise DataError(
+            f"chat template, turn {len(messages) + 1}",
+            seen=f"an answer that is rendered as {rest[:60]!r}, without all of its words",
+            expected="templates that write the whole answer",
+            remedy="take the thought out of the answers if the template drops it, or give the model folder a "
+            "chat_template that keeps it",
+        )
+    chat = [*messages, Message("assistant", _ANSWER)]
+    opening, mark, _ = _apply(tokenizer, chat, generation_prompt=False, **options)[start:].partition(_ANSWER)
+    return opening if mark and opening.strip() and rest.startswith(opening) else ""
 
 
 def without_marks(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -50,6 +50,7 @@ def embed(
     batch_size: int = 32,
     max_length: int = 1024,
     what: str = "example",
+    too_long: Literal["refuse", "cut"] = "refuse",
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
@@ -64,11 +65,9 @@ def embed(
     from safetensors.torch import load_file
 
     processes, progress = processes or Processes(), progress or Silent()
-    if pooling not in ("last", "mean"):
-        raise ValueError(f"need pooling last or mean, got {pooling}")
-    _check_layer(loaded, layer)
+    _check(loaded, layer, pooling)
     length = min(max_length, context_length(loaded) or max_length)
-    rows, truncated = encoded(loaded.tokenizer, examples, length, what)
+    rows, truncated = encoded(loaded.tokenizer, examples, length, what, too_long=too_long)
     texts = [row.input_ids for row in rows]
     work = _fingerprint(loaded, texts, layer, pooling)
     order = sorted(range(len(texts)), key=lambda at: (-len(texts[at]), at))
@@ -186,7 +185,9 @@ def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, po
             handle.remove()
 
 
-def _check_layer(loaded: LoadedModel, layer: int | None) -> None:
+def _check(loaded: LoadedModel, layer: int | None, pooling: str) -> None:
+    if pooling not in ("last", "mean"):
+        raise ValueError(f"need pooling last or mean, got {pooling}")
     if layer is None:
         return
     count = len(blocks_of(loaded.model)[1])

@@ -111,7 +111,7 @@ def _convert(file: Path, folder: Path, kind: str) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **named)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  (tokenizers raises bare ones)
+    except Exception as error:
         said = " ".join(str(error).split())
         raise CheckpointError(
             str(file),

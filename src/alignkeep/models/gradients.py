@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignkeep.errors import CheckpointError, MachineError
 from alignkeep.models.chat import IGNORED, EncodedExample
@@ -35,6 +35,7 @@ def mean_gradient(
     batch_size: int = 8,
     max_length: int = 1024,
     what: str = "reference",
+    too_long: Literal["refuse", "cut"] = "refuse",
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """The mean over the examples, by matrix. Raises what `collect_factors` raises."""
@@ -49,7 +50,7 @@ def mean_gradient(
         sums[name] += torch.einsum("bto,bti->oi", gradients, vectors)
 
     length = min(max_length, context_length(loaded) or max_length)
-    rows, _ = encoded(loaded.tokenizer, examples, length, what)
+    rows, _ = encoded(loaded.tokenizer, examples, length, what, too_long=too_long)
     _pass(loaded, rows, lambda _: use, batch_size, progress, "gradients of references")
     return {name: found / len(rows) for name, found in sums.items()}
 
@@ -62,13 +63,14 @@ def gradient_products(
     batch_size: int = 8,
     max_length: int = 1024,
     what: str = "example",
+    too_long: Literal["refuse", "cut"] = "refuse",
     progress: Progress | None = None,
 ) -> Tensor:
     """<g_i, G_k> of every example with every one of `against`, over all their matrices: (n, k) float64 on the CPU."""
     import torch
 
     length = min(max_length, context_length(loaded) or max_length)
-    rows, _ = encoded(loaded.tokenizer, examples, length, what)
+    rows, _ = encoded(loaded.tokenizer, examples, length, what, too_long=too_long)
     found = torch.zeros(len(rows), len(against), dtype=torch.float64)
 
     def using(places: Sequence[int]) -> Use:

@@ -121,6 +121,14 @@ class AlignGuard:
         """Of every adapted matrix: the squared norms of its update inside the subspace and beside it."""
         return self._stack().energies(adapted(model))
 
+    def trace_held(self) -> dict[str, float]:
+        """Of every matrix: the share of its Fisher factor's trace that its directions hold, of two sides the smaller.
+        What the cap `most` leaves out, no penalty sees. Matrices of no Fisher are left out."""
+        shares = {
+            name: min(float(side.held) for side in one if side is not None) for name, one in self.subspaces.items()
+        }
+        return {name: share for name, share in shares.items() if not math.isnan(share)}
+
     def _stack(self) -> Stacked:
         from alignkeep.train.stacked import Stacked
 
@@ -183,6 +191,7 @@ def adapted(model: Any) -> dict[str, Adapted]:
         _refuse_other_kind(name, module)
         for adapter in _active(module):
             down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+            _refuse_partitioned(name, down, up)
             found[name] = Adapted(down, up, module.scaling[adapter], module.base_layer, module)
     if not found:
         raise RecipeError(
@@ -192,6 +201,17 @@ def adapted(model: Any) -> dict[str, Adapted]:
             remedy="give the trainer a peft_config, or take method lora or full",
         )
     return found
+
+
+def _refuse_partitioned(name: str, *factors: Any) -> None:
+    """Under ZeRO-3 a parameter is empty until its module runs; no penalty can be read off it."""
+    if any(hasattr(factor, "ds_id") and not factor.numel() for factor in factors):
+        raise RecipeError(
+            f"adapter of {name}",
+            seen="a parameter that DeepSpeed ZeRO-3 has taken apart",
+            expected="whole adapters on every process",
+            remedy="use ZeRO stage 1 or 2, or FSDP2",
+        )
 
 
 def _refuse_unguarded(model: Any, modules: Mapping[str, Adapted]) -> None:

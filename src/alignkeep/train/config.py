@@ -28,7 +28,8 @@ class AlignGuardSettings(BaseModel):
     answers. `alignment`, `trust` and `collision` are the strengths of the paper's three terms (lambda_A, lambda_T,
     lambda_NC), sums over entries; `overlap` is the share of E_RM against E_geo in the third (alpha). `side`, `fisher`,
     `share` and `most` say what the subspace is: of inputs, outputs or both; whole or its diagonal; holding this share
-    of the trace, with at most so many directions. `curvature` is the trust region's H: none (1 everywhere), or the
+    of the trace, with at most so many directions; `unit` is the largest eigenvalue that Fisher factors are divided by:
+    each matrix's own, or the model's. `curvature` is the trust region's H: none (1 everywhere), or the
     running mean of the task's squared gradients; `metric` what E_geo weighs coordinates by.
     """
 
@@ -44,6 +45,7 @@ class AlignGuardSettings(BaseModel):
     fisher: Literal["full", "diagonal"] = "full"
     share: float = Field(default=0.9, gt=0, le=1)
     most: int = Field(default=64, gt=0)
+    unit: Literal["matrix", "model"] = "matrix"
     curvature: Literal["none", "running"] = "none"
     metric: Literal["fisher", "curvature"] = "fisher"
 
@@ -55,7 +57,7 @@ class AlignGuardSettings(BaseModel):
     @property
     def measured(self) -> dict[str, Any]:
         """What the subspaces depend on."""
-        return {"side": self.side, "fisher": self.fisher, "share": self.share, "most": self.most}
+        return {"side": self.side, "fisher": self.fisher, "share": self.share, "most": self.most, "unit": self.unit}
 
     @classmethod
     def published(cls, data: str | None = None) -> AlignGuardSettings:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import DistributedType
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -27,7 +28,8 @@ _RATIO = "alignguard/ratio"
 def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = None) -> None:
     """Wrap the two calls by which the trainer trains and logs."""
     accelerator, backward, log = trainer.accelerator, trainer.accelerator.backward, trainer.log
-    seen = _Seen()
+    held = guard.trace_held().values()
+    seen = _Seen(sum(held) / len(held))
 
     def with_penalty(loss: Tensor, **named: Any) -> None:
         if not accelerator.sync_gradients:
@@ -40,12 +42,15 @@ def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = No
         looks = step % EVERY == 1 or step + 1 == trainer.state.max_steps
         # A curvature of nothing yet weighs nothing: there is no gradient, which is a ratio of 0.
         forces = _forces(found.total, model) if looks and found.total.requires_grad else []
+        # DeepSpeed's engine steps within backward and leaves no gradient to look at.
+        hidden = accelerator.distributed_type == DistributedType.DEEPSPEED
+        task = _task_before(loss, forces, trainer) if hidden and forces else None
         backward(loss + found.total.to(loss), **named)
         if curvature is not None:
             scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
             curvature.end_step(partial(accelerator.reduce, reduction="sum"), accelerator.device, scale)
         if looks:
-            seen.add_ratio(forces, accelerator.scaler)
+            seen.add_ratio(forces, _task_after(forces, accelerator.scaler) if task is None else task)
 
     def with_terms(logs: dict[str, Any], *rest: Any, **named: Any) -> None:
         log({**logs, **seen.means()} if "loss" in logs else logs, *rest, **named)
@@ -59,7 +64,8 @@ def guard(trainer: Any, guard: AlignGuard, curvature: RunningSquares | None = No
 class _Seen:
     """The terms since the last log, and the ratios since this process began."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace_held: float) -> None:
+        self._trace_held = trace_held
         self._terms: list[Tensor] = []
         self.ratios: list[float] = []
         self.steps = 0
@@ -78,20 +84,12 @@ class _Seen:
             )
         self._terms.append(terms)
 
-    def add_ratio(self, forces: list[tuple[Any, Tensor]], scaler: Any) -> None:
-        """The norm of the penalty's gradient over that of the task's, which is what is left of the sum; 0 of none."""
+    def add_ratio(self, forces: list[tuple[Any, Tensor]], task: float) -> None:
+        """The norm of the penalty's gradient over that of the task's, whose square is given; 0 of no force."""
         if not forces:
             self._keep(0.0)
-            return
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        ours = theirs = 0.0
-        for parameter, force in forces:
-            if parameter.grad is None:  # the engine keeps gradients to itself
-                return
-            ours += float(_whole(force).float().square().sum())
-            theirs += float(_whole(parameter.grad / scale - force).float().square().sum())
-        if theirs > 0:
-            self._keep(math.sqrt(ours / theirs))
+        elif task > 0:
+            self._keep(math.sqrt(sum(_square(force) for _, force in forces) / task))
 
     def _keep(self, ratio: float) -> None:
         self.ratios.append(ratio)
@@ -104,6 +102,7 @@ class _Seen:
         values = torch.stack(self._terms).mean(0).tolist()
         self._terms.clear()
         found = {f"alignguard/{name}": value for name, value in zip(Penalty._fields[1:], values, strict=True)}
+        found["alignguard/trace_held"] = self._trace_held
         if self._new_ratio is not None:
             found[_RATIO], self._new_ratio = self._new_ratio, None
         return found
@@ -171,3 +170,32 @@ def _forces(total: Tensor, model: Any) -> list[tuple[Any, Tensor]]:
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     found = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
     return [(parameter, force) for parameter, force in zip(wanted, found, strict=True) if force is not None]
+
+
+def _task_after(forces: list[tuple[Any, Tensor]], scaler: Any) -> float:
+    """The squared norm of the task's gradient: what is left of the sum's. Raises RecipeError where there is none."""
+    scale = scaler.get_scale() if scaler is not None else 1.0
+    found = 0.0
+    for parameter, force in forces:
+        if parameter.grad is None:
+            raise RecipeError(
+                "alignguard",
+                seen="no gradient left behind the backward pass, so that the penalty's force cannot be told",
+                expected="an optimizer that steps when the trainer says so",
+                remedy="take another trainer.optim (adamw_torch)",
+            )
+        found += _square(_whole(parameter.grad) / scale - _whole(force))
+    return found
+
+
+def _task_before(loss: Tensor, forces: list[tuple[Any, Tensor]], trainer: Any) -> float:
+    """The same by a backward pass of its own over this process's last batch, standing for all of a step's."""
+    wanted = [parameter for parameter, _ in forces]
+    found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+    square = torch.tensor(sum(_square(one) for one in found if one is not None), device=loss.device)
+    batches = getattr(trainer, "current_gradient_accumulation_steps", 1) or 1
+    return float(trainer.accelerator.reduce(square, reduction="mean")) * batches**2
+
+
+def _square(one: Tensor) -> float:
+    return float(_whole(one).float().square().sum())

@@ -15,7 +15,8 @@ Symbols (paper -> here)
     eta          Emphasis                beta, tau, and what is compared with tau
 
 Departures
-    1. Terms are sums over entries, F and H divided by their largest eigenvalue or entry: as means they vanish.
+    1. Terms are sums over entries, F and H divided by their largest eigenvalue or entry (or all F by the largest of the
+       model): as means they vanish.
     2. <., .> in E_geo weighs coordinates by F's diagonal. In the plain inner product dW_A and dW_T are orthogonal and
        E_geo is 0 whatever the update. H is a variant.
     3. E_geo is 0, with gradient 0, while either squared norm is below `SMALLEST`, or is rounding beside the other: LoRA

@@ -47,8 +47,22 @@ def plan_tune(config: TrainConfig) -> dict[str, Any]:
         "memory_bytes": _memory(config, prepared, total, trainable),
         "disk_bytes": _disk(config, prepared, trainable),
         "seconds": None if uses_accelerator(config.load) else round(_seconds(total, trainable, tokens), 1),
-        "notes": list(prepared.notes),
+        "notes": [*prepared.notes, *_directions(config, prepared)],
     }
+
+
+def _directions(config: TrainConfig, prepared: Prepared) -> list[str]:
+    """What a cap below the width of a matrix may leave unguarded; which share of the trace it is, only data can say."""
+    from alignkeep.models.matrices import matrices, widths
+
+    widest = max(max(widths(module)) for module in matrices(prepared.skeleton).modules.values())
+    if not config.is_guarded or widest <= config.alignguard.most:
+        return []
+    return [
+        f"alignguard keeps at most {config.alignguard.most} directions of matrices up to {widest} wide: the share of "
+        f"the Fisher's trace that they hold ({config.alignguard.share:.0%} is asked for) is measured first, logged as "
+        "alignguard/trace_held and kept in the record"
+    ]
 
 
 def count_steps(config: TrainConfig, prepared: Prepared, rows: int) -> int:

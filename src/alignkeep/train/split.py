@@ -30,11 +30,16 @@ from alignkeep.subspace.projector import LowRank
 
 class Side(NamedTuple):
     """The leading eigenvectors of one factor, orthonormal (or 0, with eigenvalue 0: no direction at all); their
-    eigenvalues and the factor's diagonal, both divided by the largest eigenvalue."""
+    eigenvalues and the factor's diagonal, both divided by its largest eigenvalue, or by the largest of a model."""
 
     vectors: Float[Tensor, "*B d m"]
     eigenvalues: Float[Tensor, "*B m"]
     diagonal: Float[Tensor, "*B d"]
+
+    @property
+    def held(self) -> Float[Tensor, "*B"]:
+        """The share of the factor's trace that these directions hold, in [0, 1]; NaN for a factor of 0."""
+        return (self.eigenvalues.sum(-1) / self.diagonal.sum(-1)).clamp(max=1)
 
 
 class Subspace(NamedTuple):

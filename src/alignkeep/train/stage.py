@@ -207,9 +207,23 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
         "log": _LOG_NAME,
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
         "unchanged": unchanged,
-        "notes": [*prepared.notes, *_stopped(prepared, trainer.state)],
-        **({"energies": tuned.energies} if tuned.energies else {}),
+        "notes": [*prepared.notes, *_unguarded(config, tuned), *_stopped(prepared, trainer.state)],
+        **({"energies": tuned.energies, "trace_held": tuned.trace_held} if tuned.energies else {}),
     }
+
+
+def _unguarded(config: TrainConfig, tuned: Tuned) -> list[str]:
+    """What the cap on the guarded directions left out."""
+    held, share, most = tuned.trace_held, config.alignguard.share, config.alignguard.most
+    short = {name: one for name, one in held.items() if one < share - 1e-4}
+    if not short:
+        return []
+    least = min(short, key=lambda name: short[name])
+    return [
+        f"alignguard keeps {most} directions of a matrix at most: in {len(short)} of {len(held)} they hold less than "
+        f"{share:.0%} of the Fisher's trace (mean {sum(held.values()) / len(held):.1%}, least {short[least]:.1%} in "
+        f"{least}); the rest is not guarded (alignguard.most)"
+    ]
 
 
 def _stopped(prepared: Prepared, state: Any) -> list[str]:

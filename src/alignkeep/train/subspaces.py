@@ -54,6 +54,7 @@ def measure_subspaces(
     modules = matrices(loaded.model).modules
     _refuse_unmeasured(names, modules)
     found: dict[str, Subspace] = {}
+    largest: dict[Collected, dict[str, float]] = {at: {} for at in _BOTH}
     with untouched(loaded.model), _without_adapter(loaded.model):
         for group in passes({name: modules[name] for name in names}):
             factors = collect_sides(
@@ -66,8 +67,10 @@ def measure_subspaces(
                 progress=progress,
             )
             for name in group:
-                inputs, outputs = (_side(factors[at][name], settings) if at in sides else None for at in _BOTH)
-                found[name] = Subspace(inputs, outputs)
+                made: dict[Collected, Side] = {}
+                for at in sides:
+                    made[at], largest[at][name] = _side(factors[at][name], settings)
+                found[name] = Subspace(made.get("input"), made.get("output"))
     if not any(_rank(one) for one in found.values()):
         raise NoEffectError(
             "alignguard.data",
@@ -75,7 +78,7 @@ def measure_subspaces(
             expected="prompts with the aligned model's own answers",
             remedy="give the alignment set of this model",
         )
-    return found
+    return found if settings.unit == "matrix" else _in_one_unit(found, largest)
 
 
 def write_subspaces(path: Path, subspaces: Mapping[str, Subspace], model: Any, settings: AlignGuardSettings) -> None:
@@ -133,16 +136,37 @@ def read_subspaces(path: Path, names: Sequence[str], model: Any, settings: Align
     return found
 
 
-_BOTH = ("input", "output")
+_BOTH: tuple[Collected, Collected] = ("input", "output")
 
 
-def _side(factor: Factor, settings: AlignGuardSettings) -> Side:
+def _side(factor: Factor, settings: AlignGuardSettings) -> tuple[Side, float]:
+    """The factor divided by its largest eigenvalue, and that eigenvalue."""
     from alignkeep.subspace.eigenbasis import coordinate_basis, eigenbasis
     from alignkeep.train.split import Side
 
     made = (coordinate_basis if settings.fisher == "diagonal" else eigenbasis)(factor, settings.share, settings.most)
     unit = made.largest or 1.0
-    return Side(made.vectors.float(), made.eigenvalues.float(), (factor.diagonal / unit).float())
+    return Side(made.vectors.float(), made.eigenvalues.float(), (factor.diagonal / unit).float()), made.largest
+
+
+def _in_one_unit(
+    subspaces: Mapping[str, Subspace], largest: Mapping[Collected, Mapping[str, float]]
+) -> dict[str, Subspace]:
+    """Every factor divided by the largest eigenvalue of any matrix on its side, in place of its own."""
+    from alignkeep.train.split import Subspace
+
+    sides: dict[str, list[Side | None]] = {name: [] for name in subspaces}
+    for place, at in enumerate(_BOTH):
+        unit = max(largest[at].values(), default=0.0) or 1.0
+        for name, one in subspaces.items():
+            side = one[place]
+            share = largest[at].get(name, 0.0) / unit
+            sides[name].append(
+                None
+                if side is None
+                else side._replace(eigenvalues=side.eigenvalues * share, diagonal=side.diagonal * share)
+            )
+    return {name: Subspace(*some) for name, some in sides.items()}
 
 
 def _rank(one: Subspace) -> int:

@@ -28,10 +28,12 @@ SUBSPACES_NAME = "subspaces.safetensors"  # beside the checkpoints while a guard
 
 
 class Tuned(NamedTuple):
-    """The trainer after its last step, and of a guarded tune the energies of every matrix's update."""
+    """The trainer after its last step; of every matrix of a guarded tune the energies of its update, and the share of
+    its Fisher factor's trace that was guarded."""
 
     trainer: WeightedSFTTrainer
     energies: dict[str, tuple[float, float]]
+    trace_held: dict[str, float]
 
 
 def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress) -> Tuned:
@@ -70,7 +72,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     train_from(latest, trainer, "train")
     _refuse_base(prepared)
     energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
-    return Tuned(trainer, energies)
+    return Tuned(trainer, energies, {} if guard is None else guard.trace_held())
 
 
 def _refuse_base(prepared: Prepared) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignkeep.checkpoint.records import Record
+from alignkeep.checkpoint.records import MADE_FROM, Record
 from alignkeep.data import Row, fingerprint_data, read_rows
 from alignkeep.errors import DataError
 from alignkeep.types import Example
@@ -52,18 +52,33 @@ def example_weights(examples: Sequence[Example], data: str, weights: str | None)
 
 
 def _check_made_from(weights: str, data: str) -> None:
-    """Weights go by the number of a row: those of a curation are of the file that its record names."""
-    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
-    try:
-        record = Record.read(folder)
-    except DataError:
-        return  # weights from elsewhere
-    made_from = record.inputs.get("data")
-    if record.stage == "curate" and made_from is not None and made_from != fingerprint_data(data):
+    """Weights go by the number of a row: those of a curation are of the very file that they were made from, which
+    they name themselves, alone as in their folder."""
+    made_from = _made_from(Path(weights_file(weights)).expanduser())
+    if made_from is not None and made_from != fingerprint_data(data):
         raise DataError(
             weights, seen=f"weights of other data than {data}, or of these in another order",
             expected="weights that were made from this very file", remedy="run curate on it",
         )  # fmt: skip
+
+
+def _made_from(file: Path) -> str | None:
+    """The fingerprint in the file; or that in a curation's record beside it; None for weights from elsewhere."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if file.suffix == ".parquet":
+        try:
+            told = (pyarrow.parquet.read_schema(file).metadata or {}).get(MADE_FROM.encode())
+        except (pyarrow.ArrowException, OSError):
+            return None  # reading the rows says what is wrong
+        if told is not None:
+            return told.decode()
+    try:
+        record = Record.read(file.parent)
+    except DataError:
+        return None
+    return record.inputs.get("data") if record.stage == "curate" else None
 
 
 def read_weights(reference: str, count: int) -> list[float]:

@@ -125,6 +125,27 @@ def uses_accelerator(load: LoadConfig) -> bool:
     return load.device != "cpu"
 
 
+# What `accelerate launch` says by these variables, and the field of trl's with the same meaning.
+_SHARDING = {
+    "ACCELERATE_USE_FSDP": "fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "deepspeed",
+    "ACCELERATE_USE_MEGATRON_LM": None,
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
+}
+
+
+def _refuse_sharding(given: Mapping[str, Any]) -> None:
+    """On the CPU accelerate would leave the model whole, without a word."""
+    for variable, field in _SHARDING.items():
+        by_variable = os.environ.get(variable, "false").lower() in ("true", "1", "yes", "on", "y", "t")
+        if by_variable or (field is not None and given.get(field)):
+            raise RecipeError(
+                variable if by_variable else f"trainer.{field}", seen="sharding, on the CPU",
+                expected="accelerators: on a CPU accelerate shards nothing, and every process would hold it all",
+                remedy="give --device cuda, or start it without (torchrun; unset the variable)",
+            )  # fmt: skip
+
+
 def has_bfloat16() -> bool:
     import torch
 
@@ -164,8 +185,13 @@ def per_process(batch_size: int, counted: str, stage: str) -> int:
 
 
 def trainer_settings(load: LoadConfig, given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What trl is told: our defaults, over them what the user gave, over both what has a name of ours (`own`)."""
+    """What trl is told: our defaults, over them what the user gave, over both what has a name of ours (`own`).
+
+    Raises RecipeError where a device, or sharding, is asked for that is not there.
+    """
     accelerator = uses_accelerator(load)
+    if not accelerator:
+        _refuse_sharding(given)
     checkpointing = {"gradient_checkpointing", "activation_checkpointing"} & given.keys()
     return {
         **({} if checkpointing else {"activation_checkpointing": accelerator}),
