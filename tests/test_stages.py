@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from alignkeep.checkpoint.records import Record
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError, RecipeError
+from alignkeep.evaluate.stage import EVALUATE
 from alignkeep.recipe import Recipe
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
@@ -178,3 +179,7 @@ def test_a_recipe_with_a_mistake_in_its_last_stage_begins_none(tiny_model: Path,
     with pytest.raises(RecipeError, match="none"):
         lifecycle.run(Recipe.model_validate(values), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_answers_are_kept_whatever_came_after_them(tmp_path: Path) -> None:
+    assert EVALUATE.is_worth_keeping(NOTHING, tmp_path)
