@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from alignkeep.checkpoint.records import Record
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError, RecipeError
+from alignkeep.evaluate.stage import EVALUATE
 from alignkeep.recipe import Recipe
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
@@ -93,6 +94,26 @@ def test_the_record_says_what_was_done_on_what(config: CountConfig, tmp_path: Pa
     assert record.seconds >= 0
 
 
+def test_other_settings_are_another_run_and_replace_it_only_where_asked(config: CountConfig, tmp_path: Path) -> None:
+    perform(CountStage(), config, out=tmp_path / "out")
+    stage, other = CountStage(), config.model_copy(update={"least": 2})
+    with pytest.raises(RecipeError, match="another run"):
+        perform(stage, other, out=tmp_path / "out")
+    assert perform(stage, other, out=tmp_path / "out", overwrite=True) == 3
+    assert stage.done == ["prepare", "prepare", "work"]
+    assert Record.read(tmp_path / "out").config["least"] == 2
+
+
+def test_what_only_a_resumed_run_needs_is_gone_in_the_end(config: CountConfig, tmp_path: Path) -> None:
+    class Scratching(CountStage):
+        def work(self, prepared: list[str], job: Job) -> dict[str, object]:
+            (job.folder / "scratch").touch()
+            return super().work(prepared, job)
+
+    perform(Scratching(), config, out=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["counted", "record.json"]
+
+
 def test_where_the_machine_fails_the_same_command_goes_on(config: CountConfig, tmp_path: Path) -> None:
     stage = CountStage(fails=MACHINE)
     with pytest.raises(MachineError):
@@ -158,3 +179,7 @@ def test_a_recipe_with_a_mistake_in_its_last_stage_begins_none(tiny_model: Path,
     with pytest.raises(RecipeError, match="none"):
         lifecycle.run(Recipe.model_validate(values), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_answers_are_kept_whatever_came_after_them(tmp_path: Path) -> None:
+    assert EVALUATE.is_worth_keeping(NOTHING, tmp_path)
