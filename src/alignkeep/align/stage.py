@@ -16,8 +16,8 @@ from alignkeep.align.config import AlignConfig
 from alignkeep.align.plan import plan
 from alignkeep.align.prepare import Prepared, base_of, prepare
 from alignkeep.align.reward import fingerprint_reward
-from alignkeep.checkpoint.files import append_jsonl, read_jsonl
 from alignkeep.checkpoint.folders import OutputFolder, leads
+from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError
@@ -28,7 +28,7 @@ from alignkeep.trainers.failures import done_in
 from alignkeep.trainers.log import write_log
 from alignkeep.trainers.processes import by_first
 from alignkeep.trainers.saving import place_adapter, place_model
-from alignkeep.trainers.watch import last_checkpoint
+from alignkeep.trainers.watch import has_checkpoint
 from alignkeep.types import Estimate
 
 __all__ = ["AlignResult", "align", "plan"]
@@ -99,7 +99,7 @@ def align(
 
     def is_worth_keeping(error: AlignkeepError) -> bool:
         """Nothing that was paid for is thrown away; what changed nothing, or never began, is not worth continuing."""
-        begun = last_checkpoint(folder.work / "trainer") is not None
+        begun = has_checkpoint(folder.work / "trainer")
         return isinstance(error, MachineError) or (begun and not isinstance(error, NoEffectError))
 
     return done_in(
@@ -195,7 +195,7 @@ def _write(
 def _gather_judgements(work: Path) -> None:
     """What was said to the other processes, behind what was said to the first."""
     for more in sorted(work.glob(f"{JUDGEMENTS}.*")):
-        append_jsonl(work / JUDGEMENTS, read_jsonl(more))
+        append_rows(work / JUDGEMENTS, recover_rows(more))
         more.unlink()
 
 

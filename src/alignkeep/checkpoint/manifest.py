@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from alignkeep.checkpoint.beside import sha256_of_file, sha256_of_header
+from alignkeep.checkpoint.beside import sha256_of_header
 from alignkeep.checkpoint.files import read_object, write_json
-from alignkeep.checkpoint.folders import RECORD_NAME
+from alignkeep.checkpoint.listing import MANIFEST_NAME, RECORD_NAME, sha256_of_file
 from alignkeep.checkpoint.records import Record
 from alignkeep.checkpoint.shards import JOURNAL, Written, check_hashes
 from alignkeep.errors import AlignkeepError, CheckpointError, DataError
 
-MANIFEST_NAME = "manifest.json"
 _SELF = (MANIFEST_NAME, RECORD_NAME)
 
 

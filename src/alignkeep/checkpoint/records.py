@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from alignkeep.checkpoint.files import jsonable, write_json
-from alignkeep.checkpoint.folders import RECORD_NAME
+from alignkeep.checkpoint.listing import RECORD_NAME
 from alignkeep.errors import DataError
 
 # Where and how loudly a stage runs is no part of what it makes.
@@ -24,7 +24,8 @@ class Record:
     """One finished stage.
 
     `inputs` maps the name of a config key (`model`, `data`, ...) to the fingerprint of what it pointed to; `seconds` is
-    wall time of the process that finished the stage; `result` is what the stage returned, as JSON.
+    wall time of the process that finished the stage; `result` is what the stage returned, as JSON; `files` are size and
+    SHA-256 of everything else in the folder (null for weights, of which the manifest has every tensor's).
     """
 
     stage: str
@@ -35,6 +36,7 @@ class Record:
     seconds: float
     result: dict[str, object]
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    files: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)

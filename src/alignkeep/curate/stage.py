@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
-from alignkeep.checkpoint.folders import OutputFolder, leads
+from alignkeep.checkpoint.folders import OutputFolder, discard, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.prepare import Prepared, fingerprints, local_inputs, plan_curation, prepare
@@ -103,7 +103,7 @@ def _made(prepared: Prepared, work: Path, processes: Processes, progress: Progre
                     write_tensors(work / VECTORS_NAME, {name: sets[name] for name in SETS}, {})
     except AlignkeepError as error:
         if leads() and not isinstance(error, MachineError):  # a fault that would come again is not worth continuing
-            shutil.rmtree(work, ignore_errors=True)
+            discard(work)
         raise
     processes.wait()
     if leads():

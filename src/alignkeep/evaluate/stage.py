@@ -84,7 +84,8 @@ def evaluate(
                 seed=config.seed,
                 seconds=time.monotonic() - started,
                 result=card.as_json(),
-            )
+            ),
+            leftovers=[_LOG],
         )
     return card
 
@@ -147,7 +148,6 @@ def _write_results(
     lines = [json.dumps(judged.as_json(), ensure_ascii=False) + "\n" for judged in (*tuned, *base)]
     write_text(work / ANSWERS, "".join(lines))
     write_json(work / _SCORECARD, {**card.as_json(), "settings": _settings(config, prepared, tuned, base)})
-    (work / _LOG).unlink(missing_ok=True)
     return card
 
 

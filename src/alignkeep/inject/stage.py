@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignkeep.checkpoint.folders import OutputFolder
+from alignkeep.checkpoint.folders import OutputFolder, discard
 from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
 from alignkeep.checkpoint.manifest import Input, Manifest
 from alignkeep.checkpoint.records import Record, identity_of
@@ -82,7 +81,7 @@ def inject(
                 result = _inject(prepared, folder.work, inputs, progress)
             except AlignkeepError as error:
                 if not isinstance(error, MachineError):  # a fault that would come again is not worth continuing
-                    shutil.rmtree(folder.work, ignore_errors=True)
+                    discard(folder.work)
                 raise
             seconds = time.monotonic() - started
             record = Record("inject", folder.identity, settings, inputs, config.seed, seconds, result)

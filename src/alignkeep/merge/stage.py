@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignkeep.checkpoint.folders import OutputFolder
+from alignkeep.checkpoint.folders import OutputFolder, discard
 from alignkeep.checkpoint.manifest import Input, Manifest
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkpoint.shards import JOURNAL
@@ -81,7 +80,7 @@ def merge(
                 result = _merge(prepared, folder.work, inputs, progress, measure)
             except AlignkeepError as error:
                 if not isinstance(error, MachineError):  # a fault that would come again is not worth continuing
-                    shutil.rmtree(folder.work, ignore_errors=True)
+                    discard(folder.work)
                 raise
             seconds = time.monotonic() - started
             record = Record("merge", folder.identity, settings, inputs, config.seed, seconds, result)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alignkeep.checkpoint.files import machine_errors, says_full_disk, says_no_memory
-from alignkeep.checkpoint.folders import OutputFolder, leads
+from alignkeep.checkpoint.folders import OutputFolder, discard, leads
 from alignkeep.errors import AlignkeepError, MachineError
 
 Result = TypeVar("Result")
@@ -67,7 +66,7 @@ def done_in(
         result = result_of()
     except AlignkeepError as error:
         if leads() and not is_worth_keeping(error):
-            shutil.rmtree(folder.work, ignore_errors=True)
+            discard(folder.work)
         raise
     finally:
         folder.close()
