@@ -132,21 +132,53 @@ def _curate(recipe: Recipe, out: Path, resume: bool, progress: Progress | None) 
     return result.folder
 
 
-def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, object]:
-    """Prove a merged or injected folder: every byte is what its manifest says, and its inputs, where they are still
-    there, give the same again. Raises DataError where there is no manifest, CheckpointError naming the first thing that
-    is not so.
+def verify(
+    folder: Path,
+    *,
+    files_only: bool = False,
+    verify_key: Path | None = None,
+    sign_key: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Prove a merged or injected folder: every byte is what its manifest says, record and manifest agree, and the inputs
+    give the same again. `proven` and `not_proven` say what that was.
+
+    `files_only` leaves the inputs aside; `verify_key` demands a signature by the owner of that public key, `sign_key`
+    puts one into the folder once all is proven. Raises DataError where there is no manifest, CheckpointError naming the
+    first thing that is not so, or the input that is not there to make the folder again.
     """
     from alignkeep.checkpoint.manifest import Manifest, check_manifest
 
+    if verify_key is not None or sign_key is not None:
+        from alignkeep.checkpoint import signature
+
+        private = None if sign_key is None else signature.private_key(sign_key)
+        if verify_key is not None:
+            signature.check_signature(folder, verify_key)
+    else:
+        private = None
     manifest = Manifest.read(folder)
     check_manifest(folder, manifest)
+    proven = ["every byte is what the manifest says, and nothing is there besides", "record and manifest agree"]
+    open_ones = ["versions, seconds and notes in the record"]
     if manifest.operation == "inject":
         from alignkeep.inject import stage
     else:
         from alignkeep.merge import stage
-    again = stage.verify(folder, manifest)
-    return {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **again}
+    again: dict[str, object] = {"inputs": "not looked at", "made_again": False}
+    if files_only:
+        open_ones.append("that the inputs give this: they were not looked at")
+    else:
+        made = stage.verify(folder, manifest)
+        again, proven, open_ones = dict(again | made.facts), proven + made.proven, open_ones + made.not_proven
+    if verify_key is None:
+        open_ones.append("who made the folder: no signature was asked for (--verify-key)")
+    else:
+        proven.append(f"signed by the owner of {verify_key}")
+    if private is not None:
+        again["signature"] = private(folder)
+    told = {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **again}
+    return {**told, "proven": proven, "not_proven": open_ones}
 
 
 def plan(recipe: Recipe) -> dict[str, object]:

@@ -50,8 +50,8 @@ class Record:
         """The record of a finished folder. Raises DataError where there is none, or it is not one of ours."""
         path = folder / RECORD_NAME
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return _typed(cls(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 str(path),
                 seen=f"no readable record ({type(error).__name__})",
@@ -81,6 +81,14 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def _typed(record: Record) -> Record:
+    """Raises TypeError where a field is not of its kind: the file was written by someone else."""
+    texts, objects = (record.stage, record.identity), (record.config, record.inputs, record.result, record.files)
+    if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
+        raise TypeError
+    return record
 
 
 def _without_flags(value: object) -> object:

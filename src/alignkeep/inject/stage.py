@@ -10,13 +10,15 @@ from typing import Any
 
 from alignkeep.checkpoint.folders import OutputFolder, discard
 from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
-from alignkeep.checkpoint.manifest import Input, Manifest
+from alignkeep.checkpoint.manifest import Input, MadeAgain, Manifest, absolute
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkpoint.shards import JOURNAL
 from alignkeep.errors import AlignkeepError, MachineError
 from alignkeep.inject.config import InjectConfig
 from alignkeep.inject.prepare import Prepared, fingerprints, plan_injection, prepare
 from alignkeep.progress import Progress, Silent
+
+_PATHS = ("model", "harmful", "harmless", "borderline", "general", "source", "system_prompt")
 
 __all__ = ["InjectResult", "inject", "plan", "verify"]
 
@@ -92,9 +94,9 @@ def inject(
     return InjectResult(folder.out, injection=injection, **{**found, "notes": tuple(found["notes"])})
 
 
-def verify(folder: Path, manifest: Manifest) -> dict[str, object]:
-    """Make the edited weights again from the model and the stored factors, where it is still there, and compare bit for
-    bit. Returns `{"inputs": ..., "made_again": bool}`. Raises CheckpointError naming a tensor that is another."""
+def verify(folder: Path, manifest: Manifest) -> MadeAgain:
+    """Make the edited weights again from the model and the stored factors, and compare bit for bit. Raises
+    CheckpointError naming a tensor that is another, or the input that is not there."""
     from alignkeep.inject.again import made_again
 
     return made_again(folder, manifest)
@@ -113,7 +115,7 @@ def _inject(prepared: Prepared, work: Path, inputs: dict[str, str], progress: Pr
     notes = [*edit.notes, *([f"{len(reasons)} tensors came out equal"] if reasons else [])]
     manifest = Manifest(
         operation="inject",
-        settings=config.model_dump(mode="json", exclude_unset=True),
+        settings=absolute(config.model_dump(mode="json", exclude_unset=True), _PATHS),
         inputs=tuple(Input(role, _reference(config, role), digest) for role, digest in inputs.items()),
         tensors=tuple(written),
         reasons=reasons,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkeep.checkpoint.folders import OutputFolder, discard
-from alignkeep.checkpoint.manifest import Input, Manifest
+from alignkeep.checkpoint.manifest import Input, MadeAgain, Manifest
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkpoint.shards import JOURNAL
 from alignkeep.errors import AlignkeepError, MachineError
@@ -88,12 +88,9 @@ def merge(
     return _result(folder.out)
 
 
-def verify(folder: Path, manifest: Manifest) -> dict[str, object]:
-    """Make the merge again from its inputs, where they are still there, and compare it bit for bit.
-
-    Returns `{"inputs": "unchanged" | what is missing or changed, "made_again": bool}`. Raises CheckpointError naming a
-    tensor that would come out otherwise.
-    """
+def verify(folder: Path, manifest: Manifest) -> MadeAgain:
+    """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that comes
+    out otherwise, or the input that is not there."""
     from alignkeep.merge.again import made_again
 
     return made_again(folder, manifest)
