@@ -167,7 +167,9 @@ def test_importing_everything_sets_no_seed_no_logger_and_prints_nothing() -> Non
 @pytest.mark.parametrize("path", sources(), ids=name_of)
 def test_files_and_functions_are_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= (MAX_MATH_LINES if name_of(path) in MATH else MAX_FILE_LINES), f"{name_of(path)} has {len(lines)} lines"
+    assert len(lines) <= (MAX_MATH_LINES if name_of(path) in MATH else MAX_FILE_LINES), (
+        f"{name_of(path)} has {len(lines)} lines"
+    )
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
             length = node.end_lineno - node.lineno + 1

@@ -240,6 +240,15 @@ def test_a_partial_folder_made_to_look_finished_is_not_taken(tmp_path: Path, spo
     assert everything_in(tmp_path / "out") == ["file.txt", "record.json"]
 
 
+def test_a_partial_folder_that_got_the_final_name_is_not_taken_for_finished(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    write_text(folder.work / "file.txt", "half")
+    folder.close()
+    folder.work.rename(tmp_path / "out")
+    with pytest.raises(RecipeError, match=r"out/file\.txt, which alignkeep did not write"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="a", overwrite=True)
+
+
 def test_what_only_the_work_needed_is_not_in_the_result_nor_in_its_list(tmp_path: Path) -> None:
     folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
     for name in ("file.txt", "journal", ".file.txt.sha256", "sub/.x.4711.tmp", "sub/more.txt"):

@@ -140,8 +140,8 @@ def verify(
     sign_key: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
-    """Prove a merged or injected folder: every byte is what its manifest says, record and manifest agree, and the inputs
-    give the same again. `proven` and `not_proven` say what that was.
+    """Prove a merged or injected folder: every byte is what its manifest says, record and manifest agree, and the
+    inputs give the same again. `proven` and `not_proven` say what that was.
 
     `files_only` leaves the inputs aside; `verify_key` demands a signature by the owner of that public key, `sign_key`
     puts one into the folder once all is proven. Raises DataError where there is no manifest, CheckpointError naming the

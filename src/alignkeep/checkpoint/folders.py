@@ -102,7 +102,7 @@ class OutputFolder:
             return folder
         with machine_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            if resume and owner_of(out) == folder._run:
+            if resume and run_in(out / RECORD_NAME) == folder._run:
                 folder._tidy()
                 folder.finished = True
                 return folder
@@ -169,7 +169,7 @@ class OutputFolder:
         """Complete a `finish` that was cut off between its last write and its last rename, or take it back."""
         complete = run_in(self.work / CLAIM_NAME) == run_in(self.work / RECORD_NAME) == self._run
         free = _is_free(self.out) or owner_of(self.out) == self._run or overwrite
-        if resume and complete and free and fault_in(self.work, read_listed(self.work)) is None:
+        if resume and complete and free and _is_whole(self.work):
             self._promote()
             self.finished = True
         elif _is_free(self.out):
@@ -226,7 +226,7 @@ class OutputFolder:
         """Wait until the first process has claimed the folder, or finished it before."""
 
         def finished() -> bool:
-            return resume and owner_of(self.out) == self._run
+            return resume and run_in(self.out / RECORD_NAME) == self._run
 
         def claimed() -> bool:
             self.work = _place(self.out, self.identity)
@@ -331,6 +331,12 @@ def _is_leftover(name: str, leftovers: Sequence[str]) -> bool:
     last = name.rpartition("/")[2]
     known = name in (CLAIM_NAME, RECORD_NAME, *leftovers)
     return known or TEMPORARY.fullmatch(last) is not None or SEAL.fullmatch(last) is not None
+
+
+def _is_whole(work: Path) -> bool:
+    from alignkeep.checkpoint.manifest import fault_in_tensors
+
+    return fault_in(work, read_listed(work)) is None and fault_in_tensors(work) is None
 
 
 def _has_links(work: Path) -> bool:

@@ -110,6 +110,18 @@ def inputs_are_not(where: str, seen: str) -> CheckpointError:
     )
 
 
+def fault_in_tensors(folder: Path) -> str | None:
+    """The first tensor that is not what the folder's manifest says; None where all are, and without a manifest."""
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        with ThreadPoolExecutor() as pool:
+            check_hashes(folder, list(Manifest.read(folder).tensors), pool)
+    except AlignkeepError as error:
+        return str(error)
+    return None
+
+
 def check_manifest(folder: Path, manifest: Manifest) -> Record:
     """Record and manifest are of one run, every tensor and every file is there with its bytes, and nothing else,
     hidden or not; returns the record. Raises CheckpointError for the first that is not so."""
@@ -156,7 +168,7 @@ def _check_record(folder: Path, manifest: Manifest, record: Record) -> None:
             raise _changed(folder / MANIFEST_NAME, f"{one.role} called {one.reference!r:.80}", "its name in the record")
     for key, value in _flat(manifest.settings).items():
         then = record.result.get("weight") if key == "weight" else _flat(record.config).get(key)
-        if value != then and not _same_path(value, then):
+        if value != then and not _may_be_path(value, then):
             raise _changed(folder / f"{MANIFEST_NAME}: settings.{key}", f"{value!r:.80}", f"{then!r:.80}, as recorded")
     if record.seed != record.config.get("seed"):
         raise _changed(folder / f"{RECORD_NAME}: seed", f"{record.seed!r:.80}", "that of the settings")
@@ -193,12 +205,10 @@ def _texts(config: object) -> set[str]:
     return {value for value in _flat(config).values() if isinstance(value, str)}
 
 
-def _same_path(value: object, then: object) -> bool:
-    """Whether an absolute path may be what a path that was given, from somewhere, pointed to: equal behind its dots."""
-    if not isinstance(value, str) or not isinstance(then, str) or not os.path.isabs(value):
-        return False
-    end = [part for part in Path(then).parts if part not in ("..", ".", "~")]
-    return os.path.realpath(Path(then).expanduser()) == value or list(Path(value).parts[-len(end) :]) == end
+def _may_be_path(value: object, then: object) -> bool:
+    """Whether an absolute path stands for one that was given from a folder nobody knows any more; what lies there is
+    looked at when the folder is made again."""
+    return isinstance(value, str) and isinstance(then, str) and os.path.isabs(value)
 
 
 def _changed(path: Path, seen: str, expected: str) -> CheckpointError:

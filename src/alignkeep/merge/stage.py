@@ -89,8 +89,8 @@ def merge(
 
 
 def verify(folder: Path, manifest: Manifest) -> MadeAgain:
-    """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that comes
-    out otherwise, or the input that is not there."""
+    """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that
+    comes out otherwise, or the input that is not there."""
     from alignkeep.merge.again import made_again
 
     return made_again(folder, manifest)
