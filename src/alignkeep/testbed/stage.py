@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from alignkeep.checkpoint.files import append_jsonl
+from alignkeep.checkpoint.files import append_jsonl, machine_errors
 from alignkeep.checkpoint.folders import OutputFolder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.errors import RecipeError
@@ -46,9 +46,11 @@ def testbed(*, out: Path, seed: int = 0, overwrite: bool = False, resume: bool =
         out, stage="testbed", identity=identity_of("testbed", {}, fingerprints()), overwrite=overwrite, resume=resume
     )
     if not folder.finished:
-        with as_file(files("alignkeep.testbed") / "models") as shipped:
+        with as_file(files("alignkeep.testbed") / "models") as shipped, machine_errors(folder.out):
             for name in MODELS:
-                shutil.copytree(shipped / name, folder.work / "models" / name, dirs_exist_ok=True)
+                (folder.work / "models" / name).mkdir(parents=True, exist_ok=True)
+                for file in (shipped / name).iterdir():
+                    shutil.copyfile(file, folder.work / "models" / name / file.name)
         for name in sets.NAMES:
             target = folder.work / "data" / f"{name}.jsonl"
             target.parent.mkdir(exist_ok=True)
