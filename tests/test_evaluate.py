@@ -272,7 +272,8 @@ def test_a_killed_evaluation_whose_log_was_damaged_goes_on_and_ends_like_an_unin
         evaluate(settings(tiny_model), out=out, progress=Counting(dies_after=2))
     log = tmp_path / ".killed.partial" / "answers.partial.jsonl"
     kept = log.read_text().splitlines()
-    log.write_text(log.read_text().replace(kept[1], "\0" * len(kept[1])).replace('"index": 0', '"index": 9'))
+    damaged = [kept[0], "\0" * len(kept[1]), kept[2].replace('"index": ', '"index": 1'), *kept[3:]]
+    log.write_text("".join(line + "\n" for line in damaged))
     with log.open("a") as file:  # what kill -9 leaves in the middle of a write
         file.write(kept[0][:20])
     assert not out.exists()
