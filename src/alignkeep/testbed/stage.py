@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -45,19 +46,22 @@ def testbed(*, out: Path, seed: int = 0, overwrite: bool = False, resume: bool =
     folder = OutputFolder.open(
         out, stage="testbed", identity=identity_of("testbed", {}, fingerprints()), overwrite=overwrite, resume=resume
     )
-    if not folder.finished:
-        with as_file(files("alignkeep.testbed") / "models") as shipped, machine_errors(folder.out):
-            for name in MODELS:
-                (folder.work / "models" / name).mkdir(parents=True, exist_ok=True)
-                for file in (shipped / name).iterdir():
-                    shutil.copyfile(file, folder.work / "models" / name / file.name)
-        for name in sets.NAMES:
-            target = folder.work / "data" / f"{name}.jsonl"
-            target.parent.mkdir(exist_ok=True)
-            target.unlink(missing_ok=True)
-            append_jsonl(target, sets.rows(name))
-        result = {"models": list(MODELS), "data": list(sets.NAMES)}
-        folder.finish(Record("testbed", folder.identity, {}, fingerprints(), seed, time.monotonic() - started, result))
+    with closing(folder):
+        if not folder.finished:
+            with as_file(files("alignkeep.testbed") / "models") as shipped, machine_errors(folder.out):
+                for name in MODELS:
+                    (folder.work / "models" / name).mkdir(parents=True, exist_ok=True)
+                    for file in (shipped / name).iterdir():
+                        shutil.copyfile(file, folder.work / "models" / name / file.name)
+            for name in sets.NAMES:
+                target = folder.work / "data" / f"{name}.jsonl"
+                target.parent.mkdir(exist_ok=True)
+                target.unlink(missing_ok=True)
+                append_jsonl(target, sets.rows(name))
+            result = {"models": list(MODELS), "data": list(sets.NAMES)}
+            folder.finish(
+                Record("testbed", folder.identity, {}, fingerprints(), seed, time.monotonic() - started, result)
+            )
     return _result(folder.out)
 
 
