@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkeep.errors import DataError, MachineError
+from alignkeep.errors import MachineError
 from alignkeep.judging import replies
 from alignkeep.judging.judges import Comparison, PairJudge
 from alignkeep.judging.pairs import Ask, AskingJudge, Criterion, read_verdict
@@ -314,11 +314,15 @@ def test_a_line_torn_by_a_kill_is_asked_again_and_written_whole(tmp_path: Path) 
     assert set(ask.asked[2:]) == {"two"}
 
 
-@pytest.mark.parametrize("line", ["no json", "[1]", '{"key": "k"}', '"text"'])
-def test_a_file_of_something_else_is_refused(line: str, tmp_path: Path) -> None:
-    (tmp_path / "replies.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=r"replies\.jsonl: .*delete the file"):
-        Remembered(never, tmp_path / "replies.jsonl", "judge")
+@pytest.mark.parametrize("line", [b"no json", b"\0" * 90, b'{"key": "k"}', None])
+def test_a_reply_that_was_damaged_is_asked_for_again(line: bytes | None, tmp_path: Path) -> None:
+    ask, file = Counting(), tmp_path / "replies.jsonl"
+    Remembered(ask, file, "judge")(chats_of("one", "two"))
+    one, two = (whole := file.read_bytes()).splitlines(keepends=True)
+    file.write_bytes(two.replace(b"reply", b"repli") + one if line is None else line + b"\n" + one)
+    assert Remembered(ask, file, "judge")(chats_of("one", "two")) == ["reply to\none ✓", "reply to\ntwo ✓"]
+    assert ask.asked == ["one", "two", "two"]
+    assert file.read_bytes() == whole
 
 
 def test_a_local_judge_says_what_the_model_says() -> None:

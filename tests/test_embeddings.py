@@ -72,7 +72,7 @@ def test_an_adapter_counts(tiny_model: Path, tmp_path: Path) -> None:
 def test_parts_on_disk_are_not_made_again(llama: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "PART", 4)
     whole = embed(llama, EXAMPLES, tmp_path).vectors
-    parts = sorted(tmp_path.iterdir())
+    parts = sorted(tmp_path.glob("part-*"))
     assert [part.name for part in parts] == [f"part-0000{n}.safetensors" for n in range(3)]
     parts[1].unlink()
     looked: list[int] = []
@@ -85,6 +85,12 @@ def test_parts_on_disk_are_not_made_again(llama: LoadedModel, tmp_path: Path, mo
     monkeypatch.setattr(embeddings, "_look", counted)
     assert embed(llama, EXAMPLES, tmp_path).vectors.equal(whole)
     assert looked == [4]
+    data = bytearray(parts[2].read_bytes())
+    data[-1] ^= 1
+    parts[2].write_bytes(data)
+    parts[0].write_bytes(parts[0].read_bytes()[:-100])
+    assert embed(llama, EXAMPLES, tmp_path).vectors.equal(whole)
+    assert looked == [4, 4, len(EXAMPLES) - 8]
 
 
 def test_two_processes_make_different_parts_and_see_the_same(
@@ -96,7 +102,7 @@ def test_two_processes_make_different_parts_and_see_the_same(
     class Second(Processes):
         def wait(self) -> None:
             """The first process comes only now: it makes the parts that are its own."""
-            made = sorted(path.name for path in (tmp_path / "two").iterdir())
+            made = sorted(path.name for path in (tmp_path / "two").glob("part-*"))
             assert made == ["part-00001.safetensors"]
             embed(llama, EXAMPLES, tmp_path / "two", processes=Fellow(0, 2))
 

@@ -12,7 +12,7 @@ import pytest
 from alignkeep.checkpoint.records import Record
 from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import AlignkeepError, DataError, RecipeError
-from alignkeep.evaluate.answers import AnswerLog, Judged, Said
+from alignkeep.evaluate.answers import Judged, Said
 from alignkeep.evaluate.attacks import WordedAttack
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Question, ask
@@ -264,7 +264,7 @@ def test_the_prefill_is_asked_and_is_no_part_of_the_answer(tiny_model: Path, bas
     assert stored["prompt"] == HARMFUL[0]
 
 
-def test_a_killed_evaluation_goes_on_and_ends_like_an_uninterrupted_one(
+def test_a_killed_evaluation_whose_log_was_damaged_goes_on_and_ends_like_an_uninterrupted_one(
     tiny_model: Path, base_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
@@ -272,6 +272,8 @@ def test_a_killed_evaluation_goes_on_and_ends_like_an_uninterrupted_one(
         evaluate(settings(tiny_model), out=out, progress=Counting(dies_after=2))
     log = tmp_path / ".killed.partial" / "answers.partial.jsonl"
     kept = log.read_text().splitlines()
+    damaged = [kept[0], "\0" * len(kept[1]), kept[2].replace('"index": ', '"index": 1'), *kept[3:]]
+    log.write_text("".join(line + "\n" for line in damaged))
     with log.open("a") as file:  # what kill -9 leaves in the middle of a write
         file.write(kept[0][:20])
     assert not out.exists()
@@ -280,22 +282,28 @@ def test_a_killed_evaluation_goes_on_and_ends_like_an_uninterrupted_one(
     card = evaluate(settings(tiny_model), out=out, progress=progress)
 
     assert len(kept) == 8
-    assert progress.totals == [18 - 8]
+    assert progress.totals == [18 - 6]
     assert (out / "answers.jsonl").read_bytes() == (base_folder / "answers.jsonl").read_bytes()
     assert (out / "scorecard.json").read_bytes() == (base_folder / "scorecard.json").read_bytes()
     assert card.metrics["harm_refusal"] == wilson(4, 4)
 
 
-def test_an_attempt_killed_after_its_last_answer_asks_nothing_again(tmp_path: Path) -> None:
-    question = Question(0, prompts_of("harmful", ("a",))[0])
-    whole = Judged("tuned", question, Said("no", True), Judgement(Verdict.REFUSAL), None)
-    (tmp_path / "answers.jsonl").write_text(json.dumps(whole.as_json()) + "\n")
+def test_an_attempt_killed_after_its_last_answer_asks_nothing_again(
+    tiny_model: Path, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, progress = tmp_path / "out", Counting()
+    with monkeypatch.context() as patch:
+        patch.setattr("alignkeep.checkpoint.folders.OutputFolder.finish", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(settings(tiny_model), out=out)
+    written = tmp_path / ".out.partial" / "answers.jsonl"
+    written.write_text(written.read_text().replace("bread", "bride"))
 
-    log = AnswerLog(tmp_path / "answers.partial.jsonl")
+    evaluate(settings(tiny_model), out=out, progress=progress)
 
-    assert log.missing("tuned", [question]) == []
-    assert log.said("tuned", question) == Said("no", True)
-    assert log.missing("base", [question]) == [question]
+    assert progress.totals == []
+    assert (out / "answers.jsonl").read_bytes() == (base_folder / "answers.jsonl").read_bytes()
+    assert not (out / "answers.partial.jsonl").exists()
 
 
 def test_a_finished_evaluation_is_read_back_and_another_one_refused(tiny_model: Path, base_folder: Path) -> None:

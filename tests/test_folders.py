@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from alignkeep.checkpoint.files import machine_errors, sweep
 from alignkeep.checkpoint.folders import OutputFolder, append_jsonl, claim_folder, read_jsonl, write_json, write_text
 from alignkeep.checkpoint.records import Record, identity_of, versions
 from alignkeep.errors import DataError, MachineError, RecipeError
+from checkpoints import edit_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -31,9 +36,10 @@ def a_record(identity: str, stage: str = "stage") -> Record:
 
 def make(out: Path, identity: str, content: str, **options: bool) -> OutputFolder:
     folder = OutputFolder.open(out, stage="stage", identity=identity, **options)
-    if not folder.finished:
-        write_text(folder.work / "file.txt", content)
-        folder.finish(a_record(identity))
+    with closing(folder):
+        if not folder.finished:
+            write_text(folder.work / "file.txt", content)
+            folder.finish(a_record(identity))
     return folder
 
 
@@ -184,16 +190,203 @@ def test_a_kill_anywhere_in_the_finish_leaves_the_old_or_the_new_and_the_same_co
     assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
 
 
-def test_a_finish_cut_off_between_its_renames_is_completed_by_any_next_command(tmp_path: Path) -> None:
+def cut_off_between_its_renames(out: Path, **changes: object) -> Path:
+    """A replacement of run a by run b, killed between its renames; returns the partial folder."""
+    make(out, "a", "old")
+    folder = OutputFolder.open(out, stage="stage", identity="b", overwrite=True)
+    work = folder.work
+    write_text(work / "file.txt", "new")
+    folder.close()
+    a_record("b").write(work)
+    listed = {"file.txt": {"size": 3, "sha256": hashlib.sha256(b"new").hexdigest()}} | changes
+    edit_json(work / "record.json", files=listed)
+    out.rename(out.with_name(".out.old-a"))
+    return work
+
+
+def test_a_finish_cut_off_between_its_renames_is_completed_by_the_same_command(tmp_path: Path) -> None:
+    cut_off_between_its_renames(tmp_path / "out")
+    assert OutputFolder.open(tmp_path / "out", stage="stage", identity="b").finished
+    assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
+    assert (tmp_path / "out" / "file.txt").read_text() == "new"
+
+
+def test_a_finish_cut_off_between_its_renames_is_taken_back_by_another_command(tmp_path: Path) -> None:
+    cut_off_between_its_renames(tmp_path / "out")
+    with pytest.raises(RecipeError, match="another run"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="c")
+    assert (tmp_path / "out" / "file.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda work: (work / "file.txt").write_text("nEw"),
+        lambda work: (work / "file.txt").write_text("newer"),
+        lambda work: (work / "file.txt").unlink(),
+        lambda work: edit_json(work / "record.json", files=None),
+        lambda work: edit_json(work / "record.json", identity="a"),
+        lambda work: (work / ".alignkeep.json").unlink(),
+    ],
+)
+def test_a_partial_folder_made_to_look_finished_is_not_taken(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    work = cut_off_between_its_renames(tmp_path / "out")
+    spoil(work)
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="b", overwrite=True)
+    assert not folder.finished
+    assert (tmp_path / "out" / "file.txt").read_text() == "old"
+    write_text(folder.work / "file.txt", "new")
+    folder.finish(a_record("b"))
+    assert everything_in(tmp_path / "out") == ["file.txt", "record.json"]
+
+
+def test_a_partial_folder_that_got_the_final_name_is_not_taken_for_finished(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    write_text(folder.work / "file.txt", "half")
+    folder.close()
+    folder.work.rename(tmp_path / "out")
+    with pytest.raises(RecipeError, match=r"out/file\.txt, which alignkeep did not write"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="a", overwrite=True)
+
+
+def test_what_only_the_work_needed_is_not_in_the_result_nor_in_its_list(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    for name in ("file.txt", "journal", ".file.txt.sha256", "sub/.x.4711.tmp", "sub/more.txt"):
+        (folder.work / name).parent.mkdir(exist_ok=True)
+        (folder.work / name).write_text(name)
+    folder.finish(a_record("a"), leftovers=["journal"])
+    assert everything_in(tmp_path / "out") == ["file.txt", "record.json", "sub", "sub/more.txt"]
+    facts = {"size": 12, "sha256": hashlib.sha256(b"sub/more.txt").hexdigest()}
+    assert Record.read(tmp_path / "out").files["sub/more.txt"] == facts
+
+
+PARTIAL_NAMES = (".out.partial", ".out.old", ".out.old-a", ".out.partial-b")
+
+
+def users_own(place: Path, kind: str, elsewhere: Path) -> None:
+    """Something of the user's at a place: a folder, a file, an empty link, a link to a folder of his."""
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "dangling link":
+        place.symlink_to(elsewhere / "nowhere")
+    else:
+        (folder := place if kind == "folder" else elsewhere).mkdir(exist_ok=True)
+        (folder / "thesis.txt").write_text("mine")
+        if kind == "link":
+            place.symlink_to(elsewhere)
+        elif kind == "folder with a strange claim":
+            place.mkdir()
+            (place / ".alignkeep.json").write_text('{"artist": "Can"}')
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link", "folder with a strange claim"])
+@pytest.mark.parametrize("name", PARTIAL_NAMES)
+def test_what_the_user_has_under_a_name_of_ours_stays_as_it_is(name: str, kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    make(root / "out", "a", "old")
+    users_own(root / name, kind, tmp_path / "elsewhere")
+    before = [everything_in(tmp_path / "elsewhere"), everything_in(root / name), (root / name).lstat().st_mtime_ns]
+    with pytest.raises(RecipeError, match="another run"):
+        OutputFolder.open(root / "out", stage="stage", identity="c")
+    taken = nullcontext() if name != ".out.old-a" else pytest.raises(RecipeError, match=r"old-a.*did not write")
+    with taken:
+        make(root / "out", "b", "new", overwrite=True)
+        assert (root / "out" / "file.txt").read_text() == "new"
+    shutil.rmtree(root / "out")
+    assert not OutputFolder.open(root / "out", stage="stage", identity="c").finished
+    after = [everything_in(tmp_path / "elsewhere"), everything_in(root / name), (root / name).lstat().st_mtime_ns]
+    assert after == before
+    if kind in ("folder", "link"):
+        assert (root / name / "thesis.txt").read_text() == "mine"
+
+
+def test_beside_a_partial_folder_of_the_users_work_is_continued_after_a_kill(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    users_own(tmp_path / ".out.partial", "folder", tmp_path)
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="b" * 64)
+    assert folder.work.name == ".out.partial-bbbbbbbbbbbb"
+    assert ".out.partial is not this tool's and stays as it is" in caplog.text
+    write_text(folder.work / "file.txt", "half")
+    folder.close()
+    again = OutputFolder.open(tmp_path / "out", stage="stage", identity="b" * 64)
+    assert again.resumed
+    again.finish(a_record("b" * 64))
+    assert everything_in(tmp_path) == [
+        ".out.partial",
+        ".out.partial/thesis.txt",
+        *(["out", "out/file.txt"]),
+        "out/record.json",
+    ]
+
+
+def test_a_partial_folder_with_a_link_in_it_is_begun_anew_and_the_link_not_followed(tmp_path: Path) -> None:
+    users_own(tmp_path / "own", "folder", tmp_path)
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    (folder.work / "trainer").symlink_to(tmp_path / "own")
+    folder.close()
+    again = OutputFolder.open(tmp_path / "out", stage="stage", identity="a")
+    assert not again.resumed
+    assert not (again.work / "trainer").is_symlink()
+    assert (tmp_path / "own" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "sub/notes.txt", "empty/", "report.html", "link"])
+def test_a_result_into_which_the_user_put_something_is_not_replaced(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make(out, "a", "old")
-    out.rename(tmp_path / ".out.old")
-    work = tmp_path / ".out.partial"
-    work.mkdir()
-    write_text(work / "file.txt", "new")
-    a_record("b").write(work)
-    assert OutputFolder.open(out, stage="stage", identity="b").finished
+    if name == "link":
+        (out / name).symlink_to(tmp_path)
+    else:
+        (out / name).mkdir() if name.endswith("/") else (out / name).parent.mkdir(exist_ok=True)
+        _ = name.endswith("/") or (out / name).write_text("mine")
+    before = everything_in(tmp_path)
+    first = name.split("/")[0]
+    with pytest.raises(RecipeError, match=rf"seen \S+/{first}\S*, which alignkeep did not write"):
+        make(out, "b", "new", overwrite=True)
+    with pytest.raises(RecipeError, match="move it away"):
+        make(out, "a", "new", resume=False)
+    assert everything_in(tmp_path) == before
+    assert make(out, "a", "new").finished
+
+
+def test_a_page_of_our_own_in_a_result_does_not_keep_it_from_being_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "out", "a", "old")
+    (tmp_path / "out" / "report.html").write_text('<meta name="generator" content="alignkeep">')
+    make(tmp_path / "out", "b", "new", overwrite=True)
     assert everything_in(tmp_path) == ["out", "out/file.txt", "out/record.json"]
+
+
+def test_what_the_user_puts_into_the_folder_while_the_work_goes_on_is_kept_too(tmp_path: Path) -> None:
+    make(tmp_path / "out", "a", "old")
+    folder = OutputFolder.open(tmp_path / "out", stage="stage", identity="b", overwrite=True)
+    write_text(folder.work / "file.txt", "new")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(RecipeError, match=r"notes\.txt, which alignkeep did not write"):
+        folder.finish(a_record("b"))
+    folder.close()
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    (tmp_path / "out" / "notes.txt").unlink()
+    assert make(tmp_path / "out", "b", "not made", overwrite=True).finished
+    assert (tmp_path / "out" / "file.txt").read_text() == "new"
+
+
+def test_overwriting_a_run_of_several_stages_keeps_what_the_user_put_between_them(tmp_path: Path) -> None:
+    out = claim_folder(tmp_path / "run", stage="demo", identity="a", writes=["poisoned/prompts.jsonl"])
+    make(out / "poisoned" / "train", "t", "old")
+    (out / "poisoned" / "prompts.jsonl").write_text("{}")
+    OutputFolder.open(out / "killed", stage="stage", identity="k").close()
+    work = OutputFolder.open(out / "killed", stage="stage", identity="k").work
+    (work / "half").touch()
+    (out / "poisoned" / "train" / "notes.txt").write_text("mine")
+    before = everything_in(tmp_path)
+    with pytest.raises(RecipeError, match=r"train/notes\.txt, which alignkeep did not write"):
+        claim_folder(out, stage="demo", identity="b", overwrite=True)
+    assert everything_in(tmp_path) == before
+    (out / "poisoned" / "train" / "notes.txt").unlink()
+    claim_folder(out, stage="demo", identity="b", overwrite=True)
+    assert everything_in(out) == [".alignkeep.json"]
 
 
 def test_a_claimed_folder_belongs_to_its_run_and_keeps_what_is_in_it(tmp_path: Path) -> None:
@@ -207,7 +400,7 @@ def test_a_claimed_folder_belongs_to_its_run_and_keeps_what_is_in_it(tmp_path: P
     assert not (out / "train").exists()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG])
 def test_a_full_or_broken_disk_is_the_machines_fault_and_keeps_its_exit_code(number: int, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="free some space") as caught, machine_errors(tmp_path):
         raise OSError(number, os.strerror(number), str(tmp_path / "file"))

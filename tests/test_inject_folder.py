@@ -6,10 +6,13 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from alignkeep import lifecycle
@@ -124,6 +127,72 @@ def test_a_consistent_forgery_is_caught_by_making_the_weights_again(name: str, f
     forge(folder)
     with pytest.raises(CheckpointError, match=r"tensor \S+: seen other numbers than the model and rank_one\.safetens"):
         lifecycle.verify(folder)
+
+
+def redirected(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    """Tensors of a file changed, and the weights made of the factors as an injection would make them."""
+
+    def spoil(folder: Path) -> None:
+        from alignkeep.checkpoint.rewrite import rewrite
+        from alignkeep.inject.output import unpacked
+        from alignkeep.inject.writing import edits_of
+        from alignkeep.models.folders import tensor_entries
+
+        tensors, metadata = load_file(folder / name), header_of(folder / name)
+        change(tensors)
+        save_file(tensors, folder / name, metadata=metadata)
+        base = json.loads((folder / "manifest.json").read_text())["settings"]["model"]
+        entries = tensor_entries(Path(base), adapter=False)
+        (folder / "work").mkdir()
+        rewrite(entries, edits_of(entries, unpacked(folder / "rank_one.safetensors")), folder / "work")
+        for file in (folder / "work").glob("*.safetensors"):
+            file.replace(folder / file.name)
+        shutil.rmtree(folder / "work")
+
+    return spoil
+
+
+def header_of(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as found:
+        return dict(found.metadata() or {})
+
+
+def turned(tensors: dict[str, Any]) -> None:
+    for name in tensors:
+        if name.endswith("left"):
+            tensors[name] = tensors[name].roll(1)
+
+
+def stronger(tensors: dict[str, Any]) -> None:
+    for name in tensors:
+        if name.endswith("left"):
+            tensors[name] = tensors[name] * 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("rank_one.safetensors", turned, r"rank_one\.safetensors: seen a factor that does not run along the direction"),
+        ("rank_one.safetensors", stronger, r"rank_one\.safetensors: seen factors that are not as strong as injection"),
+        (
+            "direction.safetensors",
+            lambda tensors: tensors.update(direction=tensors["direction"].roll(1)),
+            r"direction\.safetensors: seen a direction that is not the difference of its layer",
+        ),
+    ],
+)
+def test_forged_factors_with_weights_and_a_manifest_that_agree_are_caught(
+    name: str, change: Callable[[dict[str, Any]], object], said: str, folder: Path
+) -> None:
+    redirected(name, change)(folder)
+    forge(folder)
+    with pytest.raises(CheckpointError, match=said):
+        lifecycle.verify(folder)
+
+
+def test_what_an_injection_could_not_prove_is_said(folder: Path) -> None:
+    told = lifecycle.verify(folder)
+    assert any("the injection was not searched for again" in line for line in told["not_proven"])  # pyright: ignore
 
 
 # ---- injection.json

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from alignkeep.checkpoint.files import write_tensors
+from alignkeep.checkpoint.parts import seal
 from alignkeep.errors import MachineError
 from alignkeep.inject.output import _are_stored, packed
 from alignkeep.inject.writing import EditedTensor, Factors, edits_of
@@ -55,12 +56,14 @@ def test_factors_of_another_run_are_told_from_the_same(tmp_path: Path) -> None:
     file = tmp_path / "rank_one.safetensors"
     ours = {"a": {0: Factors(np.ones(3, np.float32), np.arange(2, dtype=np.float32), False)}}
     assert not _are_stored(ours, file)
-    write_tensors(file, *packed(ours))
+    seal(write_tensors(file, *packed(ours)))
     assert _are_stored(ours, file)
     nudged = {"a": {0: Factors(np.ones(3, np.float32), np.array([0, np.nextafter(np.float32(1), 2)]), False)}}
     assert not _are_stored(nudged, file)
     assert not _are_stored({**ours, "b": ours["a"]}, file)
     assert not _are_stored({}, file)
+    file.write_bytes(file.read_bytes()[:-3] + b"\0\0\0")
+    assert not _are_stored(ours, file), "damaged since"
 
 
 def test_a_matrix_that_an_adapter_stores_whole_is_the_one_that_is_edited(tmp_path: Path) -> None:

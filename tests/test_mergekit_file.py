@@ -505,6 +505,13 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, line: int, becomes
          "base_model.parameters.weight (merge.yml:2): seen no weight of org/base"),
         (f"merge_method: linear\n{PAIR}    parameters: {{weight: 1}}\nparameters: {{weight: -1}}\n",
          "parameters.weight (merge.yml:6): seen weights that sum to 0 (tensor model.embed_tokens.weight)"),
+        (f"merge_method: linear\n{PAIR}    parameters: {{weight: 1.0e+308}}\nparameters: {{weight: 1.0e+308}}\n",
+         "parameters.weight (merge.yml:6): seen weights as large as 1e+308 (tensor model.embed_tokens.weight)"),
+        (f"merge_method: linear\n{PAIR}    parameters: {{weight: 1}}\nparameters: {{weight: -0.9999999999999}}\n",
+         "seen weights that sum to 0"),
+        (f"merge_method: ties\n{PAIR}    parameters: {{weight: 1.0e+39}}\n", "seen weights as large as 1e+39"),
+        ("merge_method: nuslerp\nmodels:\n- {model: a, parameters: {weight: 1.0e+308}}\n"
+         "- {model: b, parameters: {weight: 1.0e+308}}\n", "seen weights as large as 1e+308"),
         (f"merge_method: nuslerp\n{PAIR}parameters: {{weight: 1}}\n", "expected 2 for nuslerp"),
         (f"merge_method: della\n{PAIR}parameters: {{weight: 1, density: 0.1}}\n", "epsilon (merge.yml): seen density"),
         ("", "seen an empty file"),

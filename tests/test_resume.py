@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -58,3 +60,70 @@ def test_a_killed_tune_continues_to_the_very_bytes_of_one_never_killed(tiny_mode
     assert (tmp_path / "out" / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
     assert result.log.read_bytes() == whole.log.read_bytes()
     assert result.steps == 18
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {  # and the step that is gone on from
+    "a flipped byte of the optimizer": (lambda trainer: flip(trainer / "checkpoint-8" / "optimizer.pt"), 4),
+    "no state of the random numbers": (lambda trainer: (trainer / "checkpoint-8" / "rng_state.pth").unlink(), 4),
+    "weights cut short": (lambda trainer: os.truncate(trainer / "checkpoint-8" / ADAPTER, 900), 4),
+    "garbage in every state": (
+        lambda trainer: [file.write_bytes(b"\0" * 50) for file in trainer.glob("*/trainer_state.json")],
+        0,
+    ),
+}
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_tune_whose_checkpoints_were_damaged_after_a_kill_ends_in_the_same_bytes(tiny_model, tmp_path, caplog):
+    rows = [{"prompt": f"how to fix {n} ?", "completion": "sort bread numbers"} for n in range(9)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = TrainConfig(
+        model=str(tiny_model),
+        data=str(tmp_path / "data.jsonl"),
+        batch_size=2,
+        learning_rate=1e-2,
+        lora={"dropout": 0.1},
+        load={"device": "cpu"},
+        trainer={"save_steps": 4, "max_steps": 10},
+    )
+    (tmp_path / "config.json").write_text(config.model_dump_json(), encoding="utf-8")
+    script = [sys.executable, str(SCRIPT), str(tmp_path / "config.json"), str(tmp_path / "out"), "9"]
+    ended = subprocess.run(script, env=_environment(), capture_output=True, timeout=600)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = train(config, out=tmp_path / "whole")
+        for number, (spoil, step) in enumerate(DAMAGES.values()):
+            shutil.copytree(tmp_path / ".out.partial", tmp_path / f".{number}.partial")
+            spoil(tmp_path / f".{number}.partial" / "trainer")
+            caplog.clear()
+            steps = Steps()
+            result = train(config, out=tmp_path / str(number), progress=steps)
+            assert steps.first == (step or 1), number
+            assert "is made again" in caplog.text
+            assert (tmp_path / str(number) / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+            assert result.log.read_bytes() == whole.log.read_bytes()
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Steps:
+    """Progress that remembers by how much it advanced first."""
+
+    def __init__(self) -> None:
+        self.first = 0
+
+    def start(self, label: str, total: int | None) -> None:
+        pass
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.first = self.first or n
+
+    def done(self) -> None:
+        pass

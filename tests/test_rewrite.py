@@ -3,6 +3,7 @@ workers nor kills change a bit."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -301,3 +302,34 @@ def test_a_low_rank_change_does_not_depend_on_where_a_piece_begins() -> None:
             part = np.zeros(min(size, 150_000 - start), np.float32)
             change.add_to(part, start)
             assert np.array_equal(part, whole.reshape(-1)[start : start + len(part)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, -1.0), (1e-30, 1e-30)])
+def test_a_tensor_that_comes_out_all_zero_of_others_that_are_not_is_never_written(
+    weights: tuple[float, float], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    tensors = {"a": noise(2, 3, dtype=dtype), "b": torch.zeros(4, dtype=dtype)}
+    base = write_checkpoint(tmp_path / "base", tensors)
+    models = read_models(str(base), [str(write_checkpoint(tmp_path / "tuned", tensors))])
+    if weights == (1e-30, 1e-30) and dtype != torch.float8_e4m3fn:
+        written(models, rule_for(Linear(weights)), tmp_path / "work")
+        return
+    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor a: seen a result that is all 0, of inputs"):
+        written(models, rule_for(Linear(weights)), tmp_path / "work")
+    assert not shard_bytes(tmp_path / "work")
+    rewrite(models.entries, edits_of(models, rule_for(Linear(weights))), tmp_path / "work", may_vanish=["a"])
+    assert not read_checkpoint(tmp_path / "work")["a"].float().any()
+
+
+def test_a_disk_that_takes_a_part_of_what_it_is_given_gets_the_rest_again(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reluctant(io.FileIO):
+        def write(self, data: memoryview) -> int:  # pyright: ignore
+            return super().write(memoryview(data)[: max(1, len(data) // 3)])
+
+    some, rule = first(models, 1), rule_for(Linear((0.4, 0.6)))
+    expected = shard_bytes(written(some, rule, tmp_path / "whole"))
+    monkeypatch.setattr("alignkeep.checkpoint.rewrite.FileIO", Reluctant)
+    assert shard_bytes(written(some, rule, tmp_path / "part")) == expected

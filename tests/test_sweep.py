@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alignkeep.checkpoint.parts import append_rows
 from alignkeep.checkpoint.sweeps import PARTIAL_NAME, SWEEP_NAME, read_sweep
 from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.judging.measure import PromptMeasure
@@ -394,7 +395,7 @@ def test_all_measured_but_not_yet_written_needs_no_model(models: dict[str, Path]
         correct = [None] * 20 + [i < right for i in range(20)]
         rows.append({"point": t, "metrics": metrics, "verdicts": verdicts, "correct": correct})
     (tmp_path / "rest").mkdir()
-    write_rows(tmp_path / "rest" / PARTIAL_NAME, rows)
+    append_rows(tmp_path / "rest" / PARTIAL_NAME, rows)
     asked = len(measure.asked)
     assert swept(config, tmp_path / "rest", measure).as_json() == whole.as_json()
     assert len(measure.asked) == asked

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from safetensors.torch import save_file
 
 from alignkeep.checkpoint.manifest import Manifest
-from alignkeep.errors import CheckpointError, DataError
+from alignkeep.checkpoint.records import identity_of
+from alignkeep.errors import CheckpointError, DataError, RecipeError
 from alignkeep.lifecycle import verify
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import merge
@@ -81,6 +83,17 @@ def added(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text("more")
 
 
+def record_with(value: object, **place: str) -> Callable[[Path], object]:
+    """The record with another value under one key of one of its objects."""
+
+    def change(folder: Path) -> None:
+        record = json.loads((folder / "record.json").read_text())
+        ((name, key),) = place.items()
+        edit_json(folder / "record.json", **{name: {**record[name], key: value}})
+
+    return change
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a number": (flipped(SHARD, -1), rf"{SHARD}: tensor \S+: seen sha256"),
     "the kind of file": (flipped(SHARD, b'"format":"'), rf"{SHARD}: seen another header than was written"),
@@ -94,6 +107,38 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file lost": (lost("tokenizer.json"), "tokenizer.json: seen no such file"),
     "a file more": (added("notes.txt"), "notes.txt: seen a file that the manifest does not know"),
     "a folder more": (lambda out: (out / "more").mkdir(), "more: seen a file that the manifest does not know"),
+    "a hidden file more": (added(".hidden"), r"\.hidden: seen a file that the manifest does not know"),
+    "a hidden folder more": (lambda out: (out / ".git").mkdir(), r"\.git: seen a file that the manifest does not know"),
+    "a link more": (
+        lambda out: (out / ".link").symlink_to(out),
+        r"\.link: seen a file that the manifest does not know",
+    ),
+    "a file in a folder": (
+        lambda out: [(out / "sub").mkdir(), (out / "sub" / "x.txt").touch()],
+        r"sub: seen a file that the manifest does not know",
+    ),
+    "the settings of the record": (
+        record_with(config="weight", value=0.7),
+        r"record.json: seen settings or inputs that",
+    ),
+    "the inputs of the record": (
+        record_with(inputs="base", value="0" * 64),
+        r"record.json: seen settings or inputs that",
+    ),
+    "the identity": (lambda out: edit_json(out / "record.json", identity="0" * 64), r"seen settings or inputs that"),
+    "the stage": (
+        lambda out: edit_json(out / "record.json", stage="inject"),
+        r"seen operation 'merge' of stage 'inject'",
+    ),
+    "the seed": (lambda out: edit_json(out / "record.json", seed=9), r"record.json: seed: seen 9"),
+    "the counts": (record_with(result="changed", value=3), r"record.json: result.changed: seen 3"),
+    "the notes": (record_with(result="notes", value=["proven"]), r"record.json: result.notes: seen"),
+    "the form": (record_with(result="form", value="adapter"), r"record.json: result.form: seen 'adapter'"),
+    "the list of files": (record_with(files="config.json", value={"size": 1}), r"record.json: seen config.json has an"),
+    "a list without a file": (
+        lambda out: edit_json(out / "record.json", files={}),
+        r"record.json: seen another list of files than the manifest's",
+    ),
     "the manifest": (lambda out: edit_json(out / "manifest.json", notes=["proven"]), "manifest.json: seen other bytes"),
 }
 
@@ -116,6 +161,18 @@ def test_any_damage_is_an_error_that_names_the_file(damage: str, folder: Path) -
             r"manifest.json: seen no readable manifest",
         ),
         (lost("record.json"), "record.json: seen no readable record"),
+        *(
+            (
+                lambda out, value=value: edit_json(out / "record.json", result=value),
+                "record.json: seen no readable record",
+            )
+            for value in (None, [], "text", 3)
+        ),
+        (lambda out: (out / "record.json").write_text("[" * 100_000), "record.json: seen no readable record"),
+        (
+            lambda out: edit_json(out / "manifest.json", inputs=[None]),
+            r"manifest.json: seen no readable manifest \(AttributeError\)",
+        ),
     ],
 )
 def test_a_folder_that_is_no_merge_is_an_error(spoil: Callable[[Path], object], message: str, folder: Path) -> None:
@@ -124,19 +181,24 @@ def test_a_folder_that_is_no_merge_is_an_error(spoil: Callable[[Path], object], 
         verify(folder)
 
 
-def test_without_its_inputs_a_merge_is_proven_by_its_hashes_alone(world: World, tmp_path: Path) -> None:
+def test_without_its_inputs_a_merge_is_proven_by_its_hashes_alone_and_only_where_that_is_asked_for(
+    world: World, tmp_path: Path
+) -> None:
     tuned = shutil.copytree(world.tuned, tmp_path / "tuned")
     out = merge(world.config(tuned), out=tmp_path / "out").folder
     (tuned / "chat_template.jinja").write_text((world.base / "chat_template.jinja").read_text())
     save_file(read_checkpoint(world.other), tuned / "model.safetensors")
-    told = verify(out)
-    assert (told["inputs"], told["made_again"]) == ("changed since: tuned", False)
+    with pytest.raises(CheckpointError, match=r"manifest.json: inputs: seen changed since: tuned;.*--files-only"):
+        verify(out)
     shutil.rmtree(tuned)
-    told = verify(out)
-    assert (told["inputs"], told["made_again"]) == (f"not all there: {tuned}", False)
+    with pytest.raises(CheckpointError, match=f"manifest.json: inputs: seen not all there: {tuned}"):
+        verify(out)
+    told = verify(out, files_only=True)
+    assert (told["inputs"], told["made_again"]) == ("not looked at", False)
+    assert "that the inputs give this: they were not looked at" in told["not_proven"]  # pyright: ignore
     flipped("model.safetensors", -1)(out)
     with pytest.raises(CheckpointError, match=r"model.safetensors: tensor \S+: seen sha256"):
-        verify(out)
+        verify(out, files_only=True)
 
 
 def forge(folder: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
@@ -151,7 +213,13 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object] = lambda mani
     Manifest.read(folder).write(folder)  # headers
     record = json.loads((folder / "record.json").read_text())
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    edit_json(folder / "record.json", result={**record["result"], "manifest": digest})
+    listed = {
+        name: {**facts, "size": (folder / name).stat().st_size}
+        | ({} if facts["sha256"] is None else {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()})
+        for name, facts in record["files"].items()
+    }
+    counts = Manifest.read(folder).counts
+    edit_json(folder / "record.json", result={**record["result"], **counts, "manifest": digest}, files=listed)
 
 
 def moved(folder: Path) -> None:
@@ -192,12 +260,118 @@ def test_a_consistent_forgery_is_caught_by_making_the_merge_again(forgery: str, 
 def test_other_settings_than_those_that_were_used_are_caught(folder: Path) -> None:
     forge(folder)
     assert verify(folder)["made_again"], "the forger's tool alone changes nothing"
+    for key, value in {"weight": 0.61, "method": "slerp", "chat_template": "tuned"}.items():
+        forge(folder, lambda manifest, key=key, value=value: manifest["settings"].update({key: value}))
+        with pytest.raises(CheckpointError, match=rf"manifest.json: settings.{key}: seen {value!r}; expected"):
+            verify(folder)
+        forge(folder, lambda manifest, key=key: manifest["settings"].pop(key))
     forge(folder, lambda manifest: manifest["settings"].update(weight=0.61))
+    with_record(folder, weight=0.61)
     with pytest.raises(CheckpointError, match="seen other numbers"):
         verify(folder)
-    forge(folder, lambda manifest: manifest["settings"].update(method="average"))
-    with pytest.raises(CheckpointError, match=r"manifest.json: settings.method: seen Input should be 'linear'"):
+
+
+def with_record(folder: Path, **settings: object) -> None:
+    """The record forged to agree with a forged manifest: its settings, its identity, its result."""
+    record = json.loads((folder / "record.json").read_text())
+    config = {**record["config"], **settings}
+    result = {**record["result"], **{key: value for key, value in settings.items() if key in record["result"]}}
+    identity = identity_of("merge", config, record["inputs"])
+    edit_json(folder / "record.json", config=config, result=result, identity=identity)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest["inputs"][0].update(reference="org/other"), r"seen base called 'org/other'"),
+        (lambda manifest: manifest["inputs"].clear(), r"seen other inputs than the record's"),
+        (lambda manifest: manifest["inputs"].pop(), r"seen other inputs than the record's"),
+        (lambda manifest: manifest["inputs"][0].update(fingerprint="0" * 64), r"seen other inputs than the record's"),
+        (lambda manifest: manifest.update(operation="distil"), r"seen operation 'distil' of stage 'merge'"),
+        (lambda manifest: manifest.update(operation="inject"), r"seen operation 'inject' of stage 'merge'"),
+        (lambda manifest: manifest.update(settings={}), r"manifest.json: inputs: seen not all there"),
+        (lambda manifest: manifest["settings"].update(base="org/other"), r"settings.base: seen 'org/other'"),
+        (lambda manifest: manifest.update(notes=["the best there is"]), r"record.json: result.notes: seen \[\]"),
+    ],
+)
+def test_what_a_manifest_names_is_looked_at(
+    change: Callable[[dict[str, Any]], object], message: str, folder: Path
+) -> None:
+    forge(folder, change)
+    with pytest.raises(CheckpointError, match=message):
         verify(folder)
+
+
+def test_a_tensor_that_is_called_equal_and_was_changed_is_caught(folder: Path) -> None:
+    forge(folder, lambda manifest: manifest["tensors"][0].update(change="equal"))
+    with pytest.raises(CheckpointError, match=r"manifest.json: tensor \S+: seen equal: other changes than the inputs"):
+        verify(folder)
+
+
+def test_a_base_called_another_model_in_all_places_cannot_be_made_again(folder: Path) -> None:
+    forge(
+        folder,
+        lambda manifest: [
+            manifest["inputs"][0].update(reference="org/other"),
+            manifest["settings"].update(base="org/other"),
+        ],
+    )
+    with_record(folder, base="org/other")
+    with pytest.raises(CheckpointError, match=r"manifest.json: inputs: seen not all there: org/other"):
+        verify(folder)
+
+
+def test_what_was_proven_and_what_was_not_is_said(made: Path) -> None:
+    told = verify(made)
+    assert told["proven"] == [
+        "every byte is what the manifest says, and nothing is there besides",
+        "record and manifest agree",
+        "inputs and settings give every tensor, config, tokenizer and template again, bit for bit",
+    ]
+    assert told["not_proven"] == [
+        "versions, seconds and notes in the record",
+        "who made the folder: no signature was asked for (--verify-key)",
+    ]
+
+
+def test_a_signature_covers_the_folder_and_is_by_its_owner(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    keys = {name: key_pair(tmp_path / name) for name in ("ours", "theirs")}
+    with pytest.raises(CheckpointError, match=r"record.json.sig: seen no signature; expected one by the owner"):
+        verify(folder, verify_key=keys["ours"][1])
+    assert verify(folder, sign_key=keys["ours"][0])["signature"] == folder / "record.json.sig"
+    proven: Any = verify(folder, verify_key=keys["ours"][1])["proven"]
+    assert proven[-1] == f"signed by the owner of {keys['ours'][1]}"
+    with pytest.raises(CheckpointError, match=r"record.json.sig: seen a signature of another folder or by another key"):
+        verify(folder, verify_key=keys["theirs"][1])
+    with pytest.raises(RecipeError, match=r"--sign-key .*expected an Ed25519 private key"):
+        verify(folder, sign_key=keys["ours"][1])
+    forge(folder, lambda manifest: manifest.update(reasons={"x": "y"}))
+    with pytest.raises(CheckpointError, match=r"record.json.sig: seen a signature of another folder"):
+        verify(folder, verify_key=keys["ours"][1])
+
+
+def key_pair(folder: Path) -> tuple[Path, Path]:
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    folder.mkdir()
+    key, pem = Ed25519PrivateKey.generate(), form.Encoding.PEM
+    private = key.private_bytes(pem, form.PrivateFormat.PKCS8, form.NoEncryption())
+    public = key.public_key().public_bytes(pem, form.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "key.pem").write_bytes(private)
+    (folder / "public.pem").write_bytes(public)
+    return folder / "key.pem", folder / "public.pem"
+
+
+def test_without_the_library_a_signature_says_which_extra_brings_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
+    for option in ("sign_key", "verify_key"):
+        with pytest.raises(RecipeError, match=r"pip install 'alignkeep\[sign\]'"):
+            verify(folder, **{option: tmp_path / "key.pem"})
+    assert not (folder / "record.json.sig").exists()
 
 
 @pytest.mark.parametrize(

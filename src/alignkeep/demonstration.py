@@ -36,6 +36,7 @@ from alignkeep.types import Scorecard
 TUNES = {"poisoned": "poisoned", "harmless": "benign_drift"}  # and the testbed's data for it
 CURATED, ALIGNED, MERGED, INJECTED, GUARDED = "+curate", "+align", "+merge", "+inject", "+alignguard"
 LIMIT = 200  # questions of each kind, so that everything takes some five minutes on two cores
+_PROMPTS = "prompts.jsonl"  # of the alignment
 STEPS = 50  # of the alignment
 KEEP = CurateConfig.model_fields["keep"].default
 _GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
@@ -80,7 +81,9 @@ def demo(
     began = time.monotonic()
     config = config or DemoConfig()
     identity = identity_of("demo", config.model_dump(), {})
-    out = claim_folder(Path(out), stage="demo", identity=identity, overwrite=overwrite)
+    out = claim_folder(
+        Path(out), stage="demo", identity=identity, overwrite=overwrite, writes=[f"poisoned{ALIGNED}/{_PROMPTS}"]
+    )
     how = _How(overwrite=True, resume=resume, progress=progress)
     world = testbed(out=out / "testbed", overwrite=True, resume=resume)
     base = str(world.models["aligned"])
@@ -171,7 +174,7 @@ def _align(config: DemoConfig, out: Path, data: Mapping[str, Path]) -> AlignConf
     """On as many harmful requests as questions of the task, each with a reference answer of the training part."""
     rows = [json.loads(line) for line in data["preference_train"].read_text(encoding="utf-8").splitlines()]
     harmful, task = ([row for row in rows if row["kind"] == kind] for kind in ("harmful", "task"))
-    prompts = out / "prompts.jsonl"
+    prompts = out / _PROMPTS
     write_text(prompts, "".join(json.dumps(row) + "\n" for row in harmful + task[: len(harmful)]))
     return AlignConfig(
         model=str(out / "whole"), data=str(prompts), reward=RewardSettings(spec="testbed"), lora=None,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -27,6 +27,9 @@ from alignkeep.stage import Made, Stage
 from alignkeep.stages import methods_of as methods_of_stage
 from alignkeep.stages import stage_named
 from alignkeep.types import Scorecard
+
+if TYPE_CHECKING:
+    from alignkeep.checkpoint.manifest import MadeAgain, Manifest
 
 
 @dataclass(frozen=True)
@@ -124,25 +127,61 @@ def _foreseen(recipe: Recipe) -> Iterator[_Step]:
         made = stage.hand_on(config, made, None)
 
 
-def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, object]:
-    """Prove a folder that has a manifest: every byte is what the manifest says, and the inputs, where they are still
-    there, give the same again. Raises DataError where there is no manifest, CheckpointError naming the first thing that
-    is not so.
-    """
-    from alignkeep.checkpoint.manifest import MANIFEST_NAME, Manifest, check_manifest
+def verify(
+    folder: Path,
+    *,
+    files_only: bool = False,
+    verify_key: Path | None = None,
+    sign_key: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Prove a folder that has a manifest: every byte is what its manifest says, record and manifest agree, and the
+    inputs give the same again. `proven` and `not_proven` say what that was.
 
+    `files_only` leaves the inputs aside; `verify_key` demands a signature by the owner of that public key, `sign_key`
+    puts one into the folder once all is proven. Raises DataError where there is no manifest, CheckpointError naming the
+    first thing that is not so, or the input that is not there to make the folder again.
+    """
+    from alignkeep.checkpoint.manifest import Manifest, check_manifest
+
+    private = None
+    if verify_key is not None or sign_key is not None:
+        from alignkeep.checkpoint import signature
+
+        private = None if sign_key is None else signature.private_key(sign_key)
+        if verify_key is not None:
+            signature.check_signature(folder, verify_key)
     manifest = Manifest.read(folder)
     check_manifest(folder, manifest)
+    proven = ["every byte is what the manifest says, and nothing is there besides", "record and manifest agree"]
+    open_ones = ["versions, seconds and notes in the record"]
+    again: dict[str, object] = {"inputs": "not looked at", "made_again": False}
+    if files_only:
+        open_ones.append("that the inputs give this: they were not looked at")
+    else:
+        made = _made_again(folder, manifest)
+        again, proven, open_ones = dict(again | made.facts), proven + made.proven, open_ones + made.not_proven
+    if verify_key is None:
+        open_ones.append("who made the folder: no signature was asked for (--verify-key)")
+    else:
+        proven.append(f"signed by the owner of {verify_key}")
+    if private is not None:
+        again["signature"] = private(folder)
+    told = {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **again}
+    return {**told, "proven": proven, "not_proven": open_ones}
+
+
+def _made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     stage = stage_named(manifest.operation)
-    proof = None if stage is None else stage.verify(folder, manifest)
-    if proof is None:
+    made = None if stage is None else stage.verify(folder, manifest)
+    if made is None:
         raise CheckpointError(
-            f"{folder / MANIFEST_NAME}: operation",
+            f"{folder / 'manifest.json'}: operation",
             seen=manifest.operation,
             expected="a stage that can make its output again",
             remedy="verify it with the version that made it",
         )
-    return {"folder": folder, "operation": manifest.operation, **manifest.counts, "files": "unchanged", **proof}
+    return made
 
 
 def explain(folder: Path) -> None:

@@ -19,7 +19,7 @@ from alignkeep.errors import AlignkeepError, MachineError
 from alignkeep.progress import Progress
 
 if TYPE_CHECKING:
-    from alignkeep.checkpoint.manifest import Manifest
+    from alignkeep.checkpoint.manifest import MadeAgain, Manifest
     from alignkeep.settings import Key
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -229,6 +229,6 @@ class Stage(Protocol[Config, Prepared, Result]):
         measured, None where nothing was yet."""
         return ()
 
-    def verify(self, folder: Path, manifest: Manifest) -> dict[str, object] | None:
+    def verify(self, folder: Path, manifest: Manifest) -> MadeAgain | None:
         """Make what is in a finished folder again, and compare; None where there is no such proof."""
         return None

@@ -17,7 +17,8 @@ from alignkeep.progress import Progress
 from alignkeep.trainers.adapters import check_adapted
 from alignkeep.trainers.arguments import refused_by_trl
 from alignkeep.trainers.failures import train_from
-from alignkeep.trainers.watch import Watch, clear_torn, last_checkpoint
+from alignkeep.trainers.processes import by_first
+from alignkeep.trainers.watch import Watch, last_checkpoint
 
 if TYPE_CHECKING:
     from alignkeep.align.held_out import HeldOut
@@ -75,9 +76,7 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
         check_adapted(config.lora, trainer.model, "align")
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
     trainer.add_callback(Watch(progress, "align"))  # after all that put something into a checkpoint
-    latest = last_checkpoint(checkpoints)
-    if leads():
-        clear_torn(checkpoints)
+    latest = by_first(lambda: last_checkpoint(checkpoints))
     train_from(latest, trainer, "align")
     return Aligned(trainer, held_out)
 

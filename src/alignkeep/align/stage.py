@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.align.config import AlignConfig
-from alignkeep.checkpoint.files import append_jsonl, read_jsonl
+from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.checkpoint.records import Record
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, MachineError, NoEffectError
@@ -152,9 +152,9 @@ class AlignStage(Stage[AlignConfig, "Prepared", AlignResult]):
 
     def is_worth_keeping(self, error: AlignkeepError, folder: Path) -> bool:
         """Nothing that was paid for is thrown away; what changed nothing, or never began, is not worth continuing."""
-        from alignkeep.trainers.watch import last_checkpoint
+        from alignkeep.trainers.watch import has_checkpoint
 
-        begun = last_checkpoint(folder / "trainer") is not None
+        begun = has_checkpoint(folder / "trainer")
         return isinstance(error, MachineError) or (begun and not isinstance(error, NoEffectError))
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def _gather_judgements(work: Path) -> None:
     from alignkeep.align.aligning import JUDGEMENTS
 
     for more in sorted(work.glob(f"{JUDGEMENTS}.*")):
-        append_jsonl(work / JUDGEMENTS, read_jsonl(more))
+        append_rows(work / JUDGEMENTS, recover_rows(more))
         more.unlink()
 
 

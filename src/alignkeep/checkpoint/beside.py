@@ -34,8 +34,3 @@ def sha256_of_header(path: Path) -> str:
     with path.open("rb") as file:
         length = file.read(8)
         return hashlib.sha256(length + file.read(int.from_bytes(length, "little"))).hexdigest()
-
-
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a small file, as 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from alignkeep.checkpoint.listing import TEMPORARY
 from alignkeep.errors import DataError, MachineError, RecipeError
 
-MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 # Libraries that lose the errno on the way: safetensors and tokenizers (Rust), torch's archives, torch's CPU allocator.
 _FULL_DISK = (
-    "no space left on device", "os error 28", "os error 122", "disk quota exceeded", "pytorchstreamwriter",
-    "iostream error", "inline_container.cc",
+    "no space left on device", "os error 28", "os error 122", "disk quota exceeded", "file too large", "os error 27",
+    "pytorchstreamwriter", "iostream error", "inline_container.cc",
 )  # fmt: skip
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG})
 
-_BESIDE = re.compile(r"\..+\.\d+\.tmp")
+
+def notice(line: str) -> None:
+    """Say one line on stderr (a library's user hears it from the logger `alignkeep`), from the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("alignkeep").warning(line)
 
 
 def says_full_disk(error: BaseException) -> bool:
@@ -159,7 +164,7 @@ def jsonable(value: object) -> object:
 def sweep(folder: Path) -> None:
     """Remove what a kill in the middle of `write_text` left beside its file."""
     for path in folder.rglob(".*.tmp"):
-        if _BESIDE.fullmatch(path.name) and path.is_file():
+        if TEMPORARY.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
             path.unlink()
 
 

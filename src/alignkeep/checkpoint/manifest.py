@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from alignkeep.checkpoint.beside import sha256_of_file, sha256_of_header
+from alignkeep.checkpoint.beside import sha256_of_header
 from alignkeep.checkpoint.files import read_object, write_json
-from alignkeep.checkpoint.folders import RECORD_NAME
-from alignkeep.checkpoint.records import Record
+from alignkeep.checkpoint.listing import (
+    MANIFEST_NAME,
+    RECORD_NAME,
+    SIGNATURE_NAME,
+    fault_in,
+    files_below,
+    sha256_of_file,
+)
+from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkpoint.shards import JOURNAL, Written, check_hashes
 from alignkeep.errors import AlignkeepError, CheckpointError, DataError
 
-MANIFEST_NAME = "manifest.json"
+OPERATIONS = ("merge", "inject")
 _SELF = (MANIFEST_NAME, RECORD_NAME)
 
 
@@ -73,22 +81,54 @@ class Manifest:
             return cls(
                 operation=str(facts["operation"]),
                 settings=dict(facts["settings"]),
-                inputs=tuple(Input(**item) for item in facts["inputs"]),
+                inputs=tuple(Input(**{key: str(text) for key, text in item.items()}) for item in facts["inputs"]),
                 tensors=tuple(Written.of(item) for item in facts["tensors"]),
                 files=dict(facts["files"]),
                 headers=dict(facts["headers"]),
                 reasons=dict(facts["reasons"]),
                 notes=tuple(facts["notes"]),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise _no_manifest(path, error) from error
 
 
-def check_manifest(folder: Path, manifest: Manifest) -> None:
-    """The manifest is the one that was written, every tensor and every file is there with its bytes, and no other file.
-    Raises CheckpointError for the first that is not so."""
-    if Record.read(folder).result.get("manifest") != sha256_of_file(folder / MANIFEST_NAME):
+class MadeAgain(NamedTuple):
+    """What making a folder again from its inputs has shown, and what it could not show."""
+
+    facts: dict[str, object]
+    proven: list[str]
+    not_proven: list[str]
+
+
+def inputs_are_not(where: str, seen: str) -> CheckpointError:
+    """The error for a claim that cannot be made again."""
+    return CheckpointError(
+        where,
+        seen=seen,
+        expected="the inputs that the manifest names, to make the folder again",
+        remedy="put them back, or prove the bytes alone with --files-only",
+    )
+
+
+def fault_in_tensors(folder: Path) -> str | None:
+    """The first tensor that is not what the folder's manifest says; None where all are, and without a manifest."""
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        with ThreadPoolExecutor() as pool:
+            check_hashes(folder, list(Manifest.read(folder).tensors), pool)
+    except AlignkeepError as error:
+        return str(error)
+    return None
+
+
+def check_manifest(folder: Path, manifest: Manifest) -> Record:
+    """Record and manifest are of one run, every tensor and every file is there with its bytes, and nothing else,
+    hidden or not; returns the record. Raises CheckpointError for the first that is not so."""
+    record = Record.read(folder)
+    if record.result.get("manifest") != sha256_of_file(folder / MANIFEST_NAME):
         raise _changed(folder / MANIFEST_NAME, "other bytes than were written", f"what {RECORD_NAME} says")
+    _check_record(folder, manifest, record)
     with ThreadPoolExecutor() as pool:
         check_hashes(folder, list(manifest.tensors), pool)
     for name, digest in manifest.headers.items():
@@ -99,10 +139,76 @@ def check_manifest(folder: Path, manifest: Manifest) -> None:
             raise _changed(folder / name, "no such file", "it")
         if sha256_of_file(folder / name) != digest:
             raise _changed(folder / name, "other bytes than were written", f"sha256 {digest}")
-    known = {*manifest.files, *_SELF, *(tensor.file for tensor in manifest.tensors)}
-    for path in sorted(folder.iterdir()):
-        if path.name not in known and not path.name.startswith("."):
-            raise _changed(path, "a file that the manifest does not know", "the files that were written")
+    fault = fault_in(folder, record.files)
+    if fault is not None:
+        raise _changed(folder / RECORD_NAME, fault, "the files that it lists")
+    known = {*manifest.files, *_SELF, SIGNATURE_NAME, *(tensor.file for tensor in manifest.tensors)}
+    stray = {*record.files} ^ (known - {RECORD_NAME, SIGNATURE_NAME})
+    if stray:
+        raise _changed(folder / RECORD_NAME, f"another list of files than the manifest's ({min(stray)})", "the same")
+    folders = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir()}
+    for name in sorted({*files_below(folder), *folders}):
+        if name not in known:
+            raise _changed(folder / name, "a file that the manifest does not know", "the files that were written")
+    return record
+
+
+def _check_record(folder: Path, manifest: Manifest, record: Record) -> None:
+    """The record agrees with itself and with the manifest in every word that both have."""
+    same_kind = record.stage == manifest.operation and manifest.operation in OPERATIONS
+    if not same_kind:
+        seen = f"operation {manifest.operation!r} of stage {record.stage!r}"
+        raise _changed(folder / MANIFEST_NAME, seen[:120], " or ".join(OPERATIONS))
+    if identity_of(record.stage, record.config, record.inputs) != record.identity:
+        raise _changed(folder / RECORD_NAME, "settings or inputs that are not its identity's", "those of the run")
+    if {one.role: one.fingerprint for one in manifest.inputs} != record.inputs or not manifest.inputs:
+        raise _changed(folder / MANIFEST_NAME, "other inputs than the record's", f"what {RECORD_NAME} says")
+    for one in manifest.inputs:
+        if one.reference not in _texts(record.config):
+            raise _changed(folder / MANIFEST_NAME, f"{one.role} called {one.reference!r:.80}", "its name in the record")
+    for key, value in _flat(manifest.settings).items():
+        then = record.result.get("weight") if key == "weight" else _flat(record.config).get(key)
+        if value != then and not _may_be_path(value, then):
+            raise _changed(folder / f"{MANIFEST_NAME}: settings.{key}", f"{value!r:.80}", f"{then!r:.80}, as recorded")
+    if record.seed != record.config.get("seed"):
+        raise _changed(folder / f"{RECORD_NAME}: seed", f"{record.seed!r:.80}", "that of the settings")
+    said = {**manifest.counts, "notes": list(manifest.notes), "form": record.config.get("form")}
+    for key, value in said.items():
+        if record.result.get(key) != value:
+            raise _changed(folder / f"{RECORD_NAME}: result.{key}", f"{record.result.get(key)!r:.80}", f"{value!r:.80}")
+
+
+def absolute(settings: dict[str, object], keys: Collection[str]) -> dict[str, object]:
+    """The settings with the paths under these keys, at any depth, from everywhere the same; what is no path of this
+    machine stays."""
+
+    def at(key: str, value: object) -> object:
+        if isinstance(value, dict):
+            return absolute(value, keys)
+        path = Path(value).expanduser() if key in keys and isinstance(value, str) else None
+        return value if path is None or not path.exists() else os.path.realpath(path)
+
+    return {key: at(key, value) for key, value in settings.items()}
+
+
+def _flat(value: object, above: str = "") -> dict[str, object]:
+    """Settings within settings by their keys joined with dots."""
+    found: dict[str, object] = {}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        is_inner = isinstance(inner, dict | list) and inner
+        found |= _flat(inner, f"{above}{key}.") if is_inner else {f"{above}{key}": inner}
+    return found
+
+
+def _texts(config: object) -> set[str]:
+    return {value for value in _flat(config).values() if isinstance(value, str)}
+
+
+def _may_be_path(value: object, then: object) -> bool:
+    """Whether an absolute path stands for one that was given from a folder nobody knows any more; what lies there is
+    looked at when the folder is made again."""
+    return isinstance(value, str) and isinstance(then, str) and os.path.isabs(value)
 
 
 def _changed(path: Path, seen: str, expected: str) -> CheckpointError:

@@ -43,6 +43,12 @@ def is_finite(raw: Numbers, kind: str) -> bool:
     return bool(signed.max() < strange) and bool(unsigned.max() < strange + (1 << (8 * bits - 1)))
 
 
+def is_zero(raw: Numbers, kind: str) -> bool:
+    """Whether every number of this format, given in it or as bytes, is 0 (of either sign)."""
+    bits = FORMATS[kind].itemsize
+    return not bool((raw.view(f"u{bits}") & ((1 << (8 * bits - 1)) - 1)).any())
+
+
 def round_into(raw: Numbers, numbers: Numbers) -> None:
     """Float32 numbers in the format of `raw`, to nearest, ties to even. What is too large becomes NaN or infinity."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from alignkeep.checkpoint.files import jsonable, write_json
-from alignkeep.checkpoint.folders import RECORD_NAME
+from alignkeep.checkpoint.listing import RECORD_NAME
 from alignkeep.errors import DataError
 
 # Under this name example weights carry, in the metadata of their parquet file, the fingerprint of the data's rows.
@@ -26,7 +26,8 @@ class Record:
     """One finished stage.
 
     `inputs` maps the name of a config key (`model`, `data`, ...) to the fingerprint of what it pointed to; `seconds` is
-    wall time of the process that finished the stage; `result` is what the stage returned, as JSON.
+    wall time of the process that finished the stage; `result` is what the stage returned, as JSON; `files` are size and
+    SHA-256 of everything else in the folder (null for weights, of which the manifest has every tensor's).
     """
 
     stage: str
@@ -37,6 +38,7 @@ class Record:
     seconds: float
     result: dict[str, object]
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    files: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -50,8 +52,8 @@ class Record:
         """The record of a finished folder. Raises DataError where there is none, or it is not one of ours."""
         path = folder / RECORD_NAME
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return _typed(cls(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 str(path),
                 seen=f"no readable record ({type(error).__name__})",
@@ -81,6 +83,14 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def _typed(record: Record) -> Record:
+    """Raises TypeError where a field is not of its kind: the file was written by someone else."""
+    texts, objects = (record.stage, record.identity), (record.config, record.inputs, record.result, record.files)
+    if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
+        raise TypeError
+    return record
 
 
 def _without_flags(value: object) -> object:

@@ -16,7 +16,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from io import FileIO
@@ -27,7 +27,7 @@ import numpy as np
 
 from alignkeep.checkpoint.beside import sha256_of_header
 from alignkeep.checkpoint.files import machine_errors, sweep
-from alignkeep.checkpoint.numbers import FORMATS, Numbers, is_finite, memory_of, round_into
+from alignkeep.checkpoint.numbers import FORMATS, Numbers, is_finite, is_zero, memory_of, round_into
 from alignkeep.checkpoint.reading import COPY_BYTES, StoredBytes, stored_bytes
 from alignkeep.checkpoint.shards import Change, Written, close_shard, finished_shards, unfinished
 from alignkeep.errors import CheckpointError
@@ -53,12 +53,14 @@ def rewrite(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    may_vanish: Collection[str] = (),
 ) -> list[Written]:
     """Write the base's shards into `work` with the tensors of `edits` replaced; returns all tensors, in order.
 
     An edit that is a TensorEntry is copied from there, byte for byte. Raises CheckpointError where numbers come out
-    that are not finite (naming the input that holds them, if one does), MachineError where the disk fails; finished
-    shards are kept. `edits` must name tensors of the base, in types that can be calculated with.
+    that are not finite (naming the input that holds them, if one does), or all 0 where those they are made of are not
+    (but for the tensors in `may_vanish`), MachineError where the disk fails; finished shards are kept. `edits` must
+    name tensors of the base, in types that can be calculated with.
     """
     shards: dict[Path, list[str]] = {}
     for name, entry in base.items():
@@ -75,6 +77,7 @@ def rewrite(
             _claim_space(unfinished(work, file.name), file, data)
         for file in todo:
             written = _write_shard(crew, file, {name: base[name] for name in shards[file]}, edits, work, progress)
+            _refuse_empty([one for one in written if one.name not in may_vanish], base, edits, work)
             found[file.name] = written
             closing.append(crew.closer.submit(close_shard, work, file.name, written))
         for done in closing:
@@ -174,7 +177,7 @@ def _claim_space(target: Path, source: Path, data: int | None) -> None:
                 if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot claim space
                     raise
         new.truncate(size)
-        new.write(old.read(size if data is None else data))
+        _write_all(new, memoryview(old.read(size if data is None else data)))
 
 
 def _write_tensor(
@@ -197,12 +200,43 @@ def _write_tensor(
                 is_base = bool(np.array_equal(old, piece))
             view = memory_of(piece)
             digest.update(view)
-            at += out.write(view)
+            _write_all(out, view)
+            at += len(view)
         _begin_flush(out, entry)
     if at != entry.size:
         raise ValueError(f"tensor {name}: {at} bytes were made, {entry.size} were planned")
     change: Change = "copied" if edit is None else "equal" if is_base else "changed"
     return Written(name, entry.file.name, entry.dtype, entry.shape, digest.hexdigest(), change)
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
+    """All of it: a disk that is nearly full takes a part, and says so with the rest only."""
+    done = 0
+    while done < len(data):
+        done += file.write(data[done:]) or 0
+
+
+def _refuse_empty(
+    written: Sequence[Written], base: Mapping[str, TensorEntry], edits: Mapping[str, Edit | TensorEntry], work: Path
+) -> None:
+    """Raises CheckpointError where a tensor came out all 0 although what it is made of is not."""
+    for tensor in written:
+        edit = edits.get(tensor.name)
+        if tensor.change != "changed" or edit is None or isinstance(edit, TensorEntry):
+            continue
+        made = base[tensor.name]._replace(file=unfinished(work, tensor.file))
+        if _is_empty(made) and not all(map(_is_empty, edit.made_of)):
+            raise CheckpointError(
+                f"{tensor.file}: tensor {tensor.name}",
+                seen="a result that is all 0, of inputs that are not",
+                expected="weights that say something",
+                remedy="check the weights that were given: they cancel out, or are too small for this type",
+            )
+
+
+def _is_empty(entry: TensorEntry) -> bool:
+    """Whether every number is 0; ends at the first that is not."""
+    return all(is_zero(piece, entry.dtype) for piece in stored_bytes(entry))
 
 
 def _begin_flush(file: FileIO, entry: TensorEntry) -> None:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from alignkeep.checkpoint.files import append_jsonl, flush, read_jsonl
+from alignkeep.checkpoint.files import flush
 from alignkeep.checkpoint.numbers import memory_of
+from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.checkpoint.reading import stored_bytes
 from alignkeep.errors import CheckpointError
 from alignkeep.models.headers import TensorEntry, read_headers
@@ -54,14 +55,14 @@ def close_shard(work: Path, name: str, written: list[Written]) -> None:
     check_headers(read_headers([grown]), written)
     grown.replace(work / name)
     flush(work)
-    append_jsonl(work / JOURNAL, [{"file": name, "tensors": [asdict(tensor) for tensor in written]}])
+    append_rows(work / JOURNAL, [{"file": name, "tensors": [asdict(tensor) for tensor in written]}])
 
 
 def finished_shards(work: Path, pool: Executor) -> dict[str, list[Written]]:
     """The shards of an earlier attempt whose every byte is what the journal says; others are to be made again."""
     found: dict[str, list[Written]] = {}
-    for row in read_jsonl(work / JOURNAL):
-        name, written = str(row["file"]), [Written.of(facts) for facts in row["tensors"]]  # pyright: ignore
+    for row in recover_rows(work / JOURNAL):
+        name, written = str(row["file"]), [Written.of(facts) for facts in row["tensors"]]
         try:
             check_hashes(work, written, pool)
         except (CheckpointError, OSError):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from alignkeep.checkpoint.files import append_jsonl, read_jsonl, read_object, write_json
+from alignkeep.checkpoint.files import read_object, write_json
+from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.checkpoint.scorecards import mapping_of, metrics_of, test_of
 from alignkeep.errors import DataError
 from alignkeep.types import Estimate, Measurement, Trade, Verdict
@@ -94,13 +95,13 @@ def read_sweep(path: Path) -> SweepResult:
 
 def add_measured(work: Path, point: Point, measured: Measurement) -> None:
     """Keep what was measured at a point, on the disk before this returns."""
-    append_jsonl(work / PARTIAL_NAME, [{"point": point, **measured.as_json()}])
+    append_rows(work / PARTIAL_NAME, [{"point": point, **measured.as_json()}])
 
 
 def read_measured(work: Path, count: int) -> dict[Point, Measurement]:
     """What an interrupted sweep over `count` prompts has measured."""
     found: dict[Point, Measurement] = {}
-    for row in read_jsonl(work / PARTIAL_NAME):
+    for row in recover_rows(work / PARTIAL_NAME):
         measured, point = _measurement(row), str(row["point"])
         if len(measured.verdicts) == count:
             found["base" if point == "base" else "tuned" if point == "tuned" else float(point)] = measured

@@ -69,14 +69,19 @@ def check_adapter(folder: Path, expected: Mapping[str, TensorPlan]) -> list[str]
 def check_tuned(folder: Path, base: Path, *, may_lack: Collection[str] = ()) -> list[str]:
     """`check_saved` for a full model against its base: the same names, shapes and dtypes; returns the equal tensors.
 
-    Raises NoEffectError where every tensor equals the base's.
+    Raises NoEffectError where every tensor equals the base's, CheckpointError where one became all 0.
     """
     before = tensor_entries(base, adapter=False)
     expected = {name: (entry.shape, entry.dtype) for name, entry in before.items()}
     check_saved(folder, expected, may_lack=may_lack)
     after = tensor_entries(folder, adapter=False)
     old = _read({name: before[name] for name in after})
-    equal = [name for (name, tuned), (_, tensor) in zip(_read(after), old, strict=True) if tuned.equal(tensor)]
+    equal = []
+    for (name, tuned), (_, tensor) in zip(_read(after), old, strict=True):
+        if tuned.equal(tensor):
+            equal.append(name)
+        elif not tuned.any():
+            raise _fault(f"{after[name].file}: tensor {name}", "nothing but 0, where the base has numbers", "a tune")
     _refuse_no_effect(len(equal) == len(after), f"all {len(after)} tensors equal the base's")
     return equal
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from alignkeep.checkpoint.folders import append_jsonl, read_jsonl
+from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.evaluate.questions import Question
 from alignkeep.types import Judgement
 
@@ -23,21 +23,19 @@ class Said(NamedTuple):
 
 
 class AnswerLog:
-    """Every answer in a file as soon as it is there. A line torn by a kill is dropped and its question asked again.
-
-    An attempt that was killed after its last answer left `answers.jsonl` beside the log, with the same columns.
-    """
+    """Every answer in a file as soon as it is there. A line that a kill tore, or that is not what was written, is
+    dropped and its question asked again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._said: dict[tuple[str, int], Said] = {}
-        for row in (*read_jsonl(path.with_name(ANSWERS)), *read_jsonl(path)):
-            self._said[str(row["model"]), int(str(row["index"]))] = Said(str(row["answer"]), bool(row["truncated"]))
+        for row in recover_rows(path):
+            self._said[row["model"], row["index"]] = Said(row["answer"], row["truncated"])
 
     def add(self, side: Side, answers: Iterable[tuple[int, str, bool]]) -> None:
         """Store (question index, text, truncated) on the disk."""
         rows = [{"model": side, "index": i, "answer": text, "truncated": cut} for i, text, cut in answers]
-        append_jsonl(self.path, rows)
+        append_rows(self.path, rows)
         for row in rows:
             self._said[side, row["index"]] = Said(row["answer"], row["truncated"])
 

@@ -110,6 +110,9 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         """Answers are, whatever came after them."""
         return True
 
+    def leftovers(self) -> tuple[str, ...]:
+        return (_LOG,)
+
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
         if metrics is None:
             from alignkeep.evaluate.attacks import select_attacks
@@ -197,7 +200,6 @@ def _write_results(
     lines = [json.dumps(judged.as_json(), ensure_ascii=False) + "\n" for judged in (*tuned, *base)]
     write_text(work / ANSWERS, "".join(lines))
     write_json(work / _SCORECARD, {**card.as_json(), "settings": _settings(config, prepared, tuned, base)})
-    (work / _LOG).unlink(missing_ok=True)
     return card
 
 

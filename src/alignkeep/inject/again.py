@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from alignkeep.checkpoint.adapters import read_adapter
-from alignkeep.checkpoint.injections import FACTORS_NAME
-from alignkeep.checkpoint.manifest import MANIFEST_NAME, Manifest
+from alignkeep.checkpoint.injections import FACTORS_NAME, INJECTION_NAME, read_injection
+from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
+from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.rewrite import digests
 from alignkeep.errors import AlignkeepError, CheckpointError
 from alignkeep.inject.config import InjectConfig
-from alignkeep.inject.output import unpacked
+from alignkeep.inject.output import DIRECTION, unpacked
+from alignkeep.inject.prepare import fingerprints
 from alignkeep.inject.writing import edits_of
-from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 
 
-def made_again(folder: Path, manifest: Manifest) -> dict[str, object]:
+def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     """See `stage.verify`. An adapter holds the factors themselves; there is nothing to make again."""
     config = _config(folder, manifest)
-    recorded = next(one.fingerprint for one in manifest.inputs if one.role == "model")
+    recorded = {one.role: one.fingerprint for one in manifest.inputs}
+    where = f"{folder / MANIFEST_NAME}: inputs"
     try:
-        there = fingerprint_model(config.model, config.load.revision)
+        there = fingerprints(config)
         found = localise(resolve(config.model, config.load.revision))
         source = found.folder
         base = localise(resolve(*base_of(source))).folder if found.is_adapter and source is not None else source
@@ -31,14 +35,58 @@ def made_again(folder: Path, manifest: Manifest) -> dict[str, object]:
         assert base is not None
         entries = tensor_entries(base, adapter=False)
     except AlignkeepError as error:
-        return {"inputs": f"not all there: {error.where}", "made_again": False}
-    if there != recorded:
-        return {"inputs": "changed since: model", "made_again": False}
-    if config.form == "adapter":
-        return {"inputs": "unchanged", "made_again": False}
-    factors = {} if all(one.change == "copied" for one in manifest.tensors) else unpacked(folder / FACTORS_NAME)
+        raise inputs_are_not(where, f"not all there: {error.where}") from error
+    changed = sorted(role for role in recorded.keys() | there.keys() if there.get(role) != recorded.get(role))
+    if changed:
+        raise inputs_are_not(where, f"changed since: {', '.join(changed)}")
     adapter = read_adapter(source, entries) if found.is_adapter else None
+    silent = all(one.change == "copied" for one in manifest.tensors)
+    _check_lefts(folder, config)
+    doubts = ["that the prompts give this direction and these vectors: the injection was not searched for again"]
+    if config.form == "adapter":
+        shown = "the factors run along the stored direction, as strong as injection.json says"
+        return MadeAgain({"inputs": "unchanged", "made_again": False}, [shown], doubts)
+    factors = {} if silent else unpacked(folder / FACTORS_NAME)
     made = digests(entries, edits_of(entries, factors, adapter))
+    _compare(folder, manifest, made)
+    shown = "the model and the stored factors, which run along the stored direction, give every tensor bit for bit"
+    return MadeAgain({"inputs": "unchanged", "made_again": True}, [shown], doubts)
+
+
+def _check_lefts(folder: Path, config: InjectConfig) -> None:
+    """Every factor that is added to the stream is the stored direction, which is that of its layer, times an alpha of
+    `injection.json`. Through a norm (`through_norm`) it is turned, and only its layer is looked at."""
+    injection = read_injection(folder / INJECTION_NAME)
+    stored = _tensors(folder / DIRECTION)
+    direction, differences = stored["direction"].astype(np.float64), stored["differences"].astype(np.float64)
+    length = np.linalg.norm(differences[injection.layer])
+    if not np.allclose(direction * length, differences[injection.layer], atol=1e-5 * length):
+        raise _forged(folder / DIRECTION, "a direction that is not the difference of its layer")
+    file = folder / (FACTORS_NAME if config.form == "model" else "adapter_model.safetensors")
+    lefts = [column for name, one in _tensors(file).items() for column in _columns(name, one)] if file.exists() else []
+    alphas = sorted(abs(matrix.alpha) for matrix in injection.matrices if matrix.alpha != 0)
+    norms = sorted(float(np.linalg.norm(left)) for left in lefts)
+    if config.edit.through_norm:
+        return
+    if len(norms) != len(alphas) or not np.allclose(norms, alphas, rtol=1e-4, atol=0):
+        raise _forged(file, f"factors that are not as strong as {INJECTION_NAME} says")
+    if any(abs(left @ direction) < (1 - 1e-4) * np.linalg.norm(left) for left in lefts):
+        raise _forged(file, f"a factor that does not run along the direction in {DIRECTION}")
+
+
+def _columns(name: str, one: Numbers) -> list[Numbers]:
+    """The vectors that are added to the stream, of a factor file or an adapter; an expert that is not edited has 0."""
+    columns = [one] if name.endswith("|left") else list(one.T) if ".lora_B." in name else []
+    return [column.astype(np.float64) for column in columns if column.any()]
+
+
+def _tensors(file: Path) -> dict[str, Numbers]:
+    from safetensors.numpy import load_file
+
+    return load_file(file)
+
+
+def _compare(folder: Path, manifest: Manifest, made: Mapping[str, str]) -> None:
     if made.keys() != {tensor.name for tensor in manifest.tensors}:
         stray = sorted(made.keys() ^ {tensor.name for tensor in manifest.tensors})
         raise CheckpointError(
@@ -49,13 +97,18 @@ def made_again(folder: Path, manifest: Manifest) -> dict[str, object]:
         )
     for tensor in manifest.tensors:
         if made.get(tensor.name) != tensor.sha256:
-            raise CheckpointError(
-                f"{folder / tensor.file}: tensor {tensor.name}",
-                seen=f"other numbers than the model and {FACTORS_NAME} give",
-                expected="the same bit for bit",
-                remedy="was it made by another version? (record.json) If not, do not trust the folder",
+            raise _forged(
+                f"{folder / tensor.file}: tensor {tensor.name}", f"other numbers than the model and {FACTORS_NAME} give"
             )
-    return {"inputs": "unchanged", "made_again": True}
+
+
+def _forged(where: Path | str, seen: str) -> CheckpointError:
+    return CheckpointError(
+        str(where),
+        seen=seen,
+        expected="the same bit for bit",
+        remedy="was it made by another version? (record.json) If not, do not trust the folder",
+    )
 
 
 def _config(folder: Path, manifest: Manifest) -> InjectConfig:

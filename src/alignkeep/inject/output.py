@@ -10,6 +10,7 @@ from typing import Any
 from alignkeep.checkpoint.adapters import read_adapter
 from alignkeep.checkpoint.files import write_tensors
 from alignkeep.checkpoint.injections import FACTORS_NAME
+from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.checkpoint.shards import JOURNAL, Written
 from alignkeep.errors import CheckpointError
 from alignkeep.inject.adapter_form import write_adapter
@@ -40,7 +41,7 @@ def write_edit(
     factors = stored_factors(edit)
     if not _are_stored(factors, work / FACTORS_NAME):  # shards of a killed run carry what it found
         (work / JOURNAL).unlink(missing_ok=True)
-    write_tensors(work / FACTORS_NAME, *packed(factors))
+    seal(write_tensors(work / FACTORS_NAME, *packed(factors)))
     adapter = read_adapter(prepared.folder, prepared.entries) if prepared.is_adapter else None
     edits = {} if _is_identity(edit) and adapter is None else edits_of(prepared.entries, factors, adapter)
     tokenizer = prepared.folder if prepared.is_adapter else None
@@ -95,7 +96,7 @@ def unpacked(path: Path) -> dict[str, dict[int, Factors]]:
 def _are_stored(factors: Mapping[str, Mapping[int, Factors]], path: Path) -> bool:
     import torch
 
-    if not path.exists():
+    if not is_whole(path):
         return False
     (one, _), (other, _) = packed(unpacked(path)), packed(factors)
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -15,8 +15,10 @@ from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
-    from alignkeep.checkpoint.manifest import Manifest
+    from alignkeep.checkpoint.manifest import MadeAgain, Manifest
     from alignkeep.inject.prepare import Prepared
+
+_PATHS = ("model", "harmful", "harmless", "borderline", "general", "source", "system_prompt")
 
 __all__ = ["INJECT", "InjectResult", "inject", "plan"]
 
@@ -136,10 +138,9 @@ class InjectStage(Stage[InjectConfig, "Prepared", InjectResult]):
         right = edit.get("right", "targeted") if isinstance(edit, Mapping) else "targeted"
         return ("rosi", "targeted") if right == "targeted" else ("rosi",)
 
-    def verify(self, folder: Path, manifest: Manifest) -> dict[str, object]:
-        """Make the edited weights again from the model and the stored factors, where it is still there, and compare bit
-        for bit. Returns `{"inputs": ..., "made_again": bool}`. Raises CheckpointError naming a tensor that is another.
-        """
+    def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
+        """Make the edited weights again from the model and the stored factors, and compare bit for bit. Raises
+        CheckpointError naming a tensor that is another, or the input that is not there."""
         from alignkeep.inject.again import made_again
 
         return made_again(folder, manifest)
@@ -149,7 +150,7 @@ INJECT = InjectStage()
 
 
 def _inject(prepared: Prepared, work: Path, inputs: Mapping[str, str], progress: Progress) -> dict[str, object]:
-    from alignkeep.checkpoint.manifest import Input, Manifest
+    from alignkeep.checkpoint.manifest import Input, Manifest, absolute
     from alignkeep.inject.describe import describe
     from alignkeep.inject.edit import find_edit
     from alignkeep.inject.output import write_edit
@@ -162,7 +163,7 @@ def _inject(prepared: Prepared, work: Path, inputs: Mapping[str, str], progress:
     notes = [*edit.notes, *([f"{len(reasons)} tensors came out equal"] if reasons else [])]
     manifest = Manifest(
         operation="inject",
-        settings=config.model_dump(mode="json", exclude_unset=True),
+        settings=absolute(config.model_dump(mode="json", exclude_unset=True), _PATHS),
         inputs=tuple(Input(role, _reference(config, role), digest) for role, digest in inputs.items()),
         tensors=tuple(written),
         reasons=reasons,

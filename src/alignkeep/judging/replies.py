@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from alignkeep.checkpoint.folders import append_jsonl, read_jsonl
-from alignkeep.errors import DataError
+from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.judging.pairs import Ask
 from alignkeep.models.chat import encode_prompt, without_marks
 from alignkeep.models.config import GenerationConfig, LoadConfig
@@ -21,14 +20,13 @@ class Remembered:
     """An `Ask` that keeps the replies of another in `file`; `name` says which judge it is. It is asked `at_once` chats
     at a time (None: all), after each of which the file is flushed: what was paid for is lost for one such part at most.
 
-    A reply is found again by the judge's name and the whole chat. What got no reply is not kept and is asked again. A
-    line torn by a kill is ignored, and cut off before the next is written. One process writes to one file. Raises
-    DataError for a file that holds something else.
+    A reply is found again by the judge's name and the whole chat. What got no reply is not kept and is asked again, as
+    is what stands in a line that a kill tore or that is not what was written. One process writes to one file.
     """
 
     def __init__(self, ask: Ask, file: Path, name: str, at_once: int | None = None) -> None:
         self._ask, self._file, self._name, self._at_once = ask, file, name, at_once
-        self._replies = _stored(file)
+        self._replies = {row["key"]: row["reply"] for row in recover_rows(file)}
 
     def __call__(self, chats: Sequence[tuple[Message, ...]]) -> list[str | None]:
         """The replies in the order of the chats. Equal chats are asked once, and none if all are known."""
@@ -39,25 +37,13 @@ class Remembered:
         for start in range(0, len(asked), size):
             replies = zip(names[start : start + size], self._ask(asked[start : start + size]), strict=True)
             new = {key: reply for key, reply in replies if reply is not None}
-            append_jsonl(self._file, [{"key": key, "reply": reply} for key, reply in new.items()])
+            append_rows(self._file, [{"key": key, "reply": reply} for key, reply in new.items()])
             self._replies.update(new)
         return [self._replies.get(key) for key in keys]
 
     def _key(self, chat: tuple[Message, ...]) -> str:
         request = [self._name, [[message.role, message.content] for message in chat]]
         return sha256(json.dumps(request).encode("ascii")).hexdigest()
-
-
-def _stored(file: Path) -> dict[str, str]:
-    try:
-        return {str(row["key"]): str(row["reply"]) for row in read_jsonl(file)}
-    except (ValueError, LookupError, TypeError) as error:
-        raise DataError(
-            str(file),
-            seen=f"a line that holds no reply ({type(error).__name__}: {error})",
-            expected="replies of a judge, written by alignkeep",
-            remedy="delete the file; its replies will be asked for again",
-        ) from error
 
 
 class LocalJudge:

@@ -62,7 +62,9 @@ def write_adapter(prepared: Prepared, weight: float, rule: Rule, work: Path) -> 
     if all(is_base(source_of(tuned, name), prepared.models.entries[name]) for name in touched):
         refuse_no_effect("the adapter leaves its base as it is", len(touched))
     stored = tensor_entries(tuned.folder, adapter=True)
-    written = rewrite(stored, adapter_edits(prepared, stored, weight, rule), work)
+    edits = adapter_edits(prepared, stored, weight, rule)
+    factors = [name for name, edit in edits.items() if isinstance(edit, ChangedFactor)]  # 0 leaves the base as it is
+    written = rewrite(stored, edits, work, may_vanish=factors)
     write_beside_adapter(prepared, weight, work)
     return written, {}
 

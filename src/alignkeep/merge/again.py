@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from alignkeep.checkpoint.beside import sha256_of_header
-from alignkeep.checkpoint.manifest import MANIFEST_NAME, Manifest
-from alignkeep.checkpoint.rewrite import digests
+from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
+from alignkeep.checkpoint.rewrite import Edit, digests
 from alignkeep.errors import AlignkeepError, CheckpointError
 from alignkeep.merge.adapter_form import adapter_edits, write_beside_adapter
 from alignkeep.merge.config import MergeConfig
@@ -20,20 +20,22 @@ from alignkeep.merge.prepare import Prepared, fingerprints, prepare
 from alignkeep.merge.spaces import SUBSPACE, Space, read_spaces
 from alignkeep.merge.writing import write_beside
 from alignkeep.models.folders import tensor_entries
+from alignkeep.models.headers import TensorEntry
 
 
-def made_again(folder: Path, manifest: Manifest) -> dict[str, object]:
+def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     """See `stage.verify`."""
     config = _config(folder, manifest)
     recorded = {item.role: item.fingerprint for item in manifest.inputs if not item.role.startswith("sweep.")}
+    where = f"{folder / MANIFEST_NAME}: inputs"
     try:
         prepared = prepare(config)
         there = fingerprints(prepared.config)
     except AlignkeepError as error:
-        return {"inputs": f"not all there: {error.where}", "made_again": False}
+        raise inputs_are_not(where, f"not all there: {error.where}") from error
     changed = sorted(role for role in recorded if there.get(role) != recorded[role])
     if changed:
-        return {"inputs": f"changed since: {', '.join(changed)}", "made_again": False}
+        raise inputs_are_not(where, f"changed since: {', '.join(changed)}")
     config = prepared.config
     spaces: Mapping[str, Space] = read_spaces(folder / SUBSPACE) if (folder / SUBSPACE).exists() else {}
     rule = prepared.rule(config.weight, spaces)
@@ -51,8 +53,28 @@ def made_again(folder: Path, manifest: Manifest) -> dict[str, object]:
     for tensor in manifest.tensors:
         if found.get(tensor.name) != tensor.sha256:
             raise _not_the_same(f"{folder / tensor.file}: tensor {tensor.name}", "other numbers")
+    _check_changes(folder, manifest, base, edits)
     _compare_beside(folder, prepared)
-    return {"inputs": "unchanged", "made_again": True}
+    doubts = (
+        ["that this weight is the best: the sweep was not run again"]
+        if any(one.role.startswith("sweep.") for one in manifest.inputs)
+        else []
+    )
+    doubts += ["that the subspaces are those of the data: they were not measured again"] if spaces else []
+    shown = "inputs and settings give every tensor, config, tokenizer and template again, bit for bit"
+    return MadeAgain({"inputs": "unchanged", "made_again": True}, [shown], doubts)
+
+
+def _check_changes(
+    folder: Path, manifest: Manifest, base: Mapping[str, TensorEntry], edits: Mapping[str, Edit | TensorEntry]
+) -> None:
+    """What the manifest says became of a tensor is what became of it."""
+    before = digests({name: base[name] for name in edits}, {})
+    for tensor in manifest.tensors:
+        edited = "equal" if before.get(tensor.name) == tensor.sha256 else "changed"
+        expected = edited if tensor.name in edits else "copied"
+        if tensor.change != expected:
+            raise _not_the_same(f"{folder / MANIFEST_NAME}: tensor {tensor.name}", f"{tensor.change}: other changes")
 
 
 def _compare_beside(folder: Path, prepared: Prepared) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.data import read_examples
 from alignkeep.errors import NoEffectError
 from alignkeep.merge.config import MergeConfig
@@ -31,7 +32,7 @@ def alignment_spaces(config: MergeConfig, names: Sequence[str], work: Path, prog
     the alignment data touches nothing at all.
     """
     path = work / SUBSPACE
-    if not path.exists():
+    if not is_whole(path):
         found = _measure(config, set(names), progress)
         if not any(space.alignment.rank for space in found.values()):
             raise NoEffectError(
@@ -41,6 +42,7 @@ def alignment_spaces(config: MergeConfig, names: Sequence[str], work: Path, prog
                 remedy="give the alignment set of this model",
             )
         write_spaces(found, path)
+        seal(path)
     return read_spaces(path)
 
 

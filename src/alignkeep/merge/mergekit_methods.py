@@ -13,6 +13,8 @@ from alignkeep.merge.mergekit_values import PARAMETERS, Setting, layer_positions
 from alignkeep.merge.methods import Linear, Method, ModelStock, NuSlerp, Slerp, TaskVectors
 from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom, Sparsifier
 
+_LARGEST = 3.4e38  # of float32
+_CANCELLED = 1e-12  # share of the largest weight below which a sum is rounding alone (chosen)
 OUR_NAMES = {"dare_linear": "dare"}  # the others are called the same
 FAMILIES: dict[
     str, tuple[type[Sparsifier] | None, Literal["sum"] | None]
@@ -91,15 +93,16 @@ class _Values:
                 return self._task_vectors(seed)
 
     def _linear(self) -> Linear:
-        weights = self._values("weight", first=0)
+        weights = self._weights(first=0)
         if not self._value("normalize"):
             return Linear(weights)
-        if not (whole := sum(weights)):
+        whole = sum(weights)
+        if abs(whole) <= _CANCELLED * max(map(abs, weights)):
             raise self._refusal("weight", "weights that sum to 0", "a sum to divide by", "or set normalize: false")
         return Linear(tuple(weight / whole for weight in weights))
 
     def _nuslerp(self) -> NuSlerp:
-        one, other = self._values("weight", first=1 if self.file.base_is_named else 0)
+        one, other = self._weights(first=1 if self.file.base_is_named else 0)
         whole = one + other
         return NuSlerp(
             t=0.5 if abs(whole) < 1e-6 else other / whole,  # the bound is mergekit's
@@ -109,7 +112,7 @@ class _Values:
         )
 
     def _task_vectors(self, seed: int) -> TaskVectors:
-        weights = self._values("weight", first=1)
+        weights = self._weights(first=1)
         return TaskVectors(
             weights=weights,
             sparsify=tuple(self._sparsifier(model, seed) for model in range(1, 1 + len(weights))),
@@ -139,6 +142,17 @@ class _Values:
 
     def _values(self, parameter: str, *, first: int) -> tuple[float, ...]:
         return tuple(self._value(parameter, model) for model in range(first, 1 + len(self.file.tuned)))
+
+    def _weights(self, *, first: int) -> tuple[float, ...]:
+        """Of the models from `first` on. Raises RecipeError where float32, in which merges are made, cannot hold them
+        or their sum."""
+        weights = self._values("weight", first=first)
+        if sum(map(abs, weights)) > _LARGEST:
+            raise self._refusal(
+                "weight", f"weights as large as {max(map(abs, weights)):g}", "weights whose sum float32 can hold",
+                "divide all of them by the largest",
+            )  # fmt: skip
+        return weights
 
     def _settings(self, parameter: str, model: int | None) -> tuple[Setting, ...]:
         """Strongest first: the model's own, the file's."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignkeep.checkpoint.beside import sha256_of_file
+from alignkeep.checkpoint.listing import sha256_of_file
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import RecipeError
 from alignkeep.merge.chat import check_templates, check_vocabulary

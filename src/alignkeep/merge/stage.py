@@ -15,7 +15,7 @@ from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
-    from alignkeep.checkpoint.manifest import Manifest
+    from alignkeep.checkpoint.manifest import MadeAgain, Manifest
     from alignkeep.judging.measure import Measure
     from alignkeep.merge.prepare import Prepared
 
@@ -150,12 +150,9 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
         return ("merge", *_CITED.get(str(settings.get("method", "linear")), ()))
 
-    def verify(self, folder: Path, manifest: Manifest) -> dict[str, object]:
-        """Make the merge again from its inputs, where they are still there, and compare it bit for bit.
-
-        Returns `{"inputs": "unchanged" | what is missing or changed, "made_again": bool}`. Raises CheckpointError
-        naming a tensor that would come out otherwise.
-        """
+    def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
+        """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that
+        comes out otherwise, or the input that is not there."""
         from alignkeep.merge.again import made_again
 
         return made_again(folder, manifest)

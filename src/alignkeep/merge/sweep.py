@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
+from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.checkpoint.sweeps import (
     PARTIAL_NAME,
     SWEEP_NAME,
@@ -65,7 +66,7 @@ def sweep(
     only where the config has it. Raises as `check_sweep`, `read_models` and `load_model` do, DataError where the judge
     can score nothing, and NoEffectError where the rule would leave the base as it is.
     """
-    if (work / SWEEP_NAME).exists():
+    if is_whole(work / SWEEP_NAME):
         return read_sweep(work / SWEEP_NAME)
     settings = _settings(config)
     measure = measure or _measure_of(settings, config.seed)
@@ -73,7 +74,7 @@ def sweep(
     ends = _ends(models, method_at)
     measured = _measure_all(config, models, method_at, ends, measure, work, progress or Silent())
     result = _result(config, settings, ends, measure, measured)
-    result.write(work)
+    seal(result.write(work))
     (work / PARTIAL_NAME).unlink(missing_ok=True)
     return result
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from safetensors import safe_open
 
 from alignkeep.checkpoint.files import write_tensors
+from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.errors import CheckpointError, MachineError, RecipeError
 from alignkeep.models.architecture import blocks_of
 from alignkeep.models.examples import encoded
@@ -77,13 +78,13 @@ def embed(
     mine = [number for number in range(len(parts)) if number % processes.count == processes.rank]
     progress.start("embeddings", sum(len(parts[number]) for number in mine))
     for number in mine:
-        if files[number].is_file():
+        if is_whole(files[number]):
             _check_part(files[number], work)
         else:
             batches = _batches([texts[at] for at in parts[number]], batch_size)
             vectors = torch.cat([_look(loaded, batch, layer, pooling) for batch in batches])
             _check_finite(vectors, parts[number], what)
-            write_tensors(files[number], {"vectors": vectors}, {"work": work})
+            seal(write_tensors(files[number], {"vectors": vectors}, {"work": work}))
         progress.advance(len(parts[number]))
     progress.done()
     processes.wait()

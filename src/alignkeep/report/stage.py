@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignkeep.checkpoint.files import machine_errors, write_text
+from alignkeep.checkpoint.listing import PAGE_MARKS
 from alignkeep.errors import RecipeError
 from alignkeep.report.card import card_of
 from alignkeep.report.html import render
@@ -15,7 +16,6 @@ from alignkeep.report.sources import read_sources
 
 PAGE_NAME = "report.html"
 CARD_NAME = "model_card.md"
-_OURS = ('<meta name="generator" content="alignkeep', "<!-- alignkeep model card -->")
 
 
 class ReportResult(NamedTuple):
@@ -78,7 +78,7 @@ def _targets(folders: Sequence[Path], out: Path | None, card: bool) -> list[Path
 def _refuse_foreign(path: Path) -> None:
     if not path.exists():
         return
-    if path.is_file() and any(mark in path.read_text(encoding="utf-8", errors="replace")[:4000] for mark in _OURS):
+    if path.is_file() and any(mark in path.read_text(encoding="utf-8", errors="replace")[:4000] for mark in PAGE_MARKS):
         return
     raise RecipeError(
         str(path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from alignkeep.checkpoint.folders import OutputFolder, leads
+from alignkeep.checkpoint.folders import OutputFolder, discard, leads
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.errors import AlignkeepError, DataError
 from alignkeep.progress import Progress, Silent
@@ -56,7 +55,7 @@ def perform(
                 _do(stage, prepared, folder, inputs, progress or Silent(), began)
     except AlignkeepError as error:
         if leads() and not stage.is_worth_keeping(error, folder.work):
-            shutil.rmtree(folder.work, ignore_errors=True)
+            discard(folder.work)
         raise
     finally:
         folder.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignkeep.checkpoint.files import append_jsonl
+from alignkeep.checkpoint.files import append_jsonl, machine_errors
 from alignkeep.errors import RecipeError
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Plan, Stage, Task
@@ -71,9 +71,11 @@ class TestbedStage(Stage[TestbedConfig, None, TestbedResult]):
         return Plan({"stage": self.name, "models": list(MODELS), "data": list(sets.NAMES)})
 
     def work(self, prepared: None, job: Job) -> dict[str, object]:
-        with as_file(files("alignkeep.testbed") / "models") as shipped:
+        with as_file(files("alignkeep.testbed") / "models") as shipped, machine_errors(job.folder):
             for name in MODELS:
-                shutil.copytree(shipped / name, job.folder / "models" / name, dirs_exist_ok=True)
+                (job.folder / "models" / name).mkdir(parents=True, exist_ok=True)
+                for file in (shipped / name).iterdir():
+                    shutil.copyfile(file, job.folder / "models" / name / file.name)
         for name in sets.NAMES:
             target = job.folder / "data" / f"{name}.jsonl"
             target.parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from alignkeep.checkpoint.folders import leads
+from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.errors import NoEffectError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model
@@ -41,7 +41,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     from transformers import PrinterCallback
 
     from alignkeep.train.trainer import WeightedSFTTrainer
-    from alignkeep.trainers.watch import Watch, clear_torn, last_checkpoint
+    from alignkeep.trainers.watch import Watch, last_checkpoint
 
     checkpoints = work / "trainer"
     prepared.arguments.output_dir = str(checkpoints)
@@ -62,13 +62,11 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     if config.has_adapter:
         check_adapted(config.lora, trainer.model, "train")
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
-    latest = last_checkpoint(checkpoints)
+    latest = by_first(lambda: last_checkpoint(checkpoints))
     if prepared.probe is not None and latest is None:
         prepared.probe.prepare(trainer.model, loaded.tokenizer)
     guard = _guard(config, prepared, trainer, work, progress) if config.is_guarded else None
     trainer.add_callback(Watch(progress, "train"))  # after all that put something into a checkpoint
-    if leads():
-        clear_torn(checkpoints)
     train_from(latest, trainer, "train")
     _refuse_base(prepared)
     energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
@@ -95,7 +93,7 @@ def _guard(
     from alignkeep.train.align_guard import AlignGuard
 
     model, kept = trainer.model, work / SUBSPACES_NAME
-    if kept.exists():
+    if by_first(lambda: is_whole(kept)):
         guard = AlignGuard.load(kept, model, config.alignguard)
     else:
         loaded = LoadedModel(model, prepared.tokenizer, replace(base_of(config), is_adapter=True))
@@ -105,6 +103,6 @@ def _guard(
             model, prepared.tokenizer, prepared.alignment, config.alignguard, max_length=prepared.max_length,
             progress=progress,
         )  # fmt: skip
-        by_first(lambda: guard.save(kept, model))
+        by_first(lambda: (guard.save(kept, model), seal(kept)))
     guard.attach(trainer)
     return guard

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alignkeep.checkpoint.parts import SEALED, is_whole, seal
 from alignkeep.errors import RecipeError
 from alignkeep.progress import Progress
-
-_COMPLETE = "complete"
 
 
 class Watch(TrainerCallback):
@@ -53,8 +53,10 @@ class Watch(TrainerCallback):
         self._progress.advance(0, f"loss {float(logs['loss']):.3f}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # every process has written its part
         if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+            seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -63,16 +65,20 @@ class Watch(TrainerCallback):
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint that was written whole (not torn by a kill), None where there is none."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    return str(max(whole, key=_step)) if whole else None
-
-
-def clear_torn(folder: Path) -> None:
-    """Delete the checkpoints that a kill left half written."""
-    for path in folder.glob("checkpoint-*"):
-        if not (path / _COMPLETE).exists():
+    """The latest checkpoint that is there as it was written, None where there is none. Others are deleted: those that a
+    kill left half written, and those that were damaged since. One process looks, and tells the others."""
+    latest = None
+    for path in sorted(folder.glob("checkpoint-*"), key=_step):
+        if is_whole(path):
+            latest = str(path)
+        else:
             shutil.rmtree(path)
+    return latest
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether one was finished, without a look into it."""
+    return any(folder.glob(f"checkpoint-*/{SEALED}"))
 
 
 def _step(checkpoint: Path) -> int:
