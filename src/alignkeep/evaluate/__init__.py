@@ -8,7 +8,7 @@ from alignkeep.rooms import open_room
 
 if TYPE_CHECKING:
     from alignkeep.evaluate.config import EvaluateConfig as EvaluateConfig
-    from alignkeep.evaluate.judge import KeywordJudge as KeywordJudge
+    from alignkeep.judging.keyword import KeywordJudge as KeywordJudge
 
 open_room(
     __name__,
