@@ -28,6 +28,7 @@ from alignkeep.curate.config import CurateConfig
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.inject.config import InjectConfig
+from alignkeep.input_files import user_path
 from alignkeep.merge.config import MergeConfig
 from alignkeep.report.config import ReportConfig
 from alignkeep.settings import Key, Settings
@@ -249,7 +250,7 @@ def _changed(config: BaseModel, key: Key, change: Callable[[str], str]) -> BaseM
 
 def anchor(reference: str, folder: Path) -> str:
     """A path relative to `folder` as an absolute one; a hub id, a name or a `testbed:` reference as it is."""
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if reference.startswith(TESTBED):
         return reference
     if path.is_absolute():

@@ -13,6 +13,7 @@ from pathlib import Path
 from alignkeep.checkpoint.files import jsonable, write_json
 from alignkeep.checkpoint.folders import RECORD_NAME
 from alignkeep.errors import DataError
+from alignkeep.input_files import read_input
 
 # Where and how loudly a stage runs is no part of what it makes.
 _NOT_IDENTITY = frozenset({"out", "overwrite", "resume", "fresh", "quiet", "json", "device", "progress"})
@@ -48,8 +49,8 @@ class Record:
         """The record of a finished folder. Raises DataError where there is none, or it is not one of ours."""
         path = folder / RECORD_NAME
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return cls(**json.loads(read_input(path)))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 str(path),
                 seen=f"no readable record ({type(error).__name__})",

@@ -12,16 +12,17 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
+from types import BuiltinFunctionType
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignkeep.data import read_prompts
-from alignkeep.errors import DataError, RecipeError
+from alignkeep.errors import AlignkeepError, DataError, RecipeError
 from alignkeep.evaluate.attacks import Attack
 from alignkeep.settings import Settings, nearest
 from alignkeep.types import Kind, Message, Prompt
@@ -183,13 +184,29 @@ def _value(module: str, name: str, reference: str) -> object:
             expected="it",
             remedy="correct the name after the colon",
         )
-    return found() if callable(found) else found
+    return _called(found, reference) if callable(found) else found
+
+
+def _called(function: Callable[[], object], reference: str) -> object:
+    """What a stranger's function returns; whatever it raises, to leave the program too, is its error and no other's."""
+    expected = "a function without arguments that returns prompts or a Suite"
+    if isinstance(function, BuiltinFunctionType):  # os.abort would end the process before anything could be said
+        raise RecipeError(
+            f"suite {reference}", seen="a function built into Python", expected=expected, remedy="name your own"
+        )
+    try:
+        return function()
+    except AlignkeepError:
+        raise
+    except (Exception, SystemExit) as error:
+        seen = f"{type(error).__name__}, raised by it ({error})"
+        raise RecipeError(f"suite {reference}", seen=seen, expected=expected, remedy="correct that function") from error
 
 
 def _module(name: str, reference: str) -> object:
     try:
         return import_module(name)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:
         raise RecipeError(
             f"suite {reference}",
             seen=f"{name}, which cannot be imported ({error})",

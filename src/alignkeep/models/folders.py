@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from alignkeep.errors import CheckpointError, MachineError
+from alignkeep.input_files import kind_of, user_path
 from alignkeep.models.headers import TensorEntry, load_json, read_headers
 from alignkeep.types import Checkpoint
 
@@ -26,7 +27,7 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
     Raises CheckpointError naming the file: no such folder, no config, weights missing, pickled or cut short, an adapter
     whose base is not there, a revision of a folder.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(
@@ -38,7 +39,10 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
         return _resolve_folder(reference, path, revision)
     if path.exists():
         raise CheckpointError(
-            reference, seen="a file", expected="a model folder with config.json", remedy="give the folder"
+            reference,
+            seen=kind_of(path) or "a file",
+            expected="a model folder with config.json",
+            remedy="give the folder",
         )
     if _looks_local(reference):
         raise _no_such_folder(reference, path)
@@ -140,6 +144,10 @@ def _is_pickled_weight(name: str) -> bool:
 
 
 def _resolve_folder(reference: str, folder: Path, revision: str | None) -> Checkpoint:
+    for entry in sorted(folder.iterdir()):  # transformers and PEFT open them by name, and wait at a pipe for ever
+        kind = None if entry.is_dir() else kind_of(entry)
+        if kind is not None:
+            raise CheckpointError(str(entry), seen=kind, expected="an ordinary file", remedy="remove it")
     if (folder / "adapter_config.json").is_file():
         base, _ = base_of(folder)
         tensor_entries(folder, adapter=True)
@@ -164,7 +172,7 @@ def base_of(folder: Path) -> tuple[str, str | None]:
     expected = "the full model that the adapter was trained on"
     if not isinstance(named, str) or not named:
         raise CheckpointError(where, seen=repr(named), expected=expected, remedy="write it into the file")
-    path = Path(named).expanduser()
+    path = user_path(named)
     base = next((found for found in (folder / path, path) if found.is_dir()), None)
     if base is None:
         if _looks_local(named):

@@ -20,6 +20,7 @@ from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.finite import check_finite
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 from alignkeep.models.headers import load_json
+from alignkeep.models.untrusted import check_size, check_template
 from alignkeep.types import Checkpoint
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def _tokenizer(folder: Path, base_folder: Path, config: LoadConfig) -> PreTraine
             expected="a chat_template, as chat models have",
             remedy="take the chat (instruct) version of the model, or add chat_template.jinja",
         )
+    check_template(tokenizer, source)
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
@@ -146,6 +148,7 @@ def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
     _refuse_own_code(folder, config)
     entries = tensor_entries(folder, adapter=False)
     with _machine_errors(folder):
+        check_size(folder, entries, trust_remote_code=config.trust_remote_code)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=choose_dtype(config.dtype, device),
@@ -228,7 +231,6 @@ def _machine_errors(folder: Path) -> Iterator[None]:
     Their reports and progress bars are held back meanwhile: what they warn about is raised here.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -247,9 +249,7 @@ def _machine_errors(folder: Path) -> Iterator[None]:
             expected="room for the weights",
             remedy="use --dtype bfloat16 or another device",
         ) from error
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
-        raise _broken(folder, error) from error
-    except SafetensorError as error:
+    except Exception as error:
         raise _broken(folder, error) from error
     finally:
         logging.set_verbosity(level)
