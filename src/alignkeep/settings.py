@@ -24,6 +24,7 @@ from alignkeep.input_files import kind_of, read_input
 Key = tuple[str, ...]
 Config = TypeVar("Config", bound=BaseModel)
 
+_EMPTY = Document(None, None)
 _LONGEST_WORD = 100  # longer ones are no slip of the pen
 _SHORT = {"reward": "spec"}  # a text where a group of settings may stand is this one of them
 
@@ -35,7 +36,7 @@ class Settings:
     values: dict[str, object] = field(default_factory=dict)
     origins: dict[Key, str] = field(default_factory=dict)
     source: str = "the command line"
-    document: Document = Document(None, None)
+    document: Document = field(default=_EMPTY, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Settings:

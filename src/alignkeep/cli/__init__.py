@@ -22,5 +22,5 @@ def main() -> None:
             app(prog_name="alignkeep")
         finally:
             sys.stdout.flush()
-    except OSError as error:  # from outside a command: the help, on a full disk
-        sys.exit(report_error(unwritten(error)))
+    except Exception as error:  # noqa: BLE001 from outside a command: the help, on a full disk
+        sys.exit(report_error(unwritten(error) if isinstance(error, OSError) else error))

@@ -64,7 +64,7 @@ def _unforeseen(error: BaseException) -> str:
 def _said(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # somebody else's __str__
+    except Exception as broken:  # noqa: BLE001 somebody else's __str__
         return f"no message: {type(broken).__name__}"
 
 

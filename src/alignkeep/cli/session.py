@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import click
 import typer
 
 from alignkeep.checkpoint.files import jsonable
@@ -87,7 +86,7 @@ class Session:
                 error = unwritten(lost)
             else:
                 return
-        if not isinstance(error, (click.exceptions.ClickException, typer.Exit, typer.Abort)):
+        if not isinstance(error, (typer.BadParameter, typer.Exit, typer.Abort)):
             raise typer.Exit(report_error(error)) from error
 
     def _divert_stdout(self) -> None:

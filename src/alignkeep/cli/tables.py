@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignkeep.errors import plain
 from alignkeep.types import Estimate, Scorecard
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _ROWS = {
 }
 _MAIN = ("harm_refusal", "over_refusal", "task_accuracy", "skill_accuracy")
 _CAPTION = "rates in % with their 95 % interval"
+_LONGEST_LINE = 2000
 _ATTACK = "attack_success."
 
 
@@ -188,7 +190,7 @@ def _table(console: Console, columns: Mapping[str, Mapping[str, Estimate]]) -> N
     }
     measured = [metric for metric in names if any(m[metric].n for m in columns.values() if metric in m)]
     for metric, name in ((metric, names[metric]) for metric in measured):
-        table.add_row(name, *(_rate(metrics.get(metric)) for metrics in columns.values()))
+        table.add_row(plain(name, 80), *(_rate(metrics.get(metric)) for metrics in columns.values()))
     console.print(table)
 
 
@@ -208,4 +210,4 @@ def _written(console: Console, path: Path) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(plain(line, _LONGEST_LINE), markup=False, highlight=False, soft_wrap=True)
