@@ -24,6 +24,7 @@ from hostile_contract import Case, Order
 
 Build = Callable[[random.Random, Path, Path], Order]
 ANY = (0, 1, 2)
+GENERATION = "generation_config.json"
 STRANGE = [
     "", "\0", "\x1b[31mred\x1b[0m", "\u202egnp", "\ud800", "x" * 100_000, "a\nb", "𝔘" * 50, "%s%n{0}{x}", "../../etc",
     "~nobody/x", "/dev/zero", "-1", "nan", "null", "<script>",
@@ -129,9 +130,8 @@ def any_yaml(draw: random.Random, folder: Path, assets: Path) -> Order:
     lines = text.split("\n")
     for _ in range(draw.randint(1, 3)):
         at = draw.randrange(len(lines))
-        value = draw.choice(
-            [*STRANGE, *map(str, NUMBERS), "*a", "&a", "[", "{", "!!set {a}", "<<: 1", "\t", ": :", "- -"]
-        )
+        signs = ["*a", "&a", "[", "{", "!!set {a}", "<<: 1", "\t", ": :", "- -"]
+        value = draw.choice([*STRANGE, *map(str, NUMBERS), *signs])
         lines[at] = draw.choice([lines[at].split(":")[0] + ": " + value, value, lines[at] + value, "  " + lines[at]])
     return _yaml("\n".join(lines), codes=ANY)(draw, folder, assets)
 
@@ -254,11 +254,8 @@ def _parquet(table: Callable[[], Any], said: str = "", codes: tuple[int, ...] = 
 def _bad_text() -> Any:
     import pyarrow as pa
 
-    broken = pa.Array.from_buffers(
-        pa.string(),
-        1,
-        [None, pa.py_buffer((0).to_bytes(4, "little") + (2).to_bytes(4, "little")), pa.py_buffer(b"\xff\xfe")],
-    )
+    offsets = pa.py_buffer((0).to_bytes(4, "little") + (2).to_bytes(4, "little"))
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
     return pa.table({"prompt": broken, "completion": broken, "answer": broken, "index": broken, "weight": broken})
 
 
@@ -398,6 +395,13 @@ def _json_file(name: str, changes: dict[str, object], *, alone: bool = False) ->
     return change
 
 
+def _text_file(name: str, text: str) -> Callable[[random.Random, Path], None]:
+    def change(draw: random.Random, model: Path) -> None:
+        (model / name).write_text(text)
+
+    return change
+
+
 def _config(alone: bool = False, codes: tuple[int, ...] = (1,), **changes: object) -> Build:
     return _model(_json_file("config.json", changes, alone=alone), codes=codes)
 
@@ -421,12 +425,12 @@ CONFIGS: dict[str, Build] = {
     "vocabulary-huge": _config(vocab_size=10**12),
     "dtype-unknown": _config(dtype="float3", codes=ANY),
     "code-of-its-own": _config(auto_map={"AutoConfig": "evil.Config"}, model_type="evil", codes=ANY),
-    "a-list": _model(lambda draw, model: (model / "config.json").write_text("[]") and None, codes=ANY),
+    "a-list": _model(_text_file("config.json", "[]"), codes=ANY),
     "a-pipe": _model(lambda draw, model: os.mkfifo(model / "tokenizer.model"), "a named pipe", codes=(1,)),
-    "generation-types": _model(_json_file("generation_config.json", {"max_length": "x", "eos_token_id": {"a": 1}}), codes=ANY),
-    "generation-temperature": _model(_json_file("generation_config.json", {"temperature": -3, "top_k": "x"}), codes=ANY),
-    "generation-list": _model(lambda draw, model: (model / "generation_config.json").write_text("[3]") and None, codes=ANY),
-    "tokenizer-deep": _model(lambda draw, model: (model / "tokenizer.json").write_text("[" * 100_000) and None, codes=ANY),
+    "generation-types": _model(_json_file(GENERATION, {"max_length": "x", "eos_token_id": {"a": 1}}), codes=ANY),
+    "generation-temperature": _model(_json_file(GENERATION, {"temperature": -3, "top_k": "x"}), codes=ANY),
+    "generation-list": _model(_text_file(GENERATION, "[3]"), codes=ANY),
+    "tokenizer-deep": _model(_text_file("tokenizer.json", "[" * 100_000), codes=ANY),
     "tokenizer-class": _model(_json_file("tokenizer_config.json", {"tokenizer_class": "os.system"}), codes=ANY),
 }  # fmt: skip
 
@@ -480,7 +484,7 @@ ADAPTERS: dict[str, Build] = {
     "base-nowhere": _lora(base_model_name_or_path="~nobody/model", codes=ANY),
     "base-nul": _lora(base_model_name_or_path="a\0b", codes=ANY),
     "base-itself": _lora(base_model_name_or_path=".", codes=ANY),
-    "a-list": _adapter(lambda draw, adapter: (adapter / "adapter_config.json").write_text("[]") and None),
+    "a-list": _adapter(_text_file("adapter_config.json", "[]")),
     "unknown-key": _lora(nonsense={"a": 1}, codes=ANY),
 }
 
@@ -616,7 +620,8 @@ PATHS: dict[str, Build] = {
     "config-a-pipe": _argument("testbed", "--config", "{given}/pipe.yaml", "--out", "{given}/out", said="a named pipe"),
     "suite-a-pipe": _argument(
         "evaluate", "{assets}/model", "--suite", "{given}/pipe.yaml", "--out", "{given}/out", said="a named pipe"),
-    "mergekit-a-pipe": _argument("merge", "--mergekit", "{given}/pipe.yaml", "--out", "{given}/out", said="a named pipe"),
+    "mergekit-a-pipe": _argument(
+        "merge", "--mergekit", "{given}/pipe.yaml", "--out", "{given}/out", said="a named pipe"),
     "verify-a-pipe": _argument("verify", "{given}/pipe.yaml"),
     "report-a-pipe": _argument("report", "{given}/pipe.yaml"),
     "verify-nothing": _argument("verify", "{given}"),

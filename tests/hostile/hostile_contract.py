@@ -95,7 +95,7 @@ def faults_of(case: Case, folder: Path, assets: Path, server: Server) -> list[st
             "file_limit": order.file_limit,
             "delete_folder": order.delete_folder,
             "kill": order.kill,
-        }  # fmt: skip
+        }
     )
     texts = {name: _read(streams / name) for name in ("stdout", "stderr")}
     faults = [f"alignkeep {' '.join(order.arguments)[:300]}"]

@@ -65,11 +65,9 @@ NAMED: dict[str, Build] = {
 
 def _keys(config: type[BaseModel], above: str = "") -> Iterator[str]:
     for name, field in config.model_fields.items():
-        groups = [
-            one for one in (field.annotation, *get_args(field.annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
-        ]  # fmt: skip
-        for group in groups:
-            yield from _keys(group, f"{above}{name}.")
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _keys(kind, f"{above}{name}.")
         yield f"{above}{name}"
 
 
