@@ -14,7 +14,7 @@ from typing import NamedTuple
 import yaml
 
 LONGEST_TEXT = 1_000_000  # bytes
-_MOST_VALUES = 50_000  # with aliases written out
+_MOST_VALUES = 20_000  # with aliases written out
 _DEEPEST = 40
 _LONGEST_NUMBER = 400  # characters
 

@@ -40,7 +40,7 @@ def read_input(path: Path, *, longest: int | None = None) -> bytes:
     with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         if longest is not None and size > longest:
-            raise OSError(errno.EFBIG, f"{size} bytes, where at most {longest} are read", str(path))
+            raise OSError(errno.EINVAL, f"{size} bytes, where at most {longest} are read", str(path))
         return file.read()
 
 

@@ -719,7 +719,6 @@ SURROUNDINGS: dict[str, Build] = {
     "suite-interrupts": _object("--suite", "stranger:interrupts", codes=(130,)),
     "suite-unsayable": _object("--suite", "stranger:unsayable"),
     "suite-json": _object("--suite", "json:dumps"),
-    "suite-antigravity": _object("--suite", "this:nothing"),
     "judge-leaves": _object("--judge", "stranger:Leaving", said="SystemExit"),
     "judge-raises": _object("--judge", "stranger:Raising"),
     "judge-sys-exit": _object("--judge", "sys:exit"),

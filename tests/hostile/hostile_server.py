@@ -43,6 +43,7 @@ def child(order: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
     if order.get("delete_folder"):
         shutil.rmtree(order["folder"])
+    sys.path[:0] = order["environment"]["PYTHONPATH"].split(os.pathsep)
     sys.argv = ["alignkeep", *order["arguments"]]
     code: object = 0
     try:
