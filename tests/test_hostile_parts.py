@@ -109,7 +109,7 @@ def test_a_date_is_text_and_a_power_of_ten_a_number() -> None:
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}", "more than 5 seconds"),
+        ("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}", "more than 2 seconds"),
         ("{{ 'x' * 10**10 }}", "1 GiB of memory"),
         ("{{ 'x' * 3000000 }}", "more than 1000000 characters"),
     ],

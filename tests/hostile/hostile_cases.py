@@ -307,7 +307,7 @@ def _model_reader(draw: random.Random, model: Path, folder: Path, assets: Path) 
             ["evaluate", str(model), *small, *out],
             ["evaluate", str(assets / "model"), "--base", str(model), *small, *out],
             ["merge", str(assets / "model"), str(model), *out],
-            ["inject", str(model), *sets, *out, "--layer", "1", "--strength", "raw:0.1", "--dry-run"],
+            ["inject", str(model), *sets, *out, "--layer", "1", "--strength", "raw:0.1"],
             [
                 "train",
                 "--model",
@@ -523,7 +523,7 @@ TEMPLATES: dict[str, Build] = {
     "doubles": _template(
         "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
         "memory"),
-    "power": _template("{{ 9 ** 9 ** 9 }}", "seconds"),
+    "power": _template("{{ 9 ** (9 ** 9) }}", "seconds"),
     "divides-by-zero": _template("{{ 1 // 0 }}", "division"),
     "range-too-long": _template("{% for a in range(10**9) %}{% endfor %}", "ange"),
     "recursion": _template("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from alignkeep.errors import CheckpointError, MachineError
@@ -15,6 +16,7 @@ from alignkeep.models.headers import TensorEntry, load_json, read_headers
 from alignkeep.types import Checkpoint
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_LARGEST_ALPHA = 1e6  # chosen: usual ones are below 1,000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 # Second copies of the weights in other layouts, and weights that belong to other programs.
@@ -150,7 +152,7 @@ def _resolve_folder(reference: str, folder: Path, revision: str | None) -> Check
             raise CheckpointError(str(entry), seen=kind, expected="an ordinary file", remedy="remove it")
     if (folder / "adapter_config.json").is_file():
         base, _ = base_of(folder)
-        tensor_entries(folder, adapter=True)
+        _check_adapter(folder, tensor_entries(folder, adapter=True))
         return Checkpoint(reference=reference, folder=folder, is_adapter=True, base=base, revision=revision)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
@@ -162,6 +164,27 @@ def _resolve_folder(reference: str, folder: Path, revision: str | None) -> Check
     load_json(folder / "config.json")
     tensor_entries(folder, adapter=False)
     return Checkpoint(reference=reference, folder=folder, is_adapter=False, base=None, revision=revision)
+
+
+def _check_adapter(folder: Path, entries: Mapping[str, TensorEntry]) -> None:
+    """Raises CheckpointError for a LoRA whose rank is not that of its matrices, or whose scale no matrix survives."""
+    config = load_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        return
+    where = f"{folder / 'adapter_config.json'}"
+    alpha, rank, pattern = config.get("lora_alpha", 8), config.get("r", 8), config.get("rank_pattern") or {}
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
+        remedy = "get the adapter again"
+        raise CheckpointError(f"{where}: lora_alpha", seen=repr(alpha)[:80], expected="a usual number", remedy=remedy)
+    ranks = [rank, *(pattern.values() if isinstance(pattern, dict) else ())]
+    for name, entry in entries.items():
+        rows = entry.shape[0] if entry.shape else 0
+        fits = any(type(one) is int and one > 0 and rows % one == 0 for one in ranks)  # of experts, stacked
+        if name.endswith("lora_A.weight") and not fits:
+            raise CheckpointError(
+                f"{where}: r", seen=f"{', '.join(map(repr, ranks))[:80]}, of a matrix of rank {rows} ({name})",
+                expected="the rank of the matrices", remedy="put the config back that belongs to these weights",
+            )  # fmt: skip
 
 
 def base_of(folder: Path) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import CheckpointError
 from alignkeep.models.headers import TensorEntry, load_json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Chosen: a template of some kilobytes takes milliseconds and writes little more than it was given.
-_SECONDS, _WAIT, _MEMORY, _LONGEST = 5, 60.0, 1 << 30, 1_000_000
+_SECONDS, _WAIT, _MEMORY, _LONGEST = 2, 60.0, 1 << 30, 1_000_000
 _LINE = "A line of words, as somebody may write it to a model, and as a model answers. "
 _TURNS = [
     {"role": role, "content": _LINE * 10}
@@ -121,8 +121,9 @@ def _wait(child: int) -> int:
     return code if code in (_FINE, *_FAULTS) else _FAILED
 
 
-def check_size(folder: Path, entries: Mapping[str, TensorEntry], *, trust_remote_code: bool) -> None:
-    """Compare the model that `config.json` describes with the weights by size, before room is made for it.
+def check_size(folder: Path, entries: Mapping[str, TensorEntry], *, trust_remote_code: bool, kind: Any = None) -> Any:
+    """The model that `config.json` describes, without numbers (on torch's meta device), once it was compared with the
+    weights by size. `kind` is its automatic class; None: AutoModelForCausalLM.
 
     Raises CheckpointError where it has far more numbers than are stored, more layers than tensors, or, of quantised
     weights, more numbers than bits.
@@ -139,7 +140,7 @@ def check_size(folder: Path, entries: Mapping[str, TensorEntry], *, trust_remote
         if isinstance(count, int) and count > stored:
             raise _too_large(folder, f"{key}: {count}", f"at most {stored}, for {len(entries)} tensors are stored")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = (kind or AutoModelForCausalLM).from_config(config, trust_remote_code=trust_remote_code)
     described = sum(parameter.numel() for parameter in model.parameters())
     if "quantization_config" in settings:
         most = 8 * sum(entry.size for entry in entries.values())
@@ -147,6 +148,7 @@ def check_size(folder: Path, entries: Mapping[str, TensorEntry], *, trust_remote
         most = int(_MOST_NUMBERS_PER_STORED * sum(_count(entry) for entry in entries.values()))
     if described > most:
         raise _too_large(folder, f"a model of {described} numbers", f"at most {most}, for what is stored")
+    return model
 
 
 def _count(entry: TensorEntry) -> int:
