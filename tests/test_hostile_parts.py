@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,26 @@ def test_a_config_larger_than_its_weights_is_refused_before_it_is_built(
     check_size(tiny_model, entries, trust_remote_code=False)
     with pytest.raises(CheckpointError, match=said):
         check_size(tmp_path, entries, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2, 0.6])
+def test_the_interrupt_key_ends_a_command_with_130_from_its_first_moment(seconds: float, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, threading\nfrom alignkeep.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.argv = ['alignkeep', 'demo', '--out', {str(tmp_path / 'out')!r}, '--quiet']\n"
+        f"threading.Timer({seconds}, os.kill, (os.getpid(), signal.SIGINT)).start()\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted: state is kept, the same command continues\n"
+
+
+def test_a_reader_of_the_help_that_leaves_early_is_no_failure(tmp_path: Path) -> None:
+    help_ = subprocess.Popen(
+        [sys.executable, "-m", "alignkeep", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert help_.stdout is not None
+    help_.stdout.close()
+    _, stderr = help_.communicate()
+    assert (help_.returncode, stderr) == (0, b"")

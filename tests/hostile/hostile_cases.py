@@ -49,6 +49,7 @@ def families() -> dict[str, tuple[dict[str, Build], Build]]:
         "settings": (hostile_settings.NAMED, hostile_settings.any_setting),
         "path": (PATHS, any_path),
         "surroundings": (SURROUNDINGS, any_surroundings),
+        "kill": ({}, any_kill),
     }
 
 
@@ -726,15 +727,36 @@ SURROUNDINGS: dict[str, Build] = {
 
 
 def any_surroundings(draw: random.Random, folder: Path, assets: Path) -> Order:
-    """A limit of file sizes, a signal after some time, or a language."""
-    kind = draw.choice(["limit", "kill", "kill", "language"])
-    if kind == "limit":
+    """A limit of file sizes, or a language."""
+    if draw.random() < 0.7:
         return _judge((0, 4), json_too=False, file_limit=draw.randint(1, 6000))(draw, folder, assets)
-    if kind == "language":
-        language = draw.choice(["C", "POSIX", "de_DE.ISO-8859-1", "ja_JP.eucJP", "nonsense", ""])
-        return _cite(environment={"LC_ALL": language, "PYTHONUTF8": draw.choice(["0", "1"])})(draw, folder, assets)
+    language = draw.choice(["C", "POSIX", "de_DE.ISO-8859-1", "ja_JP.eucJP", "nonsense", ""])
+    return _cite(environment={"LC_ALL": language, "PYTHONUTF8": draw.choice(["0", "1"])})(draw, folder, assets)
+
+
+def any_kill(draw: random.Random, folder: Path, assets: Path) -> Order:
+    """A signal at some instant; the same command then ends as if there had been none."""
+    model, out = str(assets / "model"), ["--out", str(folder / "out"), "--quiet"]
+    arguments, longest = draw.choice(
+        [
+            (["judge", str(assets / "answers.jsonl")], 0.3),
+            (["testbed"], 2.0),
+            (["merge", model, str(assets / "tuned"), "--method", draw.choice(["linear", "ties", "slerp"])], 0.6),
+            (
+                [
+                    "evaluate",
+                    model,
+                    "--suite",
+                    str(assets / "suite.yaml"),
+                    "--attacks",
+                    "none",
+                    "--max-new-tokens",
+                    "4",
+                ],
+                2.5,
+            ),
+        ]
+    )
     number = draw.choice([signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     codes = (0, 130) if number == signal.SIGINT else (0, -number)
-    order = _judge(codes)(draw, folder, assets)
-    order.kill = (draw.uniform(0, 0.6), int(number))
-    return order
+    return Order([*arguments, *out], codes, kill=(draw.uniform(0, longest), int(number)))

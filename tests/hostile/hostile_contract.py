@@ -12,7 +12,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Server:
 def environment(extra: Mapping[str, str], folder: Path) -> dict[str, str]:
     """What a command sees; nothing of the tests' own surroundings but what Python needs."""
     return {
-        "PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}",
+        "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}",
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "COLUMNS": "100",
         "NO_COLOR": "1", **extra,
     }  # fmt: skip
@@ -86,8 +86,24 @@ def faults_of(case: Case, folder: Path, assets: Path, server: Server) -> list[st
         one.mkdir(parents=True)
     order = case.build(random.Random(case.name), given, assets)
     before = {**snapshot(given), **snapshot(assets)}
+    done = _run(order, given, streams, server)
+    texts = {name: _read(streams / name) for name in ("stdout", "stderr")}
+    faults = [f"alignkeep {' '.join(order.arguments)[:300]}"]
+    code = done["code"]
+    if code not in order.codes:
+        faults.append(f"code {code}, not one of {order.codes}")
+    faults += _faults_of_streams(code, texts, order)
+    if not order.delete_folder:
+        kept = order.keeps or "--base" in order.arguments  # is looked at once the model has answered
+        faults += _faults_of_files(code, kept, before, {**snapshot(given), **snapshot(assets)})
+    if order.kill is not None:
+        faults += _faults_of_recovery(order, given, streams, server)
+    return [*faults, *(f"{name}: {text[-600:]!r}" for name, text in texts.items())] if len(faults) > 1 else []
+
+
+def _run(order: Order, given: Path, streams: Path, server: Server) -> dict[str, Any]:
     told = {name: str(streams / name) for name in ("stdout", "stderr")} | order.streams
-    done = server.run(
+    return server.run(
         {
             "arguments": order.arguments,
             "folder": str(given),
@@ -98,16 +114,26 @@ def faults_of(case: Case, folder: Path, assets: Path, server: Server) -> list[st
             "kill": order.kill,
         }
     )
-    texts = {name: _read(streams / name) for name in ("stdout", "stderr")}
-    faults = [f"alignkeep {' '.join(order.arguments)[:300]}"]
-    code = done["code"]
-    if code not in order.codes:
-        faults.append(f"code {code}, not one of {order.codes}")
-    faults += _faults_of_streams(code, texts, order)
-    if not order.delete_folder:
-        kept = order.keeps or "--base" in order.arguments  # is looked at once the model has answered
-        faults += _faults_of_files(code, kept, before, {**snapshot(given), **snapshot(assets)})
-    return [*faults, *(f"{name}: {text[-600:]!r}" for name, text in texts.items())] if len(faults) > 1 else []
+
+
+def _faults_of_recovery(order: Order, given: Path, streams: Path, server: Server) -> list[str]:
+    """The same command, undisturbed, ends well, with what it makes where nobody ever disturbed it."""
+    results = []
+    for name in ("out", "undisturbed"):
+        arguments = [str(given / name) if word == str(given / "out") else word for word in order.arguments]
+        done = _run(replace(order, arguments=arguments, kill=None), given, streams, server)
+        if done["code"] != 0:
+            return [f"the same command then leaves with {done['code']}: {_read(streams / 'stderr')[-400:]}"]
+        files = snapshot(given / name)
+        results.append({os.path.relpath(path, given / name): is_ for path, is_ in files.items()})
+    kept, undisturbed = results
+    times = {"record.json"}  # holds seconds
+    if {path: is_ for path, is_ in kept.items() if path not in times} != {
+        path: is_ for path, is_ in undisturbed.items() if path not in times
+    }:
+        return ["another result than without the signal"]
+    leftovers = [path.name for path in given.iterdir() if path.name not in ("out", "undisturbed")]
+    return [f"{leftovers} were left behind"] if leftovers else []
 
 
 def _faults_of_streams(code: int | None, texts: Mapping[str, str], order: Order) -> list[str]:
