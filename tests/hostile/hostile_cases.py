@@ -737,6 +737,7 @@ def any_surroundings(draw: random.Random, folder: Path, assets: Path) -> Order:
 def any_kill(draw: random.Random, folder: Path, assets: Path) -> Order:
     """A signal at some instant; the same command then ends as if there had been none."""
     model, out = str(assets / "model"), ["--out", str(folder / "out"), "--quiet"]
+    suite = ["--suite", str(assets / "suite.yaml"), "--attacks", "none", "--max-new-tokens", "4"]
     arguments, longest = draw.choice(
         [
             (["judge", str(assets / "answers.jsonl")], 0.3),

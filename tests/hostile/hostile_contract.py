@@ -72,9 +72,9 @@ class Server:
 def environment(extra: Mapping[str, str], folder: Path) -> dict[str, str]:
     """What a command sees; nothing of the tests' own surroundings but what Python needs."""
     return {
-        "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}",
+        "PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}",
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "COLUMNS": "100",
-        "NO_COLOR": "1", **extra,
+        "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", **extra,
     }  # fmt: skip
 
 
