@@ -743,19 +743,7 @@ def any_kill(draw: random.Random, folder: Path, assets: Path) -> Order:
             (["judge", str(assets / "answers.jsonl")], 0.3),
             (["testbed"], 2.0),
             (["merge", model, str(assets / "tuned"), "--method", draw.choice(["linear", "ties", "slerp"])], 0.6),
-            (
-                [
-                    "evaluate",
-                    model,
-                    "--suite",
-                    str(assets / "suite.yaml"),
-                    "--attacks",
-                    "none",
-                    "--max-new-tokens",
-                    "4",
-                ],
-                2.5,
-            ),
+            (["evaluate", model, *suite], 2.5),
         ]
     )
     number = draw.choice([signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

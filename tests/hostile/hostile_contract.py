@@ -32,7 +32,6 @@ class Order:
     delete_folder: bool = False
     kill: tuple[float, int] | None = None
     said: str = ""  # stands in the line
-    keeps: bool = False  # state of work that was done before the fault could be met
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,7 @@ def faults_of(case: Case, folder: Path, assets: Path, server: Server) -> list[st
         faults.append(f"code {code}, not one of {order.codes}")
     faults += _faults_of_streams(code, texts, order)
     if not order.delete_folder:
-        kept = order.keeps or "--base" in order.arguments  # is looked at once the model has answered
-        faults += _faults_of_files(code, kept, before, {**snapshot(given), **snapshot(assets)})
+        faults += _faults_of_files(code, before, {**snapshot(given), **snapshot(assets)})
     if order.kill is not None:
         faults += _faults_of_recovery(order, given, streams, server)
     return [*faults, *(f"{name}: {text[-600:]!r}" for name, text in texts.items())] if len(faults) > 1 else []
@@ -160,11 +158,11 @@ def _faults_of_streams(code: int | None, texts: Mapping[str, str], order: Order)
     return faults
 
 
-def _faults_of_files(code: int | None, kept: bool, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+def _faults_of_files(code: int | None, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     faults = [f"{path} was changed or removed" for path, is_ in before.items() if after.get(path) != is_]
     new = {Path(path) for path in after.keys() - before.keys()}
     state = (".out.partial",)
-    allowed = {0: ("out",), 1: state if kept else (), 4: state, 130: state}.get(code or 0, state)
+    allowed = {0: ("out",), 1: (), 4: state, 130: state}.get(code or 0, state)
     for path in new:
         parts = path.parts[path.parts.index("given") + 1 :] if "given" in path.parts else ("outside",)
         if parts[0] not in allowed and parts[0] != "__pycache__":

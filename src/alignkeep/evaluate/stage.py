@@ -25,6 +25,7 @@ from alignkeep.evaluate.reuse import check_reusable, read_reused
 from alignkeep.evaluate.scoring import judge_answers, score
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
 from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.models.loading import check_loadable
 from alignkeep.progress import Progress, Silent
 from alignkeep.types import Scorecard
 
@@ -72,6 +73,8 @@ def evaluate(
     if folder.finished:
         return read_scorecard(folder.out / _SCORECARD)[0]
     with closing(folder):
+        if config.base is not None and config.base_answers is None:
+            check_loadable(config.base, config.load.model_copy(update={"revision": None}))
         vocabulary = read_vocabulary(config, prepared)
         sides = _ask(config, prepared, vocabulary, inputs, folder.work, progress)
         card = _write_results(config, prepared, vocabulary, sides, folder.work)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "fingerprint_model", "load_model", "load_tokenizer", "resolve"]
+__all__ = ["LoadedModel", "check_loadable", "fingerprint_model", "load_model", "load_tokenizer", "resolve"]
 
 
 @dataclass
@@ -85,6 +85,23 @@ def load_model(reference: str, config: LoadConfig | None = None) -> LoadedModel:
             model = attach_adapter(model, folder)
     model.eval()
     return LoadedModel(model, tokenizer, checkpoint)
+
+
+def check_loadable(reference: str, config: LoadConfig | None = None) -> None:
+    """Look at what `load_model` looks at before it reads weights: files, tokenizer, chat template, size of the config.
+
+    Raises as `load_model` does; for a second model, before the first one has worked for an hour.
+    """
+    config = config or LoadConfig()
+    checkpoint = localise(resolve(reference, config.revision), with_code=config.trust_remote_code)
+    folder = base_folder = cast(Path, checkpoint.folder)
+    if checkpoint.is_adapter:
+        base_folder = cast(Path, localise(resolve(*base_of(folder)), with_code=config.trust_remote_code).folder)
+    _tokenizer(folder, base_folder, config)
+    _refuse_own_code(base_folder, config)
+    with _machine_errors(base_folder):
+        entries = tensor_entries(base_folder, adapter=False)
+        check_size(base_folder, entries, trust_remote_code=config.trust_remote_code)
 
 
 def load_tokenizer(reference: str, config: LoadConfig | None = None) -> PreTrainedTokenizerBase:
