@@ -5,6 +5,7 @@ and the model that its config describes, which is built before it is compared wi
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import CheckpointError
-from alignkeep.models.headers import TensorEntry, load_json
+from alignkeep.models.headers import TensorEntry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,7 @@ _TURNS = [
     for role in ("system", "user", "assistant", "user", "assistant", "user", "assistant", "user")
 ]
 _CHATS = (_TURNS[1:2], _TURNS[:2], _TURNS[1:], _TURNS)
-_MOST_NUMBERS_PER_STORED = 2.0  # tied weights are counted once; chosen: no model comes near it
+_MOST_NUMBERS_PER_STORED = 2  # tied weights are counted once; chosen: no model comes near it
 _FINE, _LONG, _HEAVY, _SLOW, _FAILED = 0, 3, 4, 5, 6  # what the child leaves with
 _FAULTS = {
     _LONG: f"writes more than {_LONGEST} characters",
@@ -125,13 +126,11 @@ def check_size(folder: Path, entries: Mapping[str, TensorEntry], *, trust_remote
     """The model that `config.json` describes, without numbers (on torch's meta device), once it was compared with the
     weights by size. `kind` is its automatic class; None: AutoModelForCausalLM.
 
-    Raises CheckpointError where it has far more numbers than are stored, more layers than tensors, or, of quantised
-    weights, more numbers than bits.
+    Raises CheckpointError where it has far more numbers than are stored, or more layers than tensors.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = load_json(folder / "config.json")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     text = config.get_text_config()
     for key in ("num_hidden_layers", "num_local_experts", "num_experts", "n_routed_experts"):
@@ -142,20 +141,17 @@ def check_size(folder: Path, entries: Mapping[str, TensorEntry], *, trust_remote
     with torch.device("meta"):
         model = (kind or AutoModelForCausalLM).from_config(config, trust_remote_code=trust_remote_code)
     described = sum(parameter.numel() for parameter in model.parameters())
-    if "quantization_config" in settings:
-        most = 8 * sum(entry.size for entry in entries.values())
-    else:
-        most = int(_MOST_NUMBERS_PER_STORED * sum(_count(entry) for entry in entries.values()))
+    most = sum(_most_numbers(entry) for entry in entries.values())
     if described > most:
         raise _too_large(folder, f"a model of {described} numbers", f"at most {most}, for what is stored")
     return model
 
 
-def _count(entry: TensorEntry) -> int:
-    count = 1
-    for length in entry.shape:
-        count *= length
-    return count
+def _most_numbers(entry: TensorEntry) -> int:
+    """How many numbers of a model a tensor can hold: whole numbers are of quantised weights, and at best a bit each."""
+    if entry.dtype[0] in "IUB" and entry.dtype != "BF16":
+        return 8 * entry.size
+    return _MOST_NUMBERS_PER_STORED * math.prod(entry.shape)
 
 
 def _too_large(folder: Path, seen: str, expected: str) -> CheckpointError:
