@@ -133,9 +133,9 @@ def check_size(folder: Path, entries: Mapping[str, TensorEntry], *, trust_remote
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     text = config.get_text_config()
+    longest = max([len(entries), *(length for entry in entries.values() for length in entry.shape)])
     for key in ("num_hidden_layers", "num_local_experts", "num_experts", "n_routed_experts"):
-        count = getattr(text, key, None)
-        stored = max([len(entries), *(length for entry in entries.values() for length in entry.shape)])
+        count, stored = getattr(text, key, None), len(entries) if key == "num_hidden_layers" else longest
         if isinstance(count, int) and count > stored:
             raise _too_large(folder, f"{key}: {count}", f"at most {stored}, for {len(entries)} tensors are stored")
     with torch.device("meta"):
