@@ -97,9 +97,13 @@ def check_loadable(reference: str, config: LoadConfig | None = None) -> None:
     folder = base_folder = cast(Path, checkpoint.folder)
     if checkpoint.is_adapter:
         base_folder = cast(Path, localise(resolve(*base_of(folder)), with_code=config.trust_remote_code).folder)
+    from transformers import GenerationConfig
+
     _tokenizer(folder, base_folder, config)
     _refuse_own_code(base_folder, config)
     with _machine_errors(base_folder):
+        if (base_folder / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(base_folder, local_files_only=True)
         entries = tensor_entries(base_folder, adapter=False)
         check_size(base_folder, entries, trust_remote_code=config.trust_remote_code)
 
