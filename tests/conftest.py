@@ -22,9 +22,9 @@ CHAT_TEMPLATE = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One file is one worker's, but for the pages of the docs: they take minutes and share nothing."""
+    """One file is one worker's, but for what takes minutes and shares nothing: pages of the docs, hostile input."""
     for item in items:
-        if item.path.name != "test_docs.py":
+        if item.path.name not in ("test_docs.py", "test_hostile_slow.py"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 

@@ -515,7 +515,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, line: int, becomes
         (f"merge_method: nuslerp\n{PAIR}parameters: {{weight: 1}}\n", "expected 2 for nuslerp"),
         (f"merge_method: della\n{PAIR}parameters: {{weight: 1, density: 0.1}}\n", "epsilon (merge.yml): seen density"),
         ("", "seen an empty file"),
-        ("models: &a [*a]\nmerge_method: ties\nbase_model: b\n", "models.0 (merge.yml:1): seen [["),
+        ("models: &a [*a]\nmerge_method: ties\nbase_model: b\n", "merge.yml:1: seen an alias of what it stands in"),
     ],
 )  # fmt: skip
 def test_what_makes_no_merge_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -141,7 +141,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str
         ("model: x\ntrain: fast\n", "train (recipe.yaml:2): seen 'fast'"),
         ("model: x\nseed: -1\nevaluate:\n", "seed (recipe.yaml:2): seen -1; expected greater than or equal to 0"),
         ("model: [a]\nevaluate:\n", "model (recipe.yaml:1): seen ['a']; expected a valid string"),
-        ("name: 2024-13-45\nmodel: x\n", "recipe.yaml: seen month must be in 1..12; expected valid YAML"),
+        ("name: !!timestamp 2024-13-45\nmodel: x\n", "recipe.yaml:1: seen could not determine a constructor"),
         ("model: x\nevaluate: &a\n  load: *a\n", "recipe.yaml"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_flag_for_a_stage_that_is_not_there_does_not_bring_it_in(tmp_path: Pat
         ("train.epochs=[3", "expected key=value with a YAML value"),
         ("train.epoch=3", "train.epoch (--set): seen an unknown key"),
         ("name.first=x", "name.first (--set): seen name = 'my-tune'"),
-        ("train.epochs=2024-13-45", "seen 'train.epochs=2024-13-45'; expected key=value with a YAML value"),
+        ("train.epochs=[", "expected key=value with a YAML value"),
         ("train.epochs=-1", "train.epochs (--set): seen -1"),
     ],
 )

@@ -1,9 +1,12 @@
 """Every error a user can cause, in one form: what was seen, what was expected, what to do.
 
-The command line prints `str(error)` as one line on stderr and leaves with `error.exit_code`.
+The command line prints `str(error)` as one line on stderr and leaves with `error.exit_code`. What other people wrote
+(names, values, messages of libraries) stands in that line shortened, with its control characters spelled out.
 """
 
 from __future__ import annotations
+
+LONGEST_MESSAGE = 380  # characters; with what the command line puts before it a line stays under 400
 
 
 class AlignkeepError(Exception):
@@ -17,7 +20,9 @@ class AlignkeepError(Exception):
 
     def __init__(self, where: str, *, seen: str, expected: str, remedy: str) -> None:
         self.where, self.seen, self.expected, self.remedy = where, seen, expected, remedy
-        super().__init__(_one_line(f"{where}: seen {seen}; expected {expected}; {remedy}"))
+        room = LONGEST_MESSAGE - len(": seen ; expected ; ")
+        where, seen, expected, remedy = _fitted([plain(part) for part in (where, seen, expected, remedy)], room)
+        super().__init__(f"{where}: seen {seen}; expected {expected}; {remedy}")
 
 
 class RecipeError(AlignkeepError):
@@ -46,5 +51,30 @@ class MachineError(AlignkeepError):
     exit_code = 4
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def plain(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """`text` as one line of at most `longest` characters that a terminal shows and does not obey.
+
+    White space becomes single spaces; control and format characters, and halves of characters, are spelled as Python
+    would (`\\x1b`, `\\u202e`); of what is too long the middle is left out.
+    """
+    if len(text) > 4 * longest:  # a megabyte is not worth reading
+        text = f"{text[: 2 * longest]} {text[-2 * longest :]}"
+    text = " ".join(text.split())
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return _shortened(text, longest)
+
+
+def _shortened(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    behind = longest // 2
+    return f"{text[: longest - behind - 3]}...{text[len(text) - behind :]}"
+
+
+def _fitted(parts: list[str], room: int) -> list[str]:
+    """The parts in `room` characters: the longest give way first."""
+    most = max(map(len, parts))
+    while sum(min(len(part), most) for part in parts) > room:
+        most -= 1
+    return [_shortened(part, most) for part in parts]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import import_module
+from types import BuiltinFunctionType
 
 from alignkeep.errors import AlignkeepError, RecipeError
 
@@ -26,7 +28,7 @@ def find_object(where: str, spec: str, *, expected: str) -> object:
         raise RecipeError(where, seen=repr(spec), expected=expected, remedy="write one of these")
     try:
         found: object = import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _unusable(where, spec, "imported", error, expected) from error
     for part in name.split("."):
         try:
@@ -50,11 +52,31 @@ def make_object(where: str, spec: str, kind: type, *, expected: str) -> object:
         return kind()
     except AlignkeepError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _unusable(where, spec, "made", error, expected) from error
 
 
-def _unusable(where: str, spec: str, done: str, error: Exception, expected: str) -> RecipeError:
+def call_object(where: str, spec: str, function: Callable[[], object], *, expected: str) -> object:
+    """What the function that `spec` names returns. Raises RecipeError for whatever it raises, to leave the program
+    too, and for a function built into Python: `os.abort` would end the process before anything could be said."""
+    if isinstance(function, BuiltinFunctionType):
+        raise RecipeError(
+            where, seen=f"{spec}, a function built into Python", expected=expected, remedy="name one of your own"
+        )
+    try:
+        return function()
+    except AlignkeepError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RecipeError(
+            where,
+            seen=f"{type(error).__name__}, raised by {spec} ({str(error)[:300]})",
+            expected=expected,
+            remedy="correct that function",
+        ) from error
+
+
+def _unusable(where: str, spec: str, done: str, error: BaseException, expected: str) -> RecipeError:
     return RecipeError(
         where,
         seen=f"{spec!r} ({type(error).__name__}: {str(error)[:300]}), which cannot be {done}",

@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from alignkeep.errors import RecipeError
+from alignkeep.input_files import user_path
 from alignkeep.report.config import ReportConfig
 from alignkeep.settings import Key, Settings
 from alignkeep.stage import Made, Stage
@@ -166,7 +167,7 @@ def _changed(config: BaseModel, key: Key, change: Callable[[str], str]) -> BaseM
 
 def anchor(reference: str, folder: Path) -> str:
     """A path relative to `folder` as an absolute one; a hub id, a name or a `testbed:` reference as it is."""
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if reference.startswith(TESTBED):
         return reference
     if path.is_absolute():

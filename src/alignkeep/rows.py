@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkeep.errors import DataError, MachineError
+from alignkeep.input_files import first_repeated, kind_of, open_input, read_input, user_path
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+_LONGEST_NAME = 255  # of a file
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.\-\[\]%+:]+)?")
 
 
@@ -66,7 +68,7 @@ def fingerprint_data(reference: str) -> str:
         name, _, split = reference.partition(":")
         return f"hub:{name}@{split or 'train'}#{_loaded_from_hub(reference)._fingerprint}"
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_input(path) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return f"sha256:{digest.hexdigest()}"
@@ -74,7 +76,7 @@ def fingerprint_data(reference: str) -> str:
 
 def local_file(reference: str) -> Path | None:
     """The file meant, or None for a hub id. A path that leads nowhere is a DataError naming its neighbours."""
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.is_dir():
         raise DataError(reference, seen="a folder", expected=f"a file ending in {_listed(ENDINGS)}", remedy="name it")
     if path.is_file():
@@ -94,9 +96,11 @@ def local_file(reference: str) -> Path | None:
 
 
 def _no_such_file(reference: str, path: Path) -> DataError:
-    folder = path.parent
+    folder, kind = path.parent, kind_of(path)
+    if kind is not None:
+        return DataError(reference, seen=kind, expected="an ordinary file", remedy="write the data into a file first")
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=3)
+    near = difflib.get_close_matches(path.name[:_LONGEST_NAME], names, n=3)
     return DataError(
         reference,
         seen="no such file" if folder.is_dir() else f"no such file, and no folder {folder}",
@@ -117,13 +121,15 @@ def _listed(names: Iterable[str]) -> str:
 def _text(path: Path) -> str:
     """The file as text; a byte order mark is dropped."""
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = read_input(path)
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             str(path), seen=f"damaged gzip ({error})", expected="whole data", remedy="copy it again"
         ) from error
     except OSError as error:
-        raise DataError(str(path), seen=str(error), expected="a readable file", remedy="check its rights") from error
+        seen = error.strerror or str(error)
+        raise DataError(str(path), seen=seen, expected="a readable file", remedy="check its rights") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -145,8 +151,7 @@ class _DuplicateKeyError(ValueError):
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        raise _DuplicateKeyError(f"the key {first_repeated(key for key, _ in pairs)!r} twice")
     return values
 
 
@@ -163,6 +168,8 @@ def _parse(text: str, where: str, line: int) -> object:
         ) from error
     except _DuplicateKeyError as error:
         raise DataError(f"{where}:{line}", seen=str(error), expected="each key once", remedy="mend it") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{where}:{line}", seen=str(error), expected="JSON", remedy="mend this line") from error
     except RecursionError as error:
         raise DataError(
             f"{where}:{line}",
@@ -209,6 +216,11 @@ def _from_csv(path: Path, text: str) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
     reader = csv.DictReader(text.splitlines(keepends=True), strict=True, restkey="", restval="")
     try:
+        twice = first_repeated(reader.fieldnames or ())
+        if twice is not None:
+            raise DataError(
+                f"{path}:1", seen=f"the column {twice!r} twice", expected="every column once", remedy="rename one"
+            )
         for values in reader:
             where = f"{path}:{reader.line_num}"
             if "" in values:
@@ -230,8 +242,9 @@ def _from_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
     try:
-        records = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+        with open_input(path) as file:
+            records = pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # text, a date that is none
         raise DataError(
             str(path), seen=f"unreadable parquet ({error})", expected="a whole parquet file", remedy="write it again"
         ) from error

@@ -11,29 +11,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from alignkeep.bounded_yaml import LONGEST_TEXT, Document, read_yaml
 from alignkeep.errors import RecipeError
+from alignkeep.input_files import kind_of, read_input
 
 Key = tuple[str, ...]
 Config = TypeVar("Config", bound=BaseModel)
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-4` as a number (YAML 1.1 takes it for text)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
+_EMPTY = Document(None, None)
+_LONGEST_WORD = 100  # longer ones are no slip of the pen
 _SHORT = {"reward": "spec"}  # a text where a group of settings may stand is this one of them
 
 
@@ -44,12 +36,13 @@ class Settings:
     values: dict[str, object] = field(default_factory=dict)
     origins: dict[Key, str] = field(default_factory=dict)
     source: str = "the command line"
+    document: Document = field(default=_EMPTY, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Settings:
         """A YAML mapping from a file. Raises RecipeError for anything else, with its line."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_input(path, longest=LONGEST_TEXT).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(
                 str(path),
@@ -58,7 +51,8 @@ class Settings:
                 remedy=_near_files(path) or "check the path",
             ) from error
         settings = cls(source=path.name)
-        settings.values = _parse(text, path.name, settings.origins)
+        settings.document = _parse(text, path.name, settings.origins)
+        settings.values = cast("dict[str, object]", settings.document.value)
         return settings
 
     def put(self, key: str, value: object, origin: str) -> None:
@@ -117,10 +111,25 @@ class Settings:
 
     def build(self, cls: type[Config]) -> Config:
         """The values as a `cls`. Raises RecipeError for the first thing that does not fit."""
+        self._refuse_unspeakable(self.values, ())
         try:
             return cls.model_validate(self.values)
         except ValidationError as error:
             raise self._explain(cls, error.errors()) from error
+
+    def _refuse_unspeakable(self, value: object, key: Key) -> None:
+        """Raises RecipeError for text that no file system, tokenizer or terminal takes."""
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                self._refuse_unspeakable(inner, (*key, str(name)))
+        elif isinstance(value, (list, tuple)):
+            for index, inner in enumerate(value):
+                self._refuse_unspeakable(inner, (*key, str(index)))
+        elif isinstance(value, str) and ("\0" in value or not is_whole_text(value)):
+            raise RecipeError(
+                self.where(key), seen=_short(value), expected="text without NUL or half a character",
+                remedy="correct the value, or rename the file that it names",
+            )  # fmt: skip
 
     def where(self, key: Sequence[str]) -> str:
         """`train.epochs (recipe.yaml:7)`: a key and its origin, or the nearest group that has one."""
@@ -162,8 +171,15 @@ class Settings:
         return loc
 
 
+def is_whole_text(text: str) -> bool:
+    """Whether every character is a whole one: a file's name that is no UTF-8, or JSON, can hold halves."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` was most likely meant to be, None where none is close."""
+    if len(word) > _LONGEST_WORD:
+        return None
     matches = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.6)
     return next((name for name in known if matches and name.lower() == matches[0]), None)
 
@@ -201,33 +217,29 @@ def _fields(cls: type[BaseModel], path: Sequence[str]) -> list[str]:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python spells no number of thousands of digits
+        return f"a number of some {value.bit_length() * 3 // 10} digits"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _scalar(value: str, text: str) -> object:
     try:
-        return yaml.load(value, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return read_yaml(value).value
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error)
         raise RecipeError(
-            "--set", seen=repr(text), expected="key=value with a YAML value", remedy="quote the value"
+            f"--set {text[:80]}",
+            seen=problem,
+            expected="key=value with a YAML value",
+            remedy="quote the value",
         ) from error
 
 
-def _parse(text: str, name: str, origins: dict[Key, str]) -> dict[str, object]:
+def _parse(text: str, name: str, origins: dict[Key, str]) -> Document:
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise RecipeError(
-                name,
-                seen="an empty file" if node is None else "something else than keys and values",
-                expected="a YAML mapping (key: value)",
-                remedy="write one key per line",
-            )
-        _note_lines(node, (), name, origins, set())
-        return loader.construct_document(node)  # pyright: ignore[reportReturnType]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, ...
+        document = read_yaml(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise RecipeError(
             f"{name}:{mark.line + 1}" if mark else name,
@@ -235,6 +247,15 @@ def _parse(text: str, name: str, origins: dict[Key, str]) -> dict[str, object]:
             expected="valid YAML",
             remedy="correct that line (indent with spaces, quote text that holds ': ' or starts with a sign)",
         ) from error
+    if not isinstance(document.node, yaml.MappingNode):
+        raise RecipeError(
+            name,
+            seen="an empty file" if document.node is None else "something else than keys and values",
+            expected="a YAML mapping (key: value)",
+            remedy="write one key per line",
+        )
+    _note_lines(document.node, (), name, origins, set())
+    return document
 
 
 def _note_lines(node: yaml.MappingNode, above: Key, name: str, origins: dict[Key, str], seen: set[int]) -> None:
@@ -262,7 +283,7 @@ def _note_lines(node: yaml.MappingNode, above: Key, name: str, origins: dict[Key
 def _why_unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"a byte that is not UTF-8 at offset {error.start}"
-    return "a folder" if path.is_dir() else str(getattr(error, "strerror", None) or error)
+    return kind_of(path) or str(getattr(error, "strerror", None) or error)
 
 
 def _near_files(path: Path) -> str | None:

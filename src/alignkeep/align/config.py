@@ -28,10 +28,10 @@ class RewardSettings(BaseModel):
     criterion: Literal["helpful", "harmless"] = "helpful"
     both_orders: bool = False
     tie_margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    max_tokens: int = Field(default=256, gt=0)
+    max_tokens: int = Field(default=256, gt=0, le=1_000_000_000)
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    retries: int = Field(default=4, ge=0)
-    concurrency: int = Field(default=8, gt=0)
+    retries: int = Field(default=4, ge=0, le=1_000_000_000)
+    concurrency: int = Field(default=8, gt=0, le=1_000_000_000)
     body: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("body")
@@ -65,11 +65,11 @@ class ObjectiveSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    imitation: float = Field(default=0.5, ge=0, allow_inf_nan=False)
-    exploration: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    regulariser: float = Field(default=0.6, ge=0, allow_inf_nan=False)
+    imitation: float = Field(default=0.5, ge=0, le=1e6)
+    exploration: float = Field(default=1.0, ge=0, le=1e6)
+    regulariser: float = Field(default=0.6, ge=0, le=1e6)
     reference_in_group: bool = True
-    min_reference_advantage: float | None = Field(default=None, allow_inf_nan=False)
+    min_reference_advantage: float | None = Field(default=None, ge=-1e6, le=1e6)
 
     @model_validator(mode="after")
     def _acts(self) -> ObjectiveSettings:
@@ -88,9 +88,9 @@ class SamplingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    group: int = Field(default=8, ge=2)
+    group: int = Field(default=8, ge=2, le=1_000_000_000)
     temperature: float = Field(default=0.7, gt=0, allow_inf_nan=False)
-    max_new_tokens: int = Field(default=2048, gt=0)
+    max_new_tokens: int = Field(default=2048, gt=0, le=1_000_000_000)
 
 
 class HeldOutSettings(BaseModel):
@@ -100,8 +100,8 @@ class HeldOutSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = Field(min_length=1)
-    every: int = Field(default=50, gt=0)
-    limit: int = Field(default=200, gt=0)
+    every: int = Field(default=50, gt=0, le=1_000_000_000)
+    limit: int = Field(default=200, gt=0, le=1_000_000_000)
 
 
 class AlignConfig(BaseModel):
@@ -124,10 +124,10 @@ class AlignConfig(BaseModel):
     sampling: SamplingSettings = SamplingSettings()
     held_out: HeldOutSettings | None = None
     lora: LoraSettings | None = LoraSettings()
-    learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    epochs: float = Field(default=1, gt=0, allow_inf_nan=False)
-    batch_size: int = Field(default=8, gt=0)
-    accumulate: int = Field(default=1, gt=0)
+    learning_rate: float | None = Field(default=None, ge=0, le=1000)
+    epochs: float = Field(default=1, gt=0, le=1_000_000)
+    batch_size: int = Field(default=8, gt=0, le=1_000_000_000)
+    accumulate: int = Field(default=1, gt=0, le=1_000_000_000)
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)

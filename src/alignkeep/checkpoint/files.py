@@ -15,6 +15,7 @@ from typing import Any
 
 from alignkeep.checkpoint.listing import TEMPORARY
 from alignkeep.errors import DataError, MachineError, RecipeError
+from alignkeep.input_files import read_input
 
 MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 # Libraries that lose the errno on the way: safetensors and tokenizers (Rust), torch's archives, torch's CPU allocator.
@@ -122,13 +123,13 @@ def read_jsonl(path: Path) -> list[dict[str, object]]:
     """Rows written by `append_jsonl`, without a torn last line; no rows where there is no file."""
     if not path.exists():
         return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    whole, _, _ = read_input(path).rpartition(b"\n")
     return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
 
 
 def read_object(path: Path) -> dict[str, object]:
     """The JSON object in a file of ours. Raises DataError where it holds none; OSError where it is not there."""
-    return parse_object(path.read_bytes(), str(path))
+    return parse_object(read_input(path), str(path))
 
 
 def parse_object(data: bytes, where: str) -> dict[str, object]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from alignkeep.checkpoint.files import jsonable, write_json
 from alignkeep.checkpoint.listing import RECORD_NAME
 from alignkeep.errors import DataError
+from alignkeep.input_files import read_input
 
 # Under this name example weights carry, in the metadata of their parquet file, the fingerprint of the data's rows.
 MADE_FROM = "alignkeep.data"
@@ -52,7 +53,7 @@ class Record:
         """The record of a finished folder. Raises DataError where there is none, or it is not one of ours."""
         path = folder / RECORD_NAME
         try:
-            return _typed(cls(**json.loads(path.read_text(encoding="utf-8"))))
+            return _typed(cls(**json.loads(read_input(path))))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 str(path),

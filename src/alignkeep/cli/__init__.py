@@ -9,9 +9,18 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run one command and leave with its exit code (see `outcome.py`)."""
+    from alignkeep.cli.streams import leave_when_interrupted, open_streams, unwritten
+
+    leave_when_interrupted()
+    open_streams()
+    from alignkeep.cli.outcome import report_error
+
     try:
         from alignkeep.cli.app import app
 
-        app(prog_name="alignkeep")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        try:
+            app(prog_name="alignkeep")
+        finally:
+            sys.stdout.flush()
+    except Exception as error:  # noqa: BLE001 from outside a command: the help, on a full disk
+        sys.exit(report_error(unwritten(error) if isinstance(error, OSError) else error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Annotated
 
 import typer
@@ -18,11 +20,13 @@ from alignkeep.cli.gate import gate
 from alignkeep.cli.inject import inject
 from alignkeep.cli.judge import judge
 from alignkeep.cli.merge import merge
+from alignkeep.cli.outcome import report_error
 from alignkeep.cli.report import report
 from alignkeep.cli.run import run
 from alignkeep.cli.testbed import testbed
 from alignkeep.cli.train import train
 from alignkeep.cli.verify import verify
+from alignkeep.errors import RecipeError
 
 app = typer.Typer(
     name="alignkeep",
@@ -62,6 +66,14 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _is_launched_whole() -> bool:
+    """Whether RANK, where it is set, is one of WORLD_SIZE processes: a process that leaves the work to the first
+    must know that there is one.
+    """
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return all(re.fullmatch("[0-9]{1,8}", number) for number in (rank, world)) and int(rank) < int(world)
+
+
 @app.callback()
 def root(
     context: typer.Context,
@@ -70,5 +82,11 @@ def root(
     ] = False,
 ) -> None:
     """Fine-tune a language model and keep it safe: tune, measure what was lost, report it with intervals."""
+    if not _is_launched_whole():
+        fault = RecipeError(
+            "RANK", seen=f"{os.environ.get('RANK')!r}, with WORLD_SIZE {os.environ.get('WORLD_SIZE')!r}",
+            expected="a number below WORLD_SIZE, as torchrun sets both", remedy="unset RANK, or start with torchrun",
+        )  # fmt: skip
+        raise typer.Exit(report_error(fault))
     if context.invoked_subcommand not in _TOGETHER and not leads():
         raise typer.Exit

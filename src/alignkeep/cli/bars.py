@@ -7,6 +7,10 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from alignkeep.errors import plain
+
+_LONGEST = 120  # of a label or a note, which may name what other people named
+
 
 class Bars:
     """A live bar for a terminal; a finished bar stays as one line."""
@@ -26,12 +30,12 @@ class Bars:
             TextColumn("{task.fields[note]}"),
             console=self._console,
         )
-        self._task = self._progress.add_task(label, total=total, note="")
+        self._task = self._progress.add_task(plain(label, _LONGEST), total=total, note="")
         self._progress.start()
 
     def advance(self, n: int = 1, note: str = "") -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=n, note=note)
+            self._progress.update(self._task, advance=n, note=plain(note, _LONGEST))
 
     def done(self) -> None:
         self.stop()
@@ -57,12 +61,12 @@ class Lines:
 
     def start(self, label: str, total: int | None) -> None:
         self.done()
-        self._label, self._total, self._count, self._note = label, total, 0, ""
+        self._label, self._total, self._count, self._note = plain(label, _LONGEST), total, 0, ""
         self._began = self._told = time.monotonic()
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self._count += n
-        self._note = note or self._note
+        self._note = plain(note, _LONGEST) or self._note
         if time.monotonic() - self._told > self._SECONDS_BETWEEN:
             self._told = time.monotonic()
             self._tell("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,17 @@ import typer
 
 _OUTPUT, _LOADING, _GENERATION, _COMMON = "Output", "Loading models", "Generation", "Common"
 
-Out = Annotated[Path, typer.Option("--out", help="Folder to write.", rich_help_panel=_OUTPUT)]
+
+def _a_folder_to_make(out: Path | None) -> Path | None:
+    if out is not None and os.path.realpath(out) == os.path.realpath("/"):
+        raise typer.BadParameter("the root of the disk is no folder for a result.")
+    return out
+
+
+Out = Annotated[
+    Path,
+    typer.Option("--out", help="Folder to write.", rich_help_panel=_OUTPUT, callback=_a_folder_to_make),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all randomness [0].", rich_help_panel=_OUTPUT)]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace another run's result in --out.", rich_help_panel=_OUTPUT)

@@ -15,7 +15,9 @@ import typer
 
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.checkpoint.folders import leads
-from alignkeep.cli.outcome import outcome_of
+from alignkeep.cli.outcome import report_error
+from alignkeep.cli.streams import drop_stdout, leave_when_interrupted, raise_when_interrupted, unwritten
+from alignkeep.errors import RecipeError, plain
 from alignkeep.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -32,12 +34,13 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
+_LONGEST_LINE = 2000  # of a result; chosen: paths and lists of names fit, a file's content does not
 
 
 class Session:
     """Use as `with Session(...) as session:`; the last `session.show(...)` is printed when the block has succeeded.
 
-    Raises `typer.Exit` with the code of `outcome.py` for every error but our own faults.
+    Raises `typer.Exit` with the code of `outcome.py` for every error, SystemExit too.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
@@ -58,6 +61,7 @@ class Session:
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
         logging.getLogger("trl").setLevel(logging.ERROR)  # it has no variable of its own
+        _check_surroundings()
         self._divert_stdout()
         if not self._quiet and leads():
             from rich.console import Console
@@ -66,25 +70,24 @@ class Session:
 
             console = Console(stderr=True)
             self.progress = Bars(console) if console.is_terminal else Lines(console)
+        raise_when_interrupted()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        leave_when_interrupted()
         _end(self.progress, well=error is None)
         self._restore_stdout()
         if error is None:
             try:
                 self._print()
-            except OSError as unwritten:  # stdout is a file on a full disk
-                error = unwritten
-                self._drop_stdout()
+            except OSError as lost:
+                error = unwritten(lost)
             else:
                 return
-        outcome = outcome_of(error)
-        if outcome is not None:
-            print(outcome.line, file=sys.stderr, flush=True)
-            raise typer.Exit(outcome.code) from error
+        if not isinstance(error, (typer.BadParameter, typer.Exit, typer.Abort)):
+            raise typer.Exit(report_error(error)) from error
 
     def _divert_stdout(self) -> None:
         """Let whatever prints, in Python or below it, write to stderr."""
@@ -111,11 +114,27 @@ class Session:
                 (self._summary or _lines(self._facts))(console)
                 sys.stdout.flush()
         except BrokenPipeError:  # `alignkeep ... | head`: the work is done, nobody listens any more
-            self._drop_stdout()
+            drop_stdout()
 
-    def _drop_stdout(self) -> None:
-        """What is still buffered goes nowhere, so that Python does not complain at its end."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+def _check_surroundings() -> None:
+    """Raises RecipeError where this process cannot work: a deleted folder, arguments that are no text."""
+    try:
+        os.getcwd()
+        fault = None
+    except OSError as error:
+        fault = RecipeError(
+            "working folder", seen=error.strerror or "none", expected="a folder that is there",
+            remedy="change into one that exists",
+        )  # fmt: skip
+    torn = next((word for word in sys.argv if any("\ud800" <= one <= "\udfff" for one in word)), None)
+    if torn is not None:
+        fault = RecipeError(
+            "command line", seen=f"{torn!r}, which is no UTF-8", expected="arguments in UTF-8",
+            remedy="rename the file, or set LANG to the alphabet it was named in",
+        )  # fmt: skip
+    if fault is not None:
+        raise typer.Exit(report_error(fault))
 
 
 def _end(progress: Progress, *, well: bool) -> None:
@@ -135,6 +154,6 @@ def _lines(facts: Mapping[str, object]) -> Callable[[Console], None]:
             else:
                 lines = [] if value in ([], (), None) else [f"{key}: {value}"]
             for line in lines:
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                console.print(plain(line, _LONGEST_LINE), markup=False, highlight=False, soft_wrap=True)
 
     return summary

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignkeep.errors import plain
 from alignkeep.judging.metrics import (
     ATTACK_SUCCESS,
     BENIGN_COMPLIANCE,
@@ -38,6 +39,7 @@ _ROWS = (
 )
 _MAIN = (HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY, SKILL_ACCURACY)
 _CAPTION = "rates in % with their 95 % interval"
+_LONGEST_LINE = 2000
 
 
 def scorecard_summary(card: Scorecard, out: Path) -> Summary:
@@ -196,7 +198,7 @@ def _table(console: Console, columns: Mapping[str, Mapping[str, Estimate]]) -> N
     }
     measured = [metric for metric in names if any(m[metric].n for m in columns.values() if metric in m)]
     for metric, name in ((metric, names[metric]) for metric in measured):
-        table.add_row(name, *(_rate(metrics.get(metric)) for metrics in columns.values()))
+        table.add_row(plain(name, 80), *(_rate(metrics.get(metric)) for metrics in columns.values()))
     console.print(table)
 
 
@@ -216,4 +218,4 @@ def _written(console: Console, path: Path) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(plain(line, _LONGEST_LINE), markup=False, highlight=False, soft_wrap=True)

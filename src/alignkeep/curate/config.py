@@ -22,11 +22,11 @@ class EmbedSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layer: int | None = Field(default=None, ge=0)
+    layer: int | None = Field(default=None, ge=0, le=1_000_000_000)
     pooling: Literal["last", "mean"] = "last"
     encoder: str | None = None
-    batch_size: int = Field(default=32, gt=0)
-    max_length: int = Field(default=1024, gt=1)
+    batch_size: int = Field(default=32, gt=0, le=1_000_000_000)
+    max_length: int = Field(default=1024, gt=1, le=1_000_000_000)
     too_long: Literal["cut", "drop"] = "cut"
     keep: bool = False
 
@@ -45,7 +45,7 @@ class SotSettings(BaseModel):
     sample_size: float = Field(default=0.8, gt=0, lt=1)
     weights: Literal["softmax", "exponential", "equal"] = "softmax"
     precision: Literal["float32", "float64"] = "float32"
-    block: int = Field(default=4096, gt=0)
+    block: int = Field(default=4096, gt=0, le=1_000_000_000)
 
 
 class CurateConfig(BaseModel):

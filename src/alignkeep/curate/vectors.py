@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.text import whole
 from alignkeep.errors import DataError, NoEffectError, ShapeError
+from alignkeep.input_files import user_path
 from alignkeep.models.processes import Processes
 from alignkeep.progress import Progress
 
@@ -35,7 +36,7 @@ class Vectors(NamedTuple):
 
 def embeddings_files(reference: str) -> list[Path]:
     """The files behind `--embeddings`. Raises DataError where there are none."""
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     found = [path / f"{name}.npy" for name in SETS] if path.is_dir() else [path]
     for file in found:
         if not file.is_file() or (not path.is_dir() and file.suffix not in {".safetensors", ".npz"}):

@@ -27,7 +27,7 @@ class EvaluateConfig(BaseModel):
     load: LoadConfig = LoadConfig()
     generation: GenerationConfig = GenerationConfig()
     base_answers: str | None = None
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=1_000_000_000)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 

@@ -97,8 +97,11 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
 
     def work(self, prepared: Preparation, job: Job) -> dict[str, object]:
         from alignkeep.evaluate.asking import read_vocabulary
+        from alignkeep.models.loading import check_loadable
 
         config = prepared.config
+        if config.base is not None and config.base_answers is None:
+            check_loadable(config.base, config.load.model_copy(update={"revision": None}))
         vocabulary = read_vocabulary(config, prepared)
         sides = _ask(config, prepared, vocabulary, job)
         return _write_results(config, prepared, vocabulary, sides, job.folder).as_json()

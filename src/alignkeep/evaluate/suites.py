@@ -20,13 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from alignkeep.data import read_prompts
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.evaluate.attacks import Attack
-from alignkeep.objects import find_object, is_spec
+from alignkeep.objects import call_object, find_object, is_spec
 from alignkeep.settings import Settings, nearest
 from alignkeep.types import Kind, Message, Prompt
 
 _NAMES = ("driftcheck", "testbed")
 _PROBE = Prompt((Message("user", "request"),))  # shows the words an attack adds, and where
 _OFFERED = "driftcheck, testbed, FILE.yaml or package.module:object"
+_RETURNS = "a sequence of alignkeep.types.Prompt, a Suite, or a function without arguments that returns one"
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 
@@ -125,8 +126,9 @@ def _from_testbed() -> Suite:
 
 
 def _from_object(reference: str) -> Suite:
-    found = find_object(f"suite {reference}", reference, expected=_OFFERED)
-    return _suite_of(reference, found() if callable(found) else found)
+    where = f"suite {reference}"
+    found = find_object(where, reference, expected=_OFFERED)
+    return _suite_of(reference, call_object(where, reference, found, expected=_RETURNS) if callable(found) else found)
 
 
 def _suite_of(reference: str, value: object) -> Suite:
@@ -136,7 +138,7 @@ def _suite_of(reference: str, value: object) -> Suite:
         raise RecipeError(
             f"suite {reference}",
             seen=f"a {type(value).__name__}",
-            expected="a sequence of alignkeep.types.Prompt, a Suite, or a function that returns one",
+            expected=_RETURNS,
             remedy="return one of these",
         )
     return Suite.of(reference, tuple(value))

@@ -32,8 +32,8 @@ class DirectionConfig(BaseModel):
     layer: int | Literal["auto"] = "auto"
     source: str | None = None
     system_prompt: str | None = Field(default=None, min_length=1)
-    pairs: int = Field(default=128, ge=2)
-    held_out: int = Field(default=128, ge=2)
+    pairs: int = Field(default=128, ge=2, le=1_000_000_000)
+    held_out: int = Field(default=128, ge=2, le=1_000_000_000)
     refusals: tuple[str, ...] = ()
 
     @field_validator("layer")
@@ -59,7 +59,7 @@ class EditConfig(BaseModel):
     right: Literal["mean", "targeted"] = "targeted"
     sign: Literal["literal", "calibrated"] = "calibrated"
     strength: str = "auto"
-    tokens: int = Field(default=1024, gt=0)
+    tokens: int = Field(default=1024, gt=0, le=1_000_000_000)
     through_norm: bool = False
     again: bool = False
     allow_lower: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 from alignkeep.data import read_examples, read_prompts, read_rows
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.inject.config import SYSTEM_PROMPT, DirectionConfig, InjectConfig
+from alignkeep.input_files import read_input
 from alignkeep.types import Example, Message, Prompt
 
 
@@ -64,7 +65,7 @@ def system_prompt(config: DirectionConfig) -> str | None:
     if config.system_prompt == "default":
         return SYSTEM_PROMPT
     try:
-        text = Path(config.system_prompt).read_text(encoding="utf-8").strip()
+        text = read_input(Path(config.system_prompt)).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             "direction.system_prompt",

@@ -21,6 +21,7 @@ from alignkeep.checkpoint.reading import stored_numbers
 from alignkeep.checkpoint.rewrite import Edit, rewrite
 from alignkeep.checkpoint.shards import Written
 from alignkeep.checkpoint.verify import check_same_files
+from alignkeep.input_files import user_path
 from alignkeep.merge.chat import take_template, template_of
 from alignkeep.merge.config import SPACED
 from alignkeep.merge.edits import MergedTensor, Source, is_base, source_of
@@ -119,5 +120,5 @@ def _plain(value: float) -> float | int:
 
 
 def _path_of(reference: str) -> str:
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     return os.path.realpath(path) if path.is_dir() else reference

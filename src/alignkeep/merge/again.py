@@ -13,6 +13,7 @@ from alignkeep.checkpoint.beside import sha256_of_header
 from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
 from alignkeep.checkpoint.rewrite import Edit, digests
 from alignkeep.errors import AlignkeepError, CheckpointError
+from alignkeep.input_files import user_path
 from alignkeep.merge.adapter_form import adapter_edits, write_beside_adapter
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.edits import edits_of
@@ -125,5 +126,5 @@ def settings_to_repeat(config: MergeConfig, weight: float | None) -> dict[str, o
 
 
 def _absolute(reference: str) -> str:
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     return os.path.realpath(path) if path.exists() else reference

@@ -34,8 +34,8 @@ class MethodOptions(BaseModel):
     epsilon: float = Field(default=0.15, ge=0, le=1)
     rescale: Literal["none", "probability", "l1"] | None = None
     share: float = Field(default=0.9, gt=0, le=1)
-    most: int | None = Field(default=None, gt=0)
-    examples: int = Field(default=256, gt=0)
+    most: int | None = Field(default=None, gt=0, le=1_000_000_000)
+    examples: int = Field(default=256, gt=0, le=1_000_000_000)
 
 
 class SweepConfig(BaseModel):
@@ -54,7 +54,7 @@ class SweepConfig(BaseModel):
     pick: Literal["task", "safe"] = "safe"
     margin: float = Field(default=0.05, ge=0, le=1)
     judge: str = "keyword"
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=1_000_000_000)
     generation: GenerationConfig = GenerationConfig()
 
     @field_validator("weights")

@@ -27,8 +27,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import yaml
-
 from alignkeep.errors import RecipeError
 from alignkeep.merge.mergekit_methods import OUR_NAMES, MergekitFile
 from alignkeep.merge.mergekit_values import KNOWN, PARAMETERS, Parameter, Setting, note_lines_in_lists, read_choices
@@ -74,8 +72,9 @@ class _Reader:
         self._settings = Settings.read(path)
         self._folder = path.parent
         self._notes: list[str] = []
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        note_lines_in_lists(node, (), self._settings, set())
+        node = self._settings.document.node
+        if node is not None:
+            note_lines_in_lists(node, (), self._settings, set())
         self._check_keys(self._settings.values, (), _KEYS)
         self._name = self._merge_method()
 

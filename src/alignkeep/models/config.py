@@ -35,6 +35,6 @@ class GenerationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_new_tokens: int = Field(default=256, gt=0)
-    batch_size: int = Field(default=32, gt=0)
+    max_new_tokens: int = Field(default=256, gt=0, le=1_000_000_000)
+    batch_size: int = Field(default=32, gt=0, le=1_000_000_000)
     backend: Literal["transformers", "vllm"] = "transformers"

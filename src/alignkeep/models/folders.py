@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from alignkeep.errors import CheckpointError, MachineError
+from alignkeep.input_files import kind_of, user_path
 from alignkeep.models.gguf import gguf_folder, is_gguf
 from alignkeep.models.headers import TensorEntry, load_json, read_headers
 from alignkeep.types import Checkpoint
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_LARGEST_ALPHA = 1e6  # chosen: usual ones are below 1,000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 # Second copies of the weights in other layouts, and weights that belong to other programs.
@@ -27,7 +30,7 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
     Raises CheckpointError naming the file: no such folder, no config, weights missing, pickled or cut short, an adapter
     whose base is not there, a revision of a folder.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(
@@ -42,7 +45,7 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
     if path.exists():
         raise CheckpointError(
             reference,
-            seen="a file" if revision is None else f"revision {revision} of a file",
+            seen=f"revision {revision} of a file" if is_gguf(path) else kind_of(path) or "a file",
             expected="a model folder with config.json, or a GGUF file",
             remedy="give the folder",
         )
@@ -149,9 +152,13 @@ def _is_pickled_weight(name: str) -> bool:
 
 
 def _resolve_folder(reference: str, folder: Path, revision: str | None) -> Checkpoint:
+    for entry in sorted(folder.iterdir()):  # transformers and PEFT open them by name, and wait at a pipe for ever
+        kind = None if entry.is_dir() else kind_of(entry)
+        if kind is not None:
+            raise CheckpointError(str(entry), seen=kind, expected="an ordinary file", remedy="remove it")
     if (folder / "adapter_config.json").is_file():
         base, _ = base_of(folder)
-        tensor_entries(folder, adapter=True)
+        _check_adapter(folder, tensor_entries(folder, adapter=True))
         return Checkpoint(reference=reference, folder=folder, is_adapter=True, base=base, revision=revision)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
@@ -165,6 +172,27 @@ def _resolve_folder(reference: str, folder: Path, revision: str | None) -> Check
     return Checkpoint(reference=reference, folder=folder, is_adapter=False, base=None, revision=revision)
 
 
+def _check_adapter(folder: Path, entries: Mapping[str, TensorEntry]) -> None:
+    """Raises CheckpointError for a LoRA whose rank is not that of its matrices, or whose scale no matrix survives."""
+    config = load_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        return
+    where = f"{folder / 'adapter_config.json'}"
+    alpha, rank, pattern = config.get("lora_alpha", 8), config.get("r", 8), config.get("rank_pattern") or {}
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
+        remedy = "get the adapter again"
+        raise CheckpointError(f"{where}: lora_alpha", seen=repr(alpha)[:80], expected="a usual number", remedy=remedy)
+    ranks = [rank, *(pattern.values() if isinstance(pattern, dict) else ())]
+    for name, entry in entries.items():
+        rows = entry.shape[0] if entry.shape else 0
+        fits = any(type(one) is int and one > 0 and rows % one == 0 for one in ranks)  # of experts, stacked
+        if name.endswith("lora_A.weight") and not fits:
+            raise CheckpointError(
+                f"{where}: r", seen=f"{', '.join(map(repr, ranks))[:80]}, of a matrix of rank {rows} ({name})",
+                expected="the rank of the matrices", remedy="put the config back that belongs to these weights",
+            )  # fmt: skip
+
+
 def base_of(folder: Path) -> tuple[str, str | None]:
     """The base of an adapter folder and its revision: a path seen from the folder, else from here, else a hub id."""
     config = load_json(folder / "adapter_config.json")
@@ -173,7 +201,7 @@ def base_of(folder: Path) -> tuple[str, str | None]:
     expected = "the full model that the adapter was trained on"
     if not isinstance(named, str) or not named:
         raise CheckpointError(where, seen=repr(named), expected=expected, remedy="write it into the file")
-    path = Path(named).expanduser()
+    path = user_path(named)
     base = next((found for found in (folder / path, path) if found.is_dir() or is_gguf(found)), None)
     if base is None:
         if _looks_local(named):

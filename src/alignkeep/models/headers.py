@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignkeep.errors import CheckpointError
+from alignkeep.input_files import first_repeated, open_input, read_input
 
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -22,6 +23,7 @@ _BITS = {
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
 }
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+_MOST_TENSORS = 200_000  # of one file; chosen: the largest models have some 100,000 in all their files together
 
 
 class TensorEntry(NamedTuple):
@@ -56,7 +58,7 @@ def read_headers(files: Iterable[Path]) -> dict[str, TensorEntry]:
 def load_json(path: Path) -> dict[str, object]:
     """A JSON object with every key once. Raises CheckpointError naming the file."""
     try:
-        value = json.loads(path.read_bytes(), object_pairs_hook=_once)
+        value = json.loads(read_input(path, longest=_LONGEST_HEADER), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             str(path), seen=f"unreadable ({error})", expected="a JSON object", remedy="copy the model again"
@@ -71,21 +73,23 @@ def load_json(path: Path) -> dict[str, object]:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        raise ValueError(f"the key {first_repeated(name for name, _ in pairs)!r} stands there twice")
     return value
 
 
 def _read_header(file: Path) -> dict[str, TensorEntry]:
     try:
         size = os.path.getsize(file)
-        with file.open("rb") as stream:
+        with open_input(file) as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, _LONGEST_HEADER):
                 raise _damaged(file, f"{size} bytes, too few for its header")
             raw = stream.read(length)
     except OSError as error:
         raise _damaged(file, f"unreadable ({error})") from error
+    tensors = raw.count(b'"data_offsets"')
+    if tensors > _MOST_TENSORS:
+        raise _damaged(file, f"a header of {tensors} tensors, where at most {_MOST_TENSORS} are read")
     try:
         header = json.loads(raw, object_pairs_hook=_once)
         header.pop("__metadata__", None)

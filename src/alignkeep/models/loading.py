@@ -20,13 +20,14 @@ from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.finite import check_finite
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 from alignkeep.models.headers import load_json
+from alignkeep.models.untrusted import check_size, check_template
 from alignkeep.types import Checkpoint
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "fingerprint_model", "load_model", "load_tokenizer", "resolve"]
+__all__ = ["LoadedModel", "check_loadable", "fingerprint_model", "load_model", "load_tokenizer", "resolve"]
 
 
 @dataclass
@@ -86,6 +87,27 @@ def load_model(reference: str, config: LoadConfig | None = None) -> LoadedModel:
     return LoadedModel(model, tokenizer, checkpoint)
 
 
+def check_loadable(reference: str, config: LoadConfig | None = None) -> None:
+    """Look at what `load_model` looks at before it reads weights: files, tokenizer, chat template, size of the config.
+
+    Raises as `load_model` does; for a second model, before the first one has worked for an hour.
+    """
+    config = config or LoadConfig()
+    checkpoint = localise(resolve(reference, config.revision), with_code=config.trust_remote_code)
+    folder = base_folder = cast(Path, checkpoint.folder)
+    if checkpoint.is_adapter:
+        base_folder = cast(Path, localise(resolve(*base_of(folder)), with_code=config.trust_remote_code).folder)
+    from transformers import GenerationConfig
+
+    _tokenizer(folder, base_folder, config)
+    _refuse_own_code(base_folder, config)
+    with _machine_errors(base_folder):
+        if (base_folder / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(base_folder, local_files_only=True)
+        entries = tensor_entries(base_folder, adapter=False)
+        check_size(base_folder, entries, trust_remote_code=config.trust_remote_code)
+
+
 def load_tokenizer(reference: str, config: LoadConfig | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer that `load_model` would give: the adapter's own where it has one, else the base's."""
     config = config or LoadConfig()
@@ -137,6 +159,7 @@ def _tokenizer(folder: Path, base_folder: Path, config: LoadConfig) -> PreTraine
             expected="a chat_template, as chat models have",
             remedy="take the chat (instruct) version of the model, or add chat_template.jinja",
         )
+    check_template(tokenizer, source)
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
@@ -146,6 +169,7 @@ def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
     _refuse_own_code(folder, config)
     entries = tensor_entries(folder, adapter=False)
     with _machine_errors(folder):
+        check_size(folder, entries, trust_remote_code=config.trust_remote_code)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=choose_dtype(config.dtype, device),
@@ -228,7 +252,6 @@ def _machine_errors(folder: Path) -> Iterator[None]:
     Their reports and progress bars are held back meanwhile: what they warn about is raised here.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -247,9 +270,7 @@ def _machine_errors(folder: Path) -> Iterator[None]:
             expected="room for the weights",
             remedy="use --dtype bfloat16 or another device",
         ) from error
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
-        raise _broken(folder, error) from error
-    except SafetensorError as error:
+    except Exception as error:
         raise _broken(folder, error) from error
     finally:
         logging.set_verbosity(level)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignkeep.checkpoint.files import parse_object
+from alignkeep.input_files import open_input
 from alignkeep.types import Estimate
 
 LOG_NAME = "training_log.jsonl"
@@ -88,7 +89,7 @@ def rows_of(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
     """Every row of a file of JSON lines, and where it stands; none without a file. DataError for a broken row."""
     if not path.exists():
         return
-    with path.open("rb") as file:
+    with open_input(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield parse_object(line, f"{path}:{number}"), f"{path}:{number}"

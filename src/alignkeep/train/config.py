@@ -16,7 +16,7 @@ class EmphasisSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    beta: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    beta: float = Field(default=4.0, ge=0, le=1e6)
     tau: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     compares: Literal["update", "relative", "weight"] = "update"
 
@@ -36,15 +36,15 @@ class AlignGuardSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str | None = None
-    alignment: float = Field(default=0.05, ge=0, allow_inf_nan=False)
-    trust: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    collision: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    alignment: float = Field(default=0.05, ge=0, le=1e6)
+    trust: float = Field(default=0.0, ge=0, le=1e6)
+    collision: float = Field(default=0.0, ge=0, le=1e6)
     overlap: float = Field(default=0.5, ge=0, le=1)
     emphasis: EmphasisSettings = EmphasisSettings()
     side: Literal["input", "output", "both"] = "input"
     fisher: Literal["full", "diagonal"] = "full"
     share: float = Field(default=0.9, gt=0, le=1)
-    most: int = Field(default=64, gt=0)
+    most: int = Field(default=64, gt=0, le=1_000_000_000)
     unit: Literal["matrix", "model"] = "matrix"
     curvature: Literal["none", "running"] = "none"
     metric: Literal["fisher", "curvature"] = "fisher"
@@ -116,7 +116,7 @@ class ProbeSettings(BaseModel):
 
     harmful: str = Field(min_length=1)
     harmless: str = Field(min_length=1)
-    every: int = Field(default=50, gt=0)
+    every: int = Field(default=50, gt=0, le=1_000_000_000)
     stop_below: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     refusals: tuple[str, ...] = ()
 
@@ -142,11 +142,11 @@ class TrainConfig(BaseModel):
     lora: LoraSettings = LoraSettings()
     alignguard: AlignGuardSettings = AlignGuardSettings()
     probe: ProbeSettings | None = None
-    learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    epochs: float = Field(default=1, gt=0, allow_inf_nan=False)
-    batch_size: int = Field(default=16, gt=0)
-    accumulate: int = Field(default=1, gt=0)
-    max_length: int = Field(default=1024, gt=1)
+    learning_rate: float | None = Field(default=None, ge=0, le=1000)
+    epochs: float = Field(default=1, gt=0, le=1_000_000)
+    batch_size: int = Field(default=16, gt=0, le=1_000_000_000)
+    accumulate: int = Field(default=1, gt=0, le=1_000_000_000)
+    max_length: int = Field(default=1024, gt=1, le=1_000_000_000)
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -39,6 +39,16 @@ OF_EVALUATION = (
     *("fp16_full_eval", "greater_is_better", "include_for_metrics", "load_best_model_at_end", "metric_for_best_model"),
     *("per_device_eval_batch_size", "prediction_loss_only"),
 )
+_LARGEST = 1e18  # of any number; chosen: whoever writes more of anything means none
+# The least and the most of numbers that trl takes as they come.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0.0, 1.0)),
+    **dict.fromkeys(("adam_epsilon", "max_grad_norm", "weight_decay"), (0.0, 1e6)),
+    **dict.fromkeys(("dataloader_num_workers", "warmup_steps", "warmup_ratio"), (0, 1e6)),
+    "dataloader_prefetch_factor": (1, 1e6),
+    "neftune_noise_alpha": (0.0, 1e6),
+    "ddp_timeout": (1, 1e9),
+}
 OF_THE_HUB = dict.fromkeys(
     ("hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_token", "push_to_hub"),
     "the result leaves this machine when you upload its folder, and not before it is checked",
@@ -75,9 +85,20 @@ def trainer_fields(
         except ValidationError as error:
             wanted = str(error.errors()[0]["msg"]).removeprefix("Input should be ")
             raise RecipeError(where, seen=repr(value)[:80], expected=wanted, remedy="correct the value") from error
+        _check_range(key, typed, where)
         found[key] = value if typed == value else typed  # 5 steps stay 5, not 5.0
     _check_trackers(found.get("report_to"), stage)
     return found
+
+
+def _check_range(key: str, value: object, where: str) -> None:
+    """Raises RecipeError for a number that torch, or the first step, would trip over."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    least, most = _RANGES.get(key, (-_LARGEST, _LARGEST))
+    if not (least <= value <= most) or (most == 1 and value == 1):
+        expected = "a number in [0, 1)" if most == 1 else f"a number from {least:g} to {most:g}"
+        raise RecipeError(where, seen=repr(value)[:80], expected=expected, remedy="correct the value")
 
 
 def _check_trackers(given: str | list[str] | None, stage: str) -> None:

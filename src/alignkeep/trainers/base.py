@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from alignkeep.errors import CheckpointError, DataError
+from alignkeep.errors import AlignkeepError, CheckpointError, DataError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import resolve, tensor_entries
+from alignkeep.models.untrusted import check_size
 from alignkeep.types import Checkpoint
 
 _WORDS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -41,16 +42,12 @@ def check_unwritten(reference: str, revision: str | None, fingerprint: str) -> N
 
 def skeleton_of(base: Path, load: LoadConfig) -> Any:
     """The model without numbers, on torch's meta device. Raises CheckpointError for a config that is not of a causal
-    language model."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    trusted = load.trust_remote_code
+    language model, or larger than the weights."""
     try:
-        settings = AutoConfig.from_pretrained(base, trust_remote_code=trusted, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(settings, trust_remote_code=trusted)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError, ImportError) as error:
+        return check_size(base, tensor_entries(base, adapter=False), trust_remote_code=load.trust_remote_code)
+    except AlignkeepError:
+        raise
+    except Exception as error:
         raise CheckpointError(
             f"{base / 'config.json'}",
             seen=f"{type(error).__name__}: {str(error)[:240]}",

@@ -16,7 +16,7 @@ class LoraSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(default=8, gt=0)
-    alpha: float = Field(default=16, gt=0)
+    rank: int = Field(default=8, gt=0, le=100_000)
+    alpha: float = Field(default=16, gt=0, le=1e6)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
