@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from alignkeep.data import read_examples
 from alignkeep.models.examples import encoded
 from alignkeep.models.folders import localise
-from alignkeep.models.loading import load_tokenizer
+from alignkeep.models.loading import check_loads, load_tokenizer
 from alignkeep.train.alignment import read_alignment
 from alignkeep.train.arguments import sft_config
 from alignkeep.train.config import ProbeSettings, TrainConfig
@@ -76,6 +76,8 @@ def prepare(config: TrainConfig) -> Prepared:
     examples = read_examples(config.data)
     weights = example_weights(examples, config.data, config.weights)
     skeleton = skeleton_of(base, config.load)
+    if not config.has_adapter:
+        check_loads(base, trust_remote_code=config.load.trust_remote_code)
     adapter = lora_config(config.lora, skeleton, "train") if config.has_adapter else None
     tokenizer = load_tokenizer(config.model, config.load)
     context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)

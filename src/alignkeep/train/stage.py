@@ -153,7 +153,8 @@ def _write(
             made, folder.work, prepared.base, model, reference=config.model, revision=config.load.revision
         )
     else:
-        unchanged = place_model(made, folder.work, prepared.base, model)
+        trusted = config.load.trust_remote_code
+        unchanged = place_model(made, folder.work, prepared.base, model, trust_remote_code=trusted)
     check_unwritten(config.model, config.load.revision, inputs["model"])
     losses = write_log(trainer.state.log_history, folder.work / _LOG_NAME, {PROBED})
     shutil.rmtree(folder.work / "trainer")

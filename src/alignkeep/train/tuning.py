@@ -15,7 +15,7 @@ from alignkeep.train.alignment import check_alignment
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
 from alignkeep.train.prepare import Prepared, base_of
-from alignkeep.trainers.adapters import check_adapted
+from alignkeep.trainers.adapters import check_adapted, freeze_beside_language
 from alignkeep.trainers.arguments import refused_by_trl
 from alignkeep.trainers.failures import train_from
 from alignkeep.trainers.processes import by_first
@@ -46,6 +46,8 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     # The trainer places the model itself, which processes of one machine must not do on one device.
     load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
     loaded = load_model(config.model, load)
+    if not config.has_adapter:
+        freeze_beside_language(loaded.model)
     try:
         trainer = WeightedSFTTrainer(
             model=loaded.model,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import RecipeError, ShapeError
+from alignkeep.models.matrices import beside_language
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -28,8 +30,28 @@ def lora_config(settings: LoraSettings, model: nn.Module, stage: str) -> LoraCon
         lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  (PEFT divides it; any number works)
         lora_dropout=settings.dropout,
         target_modules=targets,
+        exclude_modules=_beside(model),
         task_type="CAUSAL_LM",
     )
+
+
+def freeze_beside_language(model: Any) -> None:
+    """What text does not pass through is not trained, and costs an optimizer nothing."""
+    for name in beside_language(model):
+        module = model.get_submodule(name) if name in dict(model.named_modules()) else None
+        for part in [model.get_parameter(name)] if module is None else module.parameters():
+            part.requires_grad_(False)
+
+
+def _beside(model: Any) -> str | None:
+    """A pattern of the linear layers that text does not pass through: an adapter there would learn nothing."""
+    linear = linear_names(model)
+    parts = [name for name in beside_language(model) if any(_is_within(one, name) for one in linear)]
+    return rf"({'|'.join(map(re.escape, parts))})(\..*)?" if parts else None
+
+
+def _is_within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
 
 
 def parameter_counts(skeleton: Any, adapter: LoraConfig | None) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from alignkeep.errors import CheckpointError, DataError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import resolve, tensor_entries
+from alignkeep.models.loading import model_class
 from alignkeep.types import Checkpoint
 
 _WORDS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -40,16 +41,16 @@ def check_unwritten(reference: str, revision: str | None, fingerprint: str) -> N
 
 
 def skeleton_of(base: Path, load: LoadConfig) -> Any:
-    """The model without numbers, on torch's meta device. Raises CheckpointError for a config that is not of a causal
-    language model."""
+    """The model without numbers, on torch's meta device. Raises CheckpointError for a config that is not of a model
+    that continues text."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     trusted = load.trust_remote_code
     try:
         settings = AutoConfig.from_pretrained(base, trust_remote_code=trusted, local_files_only=True)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(settings, trust_remote_code=trusted)
+            return model_class(settings).from_config(settings, trust_remote_code=trusted)
     except (ValueError, KeyError, OSError, TypeError, AttributeError, ImportError) as error:
         raise CheckpointError(
             f"{base / 'config.json'}",
