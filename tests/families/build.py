@@ -70,6 +70,26 @@ _ODD: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "helium": {"head_dim": 8},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
+    "mistral4": {"head_dim": 16},
+    "step3p5": {"sliding_window": 64, "share_expert_dim": 24},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2, "ffn_act_fn": {"name": "silu"}},
+    },
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 12, "indexer_budget": 16,
+        "indexer_compress_ratio": 4, "hc_lowrank": 16, "hc_count": 2, "ple_embed_dim": 32, "ngram_vocab_size_base": 64,
+        "split_ngram_parts": 4,
+    },
+    "zamba": {"num_hidden_layers": 4,
+              "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2,
+               "hybrid_layer_ids": [1, 3], "attention_hidden_size": 64, "attention_head_dim": 16, "kv_channels": 8,
+               "num_key_value_heads": 4, "adapter_rank": 8, "num_query_groups": 4},
+    "ernie4_5_vl_moe_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
+    "glm5_next_text": {"index_topk": 16, "num_key_value_heads": 4, "qk_rope_head_dim": 0},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16]},
 }
 _EVEN_IF_NONE = ("head_dim", "num_key_value_heads", "num_experts_per_tok")
