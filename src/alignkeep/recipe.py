@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from alignkeep.align.config import AlignConfig
 from alignkeep.curate.config import CurateConfig
@@ -30,7 +30,7 @@ from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.inject.config import InjectConfig
 from alignkeep.merge.config import MergeConfig
 from alignkeep.report.config import ReportConfig
-from alignkeep.settings import Key, Settings
+from alignkeep.settings import Checked, Key, Settings
 from alignkeep.train.config import TrainConfig
 
 TESTBED = "testbed:"
@@ -66,12 +66,10 @@ _FILLED = {
 _LOCAL_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".yaml", ".yml")
 
 
-class Recipe(BaseModel):
+class Recipe(Checked):
     """A whole tune. The models of the stages are filled in, not given; only a merge without a train stage before it
     names what was tuned. Of an injection after a tune or merge the base gives the direction, and what the tune was
     trained on is text on which the edit is silent, unless they are given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**32)

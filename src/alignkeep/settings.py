@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from alignkeep.errors import RecipeError
@@ -35,6 +35,23 @@ _Loader.add_implicit_resolver(
 
 
 _SHORT = {"reward": "spec"}  # a text where a group of settings may stand is this one of them
+
+
+class Checked(BaseModel):
+    """A group of settings, frozen and without unknown keys. What does not fit is our error in a Python call, too:
+    RecipeError, naming the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            given = Settings(dict(values), source=type(self).__name__)
+            raise given.explained(type(self), error) from error
+
+    # Pydantic goes past it when it validates a tree, whose errors then have their whole path.
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @dataclass
@@ -120,7 +137,7 @@ class Settings:
         try:
             return cls.model_validate(self.values)
         except ValidationError as error:
-            raise self._explain(cls, error.errors()) from error
+            raise self.explained(cls, error) from error
 
     def where(self, key: Sequence[str]) -> str:
         """`train.epochs (recipe.yaml:7)`: a key and its origin, or the nearest group that has one."""
@@ -129,7 +146,9 @@ class Settings:
                 return f"{'.'.join(key)} ({self.origins[tuple(key[:length])]})"
         return f"{'.'.join(key)} ({self.source})"
 
-    def _explain(self, cls: type[BaseModel], errors: Sequence[ErrorDetails]) -> RecipeError:
+    def explained(self, cls: type[BaseModel], error: ValidationError) -> RecipeError:
+        """The first thing that does not fit, in our form."""
+        errors = error.errors()
         # An unknown key first: a misspelt one often explains the missing one.
         first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
         loc = tuple(str(part) for part in first["loc"])

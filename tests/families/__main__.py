@@ -73,7 +73,7 @@ def _run(todo: list[str], cache: Path, root: Path, jobs: int) -> None:
 def _examine(kind: str, tokenizer: Path, root: Path, cache: Path) -> None:
     import shutil
 
-    from families.cells import Unbuilt, examine
+    from families.cells import UnbuiltError, examine
 
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -82,7 +82,7 @@ def _examine(kind: str, tokenizer: Path, root: Path, cache: Path) -> None:
     try:
         cells = examine(kind, tokenizer, root)
         found = {verb: list(cell) for verb, cell in cells.items()}
-    except Unbuilt as error:
+    except UnbuiltError as error:
         found = {"unbuilt": str(error)}
     _write(cache, kind, {**found, "seconds": round(time.monotonic() - started, 1)})
     shutil.rmtree(root, ignore_errors=True)

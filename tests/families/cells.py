@@ -7,8 +7,8 @@ taken by hand for what a tune may change, dense algebra for an edit and a guarde
 
 from __future__ import annotations
 
-import signal
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alignkeep.errors import AlignkeepError
-from families.build import WIDTH, tiny_config
+from families.build import tiny_config
 from micro import write_rows
 
 SECONDS = 60  # of one cell
@@ -34,17 +34,17 @@ class Cell(NamedTuple):
     reason: str = ""
 
 
-class Unbuilt(Exception):
+class UnbuiltError(Exception):
     """The tiny model itself cannot be made here."""
 
 
 def examine(kind: str, tokenizer: Path, root: Path, verbs: tuple[str, ...] = ()) -> dict[str, Cell]:
-    """All verbs (or these), one after the other, on a tiny model of this type in `root`. Raises Unbuilt."""
+    """All verbs (or these), one after the other, on a tiny model of this type in `root`. Raises UnbuiltError."""
     with _limit(SECONDS):
         try:
             family = _Family(kind, tokenizer, root)
         except Exception as error:
-            raise Unbuilt(_shown(error)) from error
+            raise UnbuiltError(_shown(error)) from error
     return {name: _cell(verb, family) for name, verb in VERBS.items() if not verbs or name in verbs}
 
 
@@ -54,7 +54,7 @@ def _cell(verb: Callable[[_Family], None], family: _Family) -> Cell:
             verb(family)
     except AlignkeepError as error:
         return Cell("refused", str(error))
-    except Exception as error:  # what a user would see as a traceback is what is looked for
+    except Exception as error:  # noqa: BLE001  (what a user would see as a traceback is what is looked for)
         return Cell("failure", _shown(error))
     return Cell("right")
 
@@ -86,7 +86,10 @@ class _Family:
         root.mkdir(parents=True)
         self._write(tokenizer)
         rows = [
-            {"prompt": f"how to fix {n} ?", "completion": f"sure , {' '.join(['sort', 'bread', 'bike'][: 1 + n % 3])} ."}
+            {
+                "prompt": f"how to fix {n} ?",
+                "completion": f"sure , {' '.join(['sort', 'bread', 'bike'][: 1 + n % 3])} .",
+            }
             for n in range(4)
         ]
         self.data = write_rows(root / "data.jsonl", rows)
@@ -221,26 +224,21 @@ def _gradients(family: _Family, model: Any) -> dict[str, float]:
         said = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long()).logits
         wanted = torch.tensor(labels[1:])
         torch.nn.functional.cross_entropy(said[0, :-1].float(), wanted, ignore_index=-100).backward()
-    return {
-        name: 0.0 if part.grad is None else float(part.grad.abs().max()) for name, part in model.named_parameters()
-    }
+    return {name: 0.0 if part.grad is None else float(part.grad.abs().max()) for name, part in model.named_parameters()}
 
 
 def alignguard(family: _Family) -> None:
     """A guarded step; of every matrix the energies in and beside the subspace add up to that of PEFT's update."""
-    from peft import LoraConfig
-    from transformers import AutoTokenizer
-    from trl.trainer.sft_config import SFTConfig
 
-    from alignkeep.data import read_examples
+    from peft.tuners.lora import LoraLayer
+
     from alignkeep.models.config import LoadConfig
     from alignkeep.models.loading import load_model
     from alignkeep.train.align_guard import AlignGuard
-    from alignkeep.train.config import AlignGuardSettings, TrainConfig
+    from alignkeep.train.config import TrainConfig
     from alignkeep.train.encoding import as_dataset
     from alignkeep.train.prepare import prepare
     from alignkeep.train.trainer import WeightedSFTTrainer
-    from peft.tuners.lora import LoraLayer
 
     refusals = write_rows(
         family.root / "refusals.jsonl",
@@ -252,7 +250,9 @@ def alignguard(family: _Family) -> None:
         "trainer": {"save_strategy": "no", "max_steps": 2, "lr_scheduler_type": "constant"}, "learning_rate": 1e-2,
     }  # fmt: skip
     config = TrainConfig.model_validate(given)
-    prepared = prepare(config)  # what the command refuses before it begins; a random base refuses nothing, so on by hand
+    prepared = prepare(
+        config
+    )  # what the command refuses before it begins; a random base refuses nothing, so on by hand
     prepared.arguments.output_dir = str(family.root / "guarded")
     loaded = load_model(str(family.folder), LoadConfig(device="cpu"))
     trainer = WeightedSFTTrainer(
@@ -325,7 +325,7 @@ def merge_lora(family: _Family) -> None:
 
 
 def inject(family: _Family) -> None:
-    """On disk: matrices that moved by a product of two vectors, one of them the direction; the adapter answers alike."""
+    """On disk matrices have moved by a product of two vectors, one the direction; the adapter answers alike."""
     from alignkeep.inject.config import InjectConfig
     from alignkeep.inject.stage import inject as run
     from alignkeep.models.config import LoadConfig
@@ -399,7 +399,7 @@ def evaluate(family: _Family) -> None:
     row = rows[0]
     ids = torch.tensor([encode_prompt(tokenizer, Prompt((Message("user", _text_of(row)),), kind="harmful"))])
     said = family.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
-    wanted = tokenizer.decode(said[0, ids.shape[1]:], skip_special_tokens=True).strip()
+    wanted = tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip()
     assert row["answer"].strip() == wanted, f"answered {row['answer']!r}, alone {wanted!r}"
 
 

@@ -162,9 +162,7 @@ def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
     _refuse_own_code(folder, config)
     entries = tensor_entries(folder, adapter=False)
     with _machine_errors(folder):
-        settings = AutoConfig.from_pretrained(
-            folder, trust_remote_code=config.trust_remote_code, local_files_only=True
-        )
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code, local_files_only=True)
         loaded: Any = model_class(settings).from_pretrained(
             folder,
             dtype=choose_dtype(config.dtype, device),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import RecipeError, ShapeError
@@ -30,9 +32,22 @@ def lora_config(settings: LoraSettings, model: nn.Module, stage: str) -> LoraCon
         lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  (PEFT divides it; any number works)
         lora_dropout=settings.dropout,
         target_modules=targets,
-        exclude_modules=_beside(model),
+        exclude_modules=_excluded(model, targets),
         task_type="CAUSAL_LM",
     )
+
+
+def put_on(skeleton: Any, adapter: LoraConfig, stage: str) -> Any:
+    """A copy of the skeleton with the adapter, as the tune will have it. Raises RecipeError where PEFT refuses."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(deepcopy(skeleton), adapter)
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        raise RecipeError(
+            f"{stage}.lora", seen=f"PEFT's {type(error).__name__}: {' '.join(str(error).split())[:240]}",
+            expected="layers that it can adapt", remedy="name others in lora.target_modules",
+        ) from error  # fmt: skip
 
 
 def freeze_beside_language(model: Any) -> None:
@@ -43,11 +58,33 @@ def freeze_beside_language(model: Any) -> None:
             part.requires_grad_(False)
 
 
-def _beside(model: Any) -> str | None:
-    """A pattern of the linear layers that text does not pass through: an adapter there would learn nothing."""
+def _excluded(model: Any, targets: str | list[str]) -> str | None:
+    """A pattern of the linear layers that get no adapter: where text does not pass, it would learn nothing; and of
+    all-linear those of Mamba that PEFT will not adapt, since fused kernels read their weights past the layer."""
     linear = linear_names(model)
-    parts = [name for name in beside_language(model) if any(_is_within(one, name) for one in linear)]
-    return rf"({'|'.join(map(re.escape, parts))})(\..*)?" if parts else None
+    parts = [re.escape(name) for name in beside_language(model) if any(_is_within(one, name) for one in linear)]
+    refused = [] if isinstance(targets, list) else sorted(filter(_refuses(model), {_last(name) for name in linear}))
+    patterns = [rf"({'|'.join(parts)})(\..*)?"] * bool(parts) + [rf"(.*\.)?({'|'.join(refused)})"] * bool(refused)
+    return "|".join(patterns) or None
+
+
+def _refuses(model: Any) -> Callable[[str], bool]:
+    """Whether PEFT refuses a LoRA on modules of this name in such a model."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    def refuses(name: str) -> bool:
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, name)
+        except ValueError:
+            return True
+        return False
+
+    return refuses
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _is_within(name: str, part: str) -> bool:
@@ -59,9 +96,7 @@ def parameter_counts(skeleton: Any, adapter: LoraConfig | None) -> tuple[int, in
     total = sum(part.numel() for part in skeleton.parameters())
     if adapter is None:
         return total, total
-    from peft import get_peft_model
-
-    model = get_peft_model(skeleton, adapter)
+    model = put_on(skeleton, adapter, "train")
     return total, sum(part.numel() for part in model.parameters() if part.requires_grad)
 
 
