@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -50,9 +51,8 @@ def _run(todo: list[str], cache: Path, root: Path, jobs: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    import trl.trainer.sft_trainer  # noqa: F401  (imported once)
-
-    import families.cells  # noqa: F401
+    for name in ("families.cells", *(f"alignkeep.{room}.stage" for room in ("train", "merge", "inject", "evaluate"))):
+        import_module(name)  # once, and not in every child
     from conftest import build_tiny_model
 
     tokenizer = build_tiny_model(root / "tokenizer")

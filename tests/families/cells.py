@@ -7,6 +7,7 @@ taken by hand for what a tune may change, dense algebra for an edit and a guarde
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoTokenizer
 
+import alignkeep
+from alignkeep.data import read_examples
 from alignkeep.errors import AlignkeepError
+from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.inject.config import InjectConfig
+from alignkeep.merge.config import MergeConfig
+from alignkeep.models.chat import encode_example, encode_prompt
+from alignkeep.models.config import LoadConfig
+from alignkeep.models.loading import load_model
+from alignkeep.train.align_guard import AlignGuard
+from alignkeep.train.config import TrainConfig
+from alignkeep.train.encoding import as_dataset
+from alignkeep.train.prepare import prepare
+from alignkeep.train.trainer import WeightedSFTTrainer
+from alignkeep.types import Message, Prompt
 from families.build import tiny_config
 from micro import write_rows
 
@@ -98,7 +116,6 @@ class _Family:
         self.lora: AlignkeepError | Path | None = None
 
     def _write(self, tokenizer: Path) -> None:
-        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
         config = tiny_config(self.kind)
         known = [
@@ -161,26 +178,17 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _tune(family: _Family, method: str, out: Path, **settings: Any) -> None:
-    from alignkeep.train.config import TrainConfig
-    from alignkeep.train.stage import train
-
     rate = 1e-2 if method == "lora" else 1e-3
     given: dict[str, Any] = {
         "model": str(family.folder), "data": str(family.data), "method": method, "batch_size": 4, "learning_rate": rate,
         "load": {"device": "cpu"},
         "trainer": {"save_strategy": "no", "max_steps": 2 if method == "lora" else 1, "lr_scheduler_type": "constant"},
     }  # fmt: skip
-    train(TrainConfig.model_validate(given | settings), out=out)
+    alignkeep.train(TrainConfig.model_validate(given | settings), out=out)
 
 
 def train_lora(family: _Family) -> None:
     """The adapter goes onto transformers' own model with PEFT, is used whole, and changes what is said."""
-    from peft import PeftModel
-    from transformers import AutoTokenizer
-
-    from alignkeep.models.config import LoadConfig
-    from alignkeep.models.loading import load_model
-
     out = family.adapter()
     assert AutoTokenizer.from_pretrained(out).chat_template
     ours = load_model(str(out), LoadConfig(device="cpu"))
@@ -212,11 +220,6 @@ def train_full(family: _Family) -> None:
 
 def _gradients(family: _Family, model: Any) -> dict[str, float]:
     """The largest gradient of every parameter on the examples as the template writes them; 0 for none."""
-    from transformers import AutoTokenizer
-
-    from alignkeep.data import read_examples
-    from alignkeep.models.chat import encode_example
-
     tokenizer = AutoTokenizer.from_pretrained(family.folder)
     model.requires_grad_(True)
     for example in read_examples(str(family.data)):
@@ -229,16 +232,6 @@ def _gradients(family: _Family, model: Any) -> dict[str, float]:
 
 def alignguard(family: _Family) -> None:
     """A guarded step; of every matrix the energies in and beside the subspace add up to that of PEFT's update."""
-
-    from peft.tuners.lora import LoraLayer
-
-    from alignkeep.models.config import LoadConfig
-    from alignkeep.models.loading import load_model
-    from alignkeep.train.align_guard import AlignGuard
-    from alignkeep.train.config import TrainConfig
-    from alignkeep.train.encoding import as_dataset
-    from alignkeep.train.prepare import prepare
-    from alignkeep.train.trainer import WeightedSFTTrainer
 
     refusals = write_rows(
         family.root / "refusals.jsonl",
@@ -279,10 +272,7 @@ def alignguard(family: _Family) -> None:
 
 
 def _merge(family: _Family, tuned: Path, out: Path, **settings: Any) -> Path:
-    from alignkeep.merge.config import MergeConfig
-    from alignkeep.merge.stage import merge
-
-    merge(MergeConfig(base=str(family.folder), tuned=(str(tuned),), **settings), out=out)
+    alignkeep.merge(MergeConfig(base=str(family.folder), tuned=(str(tuned),), **settings), out=out)
     return out
 
 
@@ -295,8 +285,6 @@ def merge_full(family: _Family) -> None:
         name: one + 0.02 * torch.randn(one.shape, generator=draw) if one.is_floating_point() else one
         for name, one in _tensors(family.folder).items()
     }
-    from safetensors.torch import save_file
-
     for file in tuned.glob("*.safetensors"):
         save_file({name: moved[name] for name in load_file(file)}, file, metadata={"format": "pt"})
     out = _merge(family, tuned, family.root / "half", weight=0.5)
@@ -309,9 +297,6 @@ def merge_full(family: _Family) -> None:
 
 def merge_lora(family: _Family) -> None:
     """At weight 1 what PEFT answers; as an adapter at weight 0.6 what the model at 0.6 answers."""
-    from alignkeep.models.config import LoadConfig
-    from alignkeep.models.loading import load_model
-
     tuned, cpu = family.adapter(), LoadConfig(device="cpu")
     out = _merge(family, tuned, family.root / "merged", weight=1.0)
     _assert_same(logits(family.opened(out)), logits(load_model(str(tuned), cpu).model), "merged and PEFT's")
@@ -326,11 +311,6 @@ def merge_lora(family: _Family) -> None:
 
 def inject(family: _Family) -> None:
     """On disk matrices have moved by a product of two vectors, one the direction; the adapter answers alike."""
-    from alignkeep.inject.config import InjectConfig
-    from alignkeep.inject.stage import inject as run
-    from alignkeep.models.config import LoadConfig
-    from alignkeep.models.loading import load_model
-
     given: dict[str, Any] = {
         "model": str(family.folder), "harmful": str(family.harmful), "harmless": str(family.harmless),
         "edit": {"strength": "relative:0.1", "allow_lower": True}, "load": {"device": "cpu"},
@@ -338,7 +318,7 @@ def inject(family: _Family) -> None:
         "search": {"divergence": 1000.0, "generation": {"max_new_tokens": 2}},
     }  # fmt: skip
     out = family.root / "injected"
-    run(InjectConfig.model_validate(given), out=out)
+    alignkeep.inject(InjectConfig.model_validate(given), out=out)
     direction = load_file(out / "direction.safetensors")["direction"].double()
     before, after = _tensors(family.folder), {
         name: one for name, one in _tensors(out).items() if name in _tensors(family.folder)
@@ -351,7 +331,7 @@ def inject(family: _Family) -> None:
             _assert_rank_one(name, one, direction)
     edited = family.opened(out)
     given["form"] = "adapter"
-    run(InjectConfig.model_validate(given), out=family.root / "rank_one")
+    alignkeep.inject(InjectConfig.model_validate(given), out=family.root / "rank_one")
     adapted = load_model(str(family.root / "rank_one"), LoadConfig(device="cpu")).model
     _assert_same(logits(adapted), logits(edited), "as adapter and as model")
 
@@ -370,17 +350,6 @@ def _assert_rank_one(name: str, change: Tensor, direction: Tensor) -> None:
 
 def evaluate(family: _Family) -> None:
     """Loaded as transformers loads it, and answering as its own greedy search does."""
-    import json
-
-    from transformers import AutoTokenizer
-
-    from alignkeep.evaluate.config import EvaluateConfig
-    from alignkeep.evaluate.stage import evaluate as run
-    from alignkeep.models.chat import encode_prompt
-    from alignkeep.models.config import LoadConfig
-    from alignkeep.models.loading import load_model
-    from alignkeep.types import Message, Prompt
-
     loaded = load_model(str(family.folder), LoadConfig(device="cpu"))
     _assert_same(logits(loaded.model), logits(family.model), "loaded and transformers' own")
     suite = family.root / "suite.yaml"
@@ -392,7 +361,7 @@ def evaluate(family: _Family) -> None:
         "generation": {"max_new_tokens": 3, "batch_size": 4},
     }  # fmt: skip
     out = family.root / "scored"
-    run(EvaluateConfig.model_validate(given), out=out)
+    alignkeep.evaluate(EvaluateConfig.model_validate(given), out=out)
     rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert len(rows) == 4, f"{len(rows)} answers"
     tokenizer = AutoTokenizer.from_pretrained(family.folder)
