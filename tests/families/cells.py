@@ -36,6 +36,7 @@ from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
 from alignkeep.train.prepare import prepare
 from alignkeep.train.trainer import WeightedSFTTrainer
+from alignkeep.train.tuning import fit_for_trl
 from alignkeep.types import Message, Prompt
 from families.build import tiny_config
 from micro import write_rows
@@ -248,6 +249,7 @@ def alignguard(family: _Family) -> None:
     )  # what the command refuses before it begins; a random base refuses nothing, so on by hand
     prepared.arguments.output_dir = str(family.root / "guarded")
     loaded = load_model(str(family.folder), LoadConfig(device="cpu"))
+    fit_for_trl(loaded.model)
     trainer = WeightedSFTTrainer(
         model=loaded.model, args=prepared.arguments, processing_class=loaded.tokenizer, peft_config=prepared.adapter,
         train_dataset=as_dataset(prepared.rows, prepared.arguments, prepared.max_length),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.checkpoint.folders import leads
-from alignkeep.errors import NoEffectError
+from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.progress import Progress
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from alignkeep.train.align_guard import AlignGuard
     from alignkeep.train.trainer import WeightedSFTTrainer
 
+_EXPERTS = ("num_local_experts", "n_routed_experts", "moe_num_experts")  # what configs call how many there are
 SUBSPACES_NAME = "subspaces.safetensors"  # beside the checkpoints while a guarded tune runs
 
 
@@ -48,6 +49,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     loaded = load_model(config.model, load)
     if not config.has_adapter:
         freeze_beside_language(loaded.model)
+    fit_for_trl(loaded.model, config.trainer.get("router_aux_loss_coef"))
     try:
         trainer = WeightedSFTTrainer(
             model=loaded.model,
@@ -73,6 +75,45 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     _refuse_base(prepared)
     energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
     return Tuned(trainer, energies)
+
+
+def fit_for_trl(model: Any, coefficient: float | None = None) -> None:
+    """What TRL's loss looks up in a model and does not find in some: the model under the head, and how many experts
+    there are. Raises RecipeError where it will not find them, after a trial of three tokens; `coefficient` is that of
+    the routers' balancing loss, None being the model's own."""
+    import torch
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
+    text = model.config.get_text_config()
+    used = getattr(text, "router_aux_loss_coef", 0.0) if coefficient is None else coefficient
+    balances = bool(hasattr(text, "output_router_logits") and used)
+    if balances and not hasattr(text, "num_experts"):
+        text.num_experts = next((getattr(text, name) for name in _EXPERTS if getattr(text, name, None)), None)
+    tokens = torch.tensor([[1, 2, 3]], device=model.get_input_embeddings().weight.device)
+    with torch.no_grad():
+        given = model.base_model(
+            input_ids=tokens, use_cache=False, **({"output_router_logits": True} if balances else {})
+        )
+    if not hasattr(given, "last_hidden_state"):
+        raise RecipeError(
+            "train.model",
+            seen=f"{type(model).__name__}, whose parts give no last_hidden_state",
+            expected="a head over a model that gives one, from which TRL computes the loss",
+            remedy="take a model of another family",
+        )
+    if not balances:
+        return
+    try:
+        load_balancing_loss_func(given.router_logits, text.num_experts, text.num_experts_per_tok)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise RecipeError(
+            "train.trainer.router_aux_loss_coef",
+            seen=f"{used:g}, for routers that show no such logits ({type(error).__name__}: {str(error)[:120]})",
+            expected="routers whose balancing loss TRL can compute",
+            remedy="give --set train.trainer.router_aux_loss_coef=0",
+        ) from error
 
 
 def _refuse_base(prepared: Prepared) -> None:

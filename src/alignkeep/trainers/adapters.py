@@ -59,13 +59,25 @@ def freeze_beside_language(model: Any) -> None:
 
 
 def _excluded(model: Any, targets: str | list[str]) -> str | None:
-    """A pattern of the linear layers that get no adapter: where text does not pass, it would learn nothing; and of
-    all-linear those of Mamba that PEFT will not adapt, since fused kernels read their weights past the layer."""
+    """A pattern of the linear layers that get no adapter: where text does not pass, it would learn nothing; layers with
+    a forward of their own (routers) do not give x W; and of all-linear those of Mamba that PEFT will not adapt, since
+    fused kernels read their weights past the layer."""
     linear = linear_names(model)
     parts = [re.escape(name) for name in beside_language(model) if any(_is_within(one, name) for one in linear)]
+    parts += sorted({re.sub(r"\d+", r"\\d+", re.escape(name)) for name in _of_other_forward(model)})
     refused = [] if isinstance(targets, list) else sorted(filter(_refuses(model), {_last(name) for name in linear}))
     patterns = [rf"({'|'.join(parts)})(\..*)?"] * bool(parts) + [rf"(.*\.)?({'|'.join(refused)})"] * bool(refused)
     return "|".join(patterns) or None
+
+
+def _of_other_forward(model: nn.Module) -> list[str]:
+    from torch import nn
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+    ]
 
 
 def _refuses(model: Any) -> Callable[[str], bool]:
@@ -106,10 +118,12 @@ def check_adapted(settings: LoraSettings, model: Any, stage: str) -> None:
         return
     adapted = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
     base = model.get_base_model()
+    beside = beside_language(base)
     missed = [
         name
         for name in linear_names(base)
-        if _matches(name.replace(".base_layer", ""), settings.target_modules)
+        if not any(_is_within(name, part) for part in beside)
+        and _matches(name.replace(".base_layer", ""), settings.target_modules)
         and not any(done.endswith(name.replace(".base_layer", "")) for done in adapted)
     ]
     if missed:
@@ -131,6 +145,14 @@ def linear_names(model: nn.Module) -> list[str]:
 
 def _check_targets(targets: list[str], model: nn.Module, stage: str) -> None:
     names = [name for name, _ in model.named_modules()] + [name for name, _ in model.named_parameters()]
+    odd = next((name for name in _of_other_forward(model) if _matches(name, targets)), None)
+    if odd is not None:
+        raise RecipeError(
+            f"{stage}.lora.target_modules",
+            seen=f"{odd}, a {type(model.get_submodule(odd)).__name__} with a forward of its own",
+            expected="linear layers, to whose output an adapter adds its product",
+            remedy="leave it out",
+        )
     missing = [target for target in targets if not any(_matches(name, [target]) for name in names)]
     if missing or not targets:
         parts = dict.fromkeys(name.rpartition(".")[2] for name in linear_names(model))
