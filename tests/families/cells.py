@@ -204,7 +204,7 @@ def train_lora(family: _Family) -> None:
 
 
 def train_full(family: _Family) -> None:
-    """Exactly what text reaches has moved; the rest has the base's bytes; it opens as what its config says."""
+    """Just what text reaches has moved; the rest has the base's bytes; it opens as what its config says."""
     out = family.root / "full"
     _tune(family, "full", out)
     tuned, base = family.opened(out), family.opened(family.folder)
@@ -212,10 +212,14 @@ def train_full(family: _Family) -> None:
     before, after = _tensors(family.folder), _tensors(out)
     assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
     old, new = dict(base.named_parameters()), dict(tuned.named_parameters())
+    # The routers' balancing loss is no part of these gradients.
+    balances = hasattr(base.config.get_text_config(), "output_router_logits")
     for name, largest in reached.items():
         has_moved = not torch.equal(old[name], new[name])
         assert has_moved or largest < 1e-4, f"{name} has a gradient of {largest:.1e} and was not trained or not saved"
-        assert not has_moved or largest > 0, f"{name} has no gradient and has moved"
+        assert not has_moved or largest > 0 or (balances and "vision" not in name), (
+            f"{name} has no gradient and has moved"
+        )
     assert float((logits(tuned) - logits(family.model)).abs().max()) > 1e-5
 
 
