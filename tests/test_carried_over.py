@@ -164,3 +164,9 @@ def test_a_model_that_needs_an_image_is_refused(tiny_model: Path, tmp_path: Path
 def test_settings_of_a_python_call_that_do_not_fit_are_our_error(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         TrainConfig(**{"model": "m", "data": "d", **values})
+
+
+def test_a_head_of_several_layers_is_refused_since_the_loss_would_pass_by_it(tiny_model: Path, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "modernbert-decoder", tiny_model)
+    with pytest.raises(RecipeError, match=r"log-probabilities that are .* from the model's own"):
+        tuned(base, tmp_path)

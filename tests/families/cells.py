@@ -36,7 +36,7 @@ from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
 from alignkeep.train.prepare import prepare
 from alignkeep.train.trainer import WeightedSFTTrainer
-from alignkeep.train.tuning import fit_for_trl
+from alignkeep.train.tuning import check_loss, fit_for_trl
 from alignkeep.types import Message, Prompt
 from families.build import tiny_config
 from micro import write_rows
@@ -258,6 +258,7 @@ def alignguard(family: _Family) -> None:
         model=loaded.model, args=prepared.arguments, processing_class=loaded.tokenizer, peft_config=prepared.adapter,
         train_dataset=as_dataset(prepared.rows, prepared.arguments, prepared.max_length),
     )  # fmt: skip
+    check_loss(trainer.model)
     guard = AlignGuard.measure(trainer.model, loaded.tokenizer, prepared.alignment, config.alignguard)
     guard.attach(trainer)
     trainer.train()

@@ -10,6 +10,7 @@ from alignkeep.checkpoint.folders import leads
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model
+from alignkeep.models.matrices import untouched
 from alignkeep.progress import Progress
 from alignkeep.train.alignment import check_alignment
 from alignkeep.train.config import TrainConfig
@@ -63,6 +64,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
         raise refused_by_trl(error, "train") from error
     if config.has_adapter:
         check_adapted(config.lora, trainer.model, "train")
+    check_loss(trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
     latest = last_checkpoint(checkpoints)
     if prepared.probe is not None and latest is None:
@@ -114,6 +116,31 @@ def fit_for_trl(model: Any, coefficient: float | None = None) -> None:
             expected="routers whose balancing loss TRL can compute",
             remedy="give --set train.trainer.router_aux_loss_coef=0",
         ) from error
+
+
+def check_loss(model: Any) -> None:
+    """TRL computes log-probabilities from the model under the head and the head's matrix. Raises RecipeError where a
+    trial of four tokens shows that they are not the model's own (a head of several layers), or where it fails."""
+    import torch
+
+    tokens = torch.tensor([[1, 2, 3, 1]], device=model.get_input_embeddings().weight.device)
+    try:
+        with untouched(model), torch.no_grad():
+            own = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+            fused = model(input_ids=tokens, labels=tokens, fused_lm_head=True).log_probs.float()
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        raise _no_loss(f"{type(error).__name__}: {str(error)[:200]}") from error
+    off = (own.gather(-1, tokens[:, 1:, None])[..., 0] - fused).abs().max()
+    if not off <= (1e-3 if model.dtype == torch.float32 else 0.1):
+        raise _no_loss(f"log-probabilities that are {float(off):.2g} from the model's own")
+
+
+def _no_loss(seen: str) -> RecipeError:
+    return RecipeError(
+        "train.model", seen=f"under TRL's loss {seen}",
+        expected="a head of one matrix over a model that trains on text",
+        remedy="take a model of another family",
+    )  # fmt: skip
 
 
 def _refuse_base(prepared: Prepared) -> None:

@@ -43,7 +43,7 @@ def put_on(skeleton: Any, adapter: LoraConfig, stage: str) -> Any:
 
     try:
         return get_peft_model(deepcopy(skeleton), adapter)
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
         raise RecipeError(
             f"{stage}.lora", seen=f"PEFT's {type(error).__name__}: {' '.join(str(error).split())[:240]}",
             expected="layers that it can adapt", remedy="name others in lora.target_modules",
