@@ -39,6 +39,7 @@ from alignkeep.train.trainer import WeightedSFTTrainer
 from alignkeep.train.tuning import check_loss, fit_for_trl
 from alignkeep.types import Message, Prompt
 from families.build import tiny_config
+from families.page import VERBS as NAMES
 from micro import write_rows
 
 SECONDS = 60  # of one cell
@@ -384,12 +385,6 @@ def _text_of(row: Mapping[str, Any]) -> str:
     return asked if isinstance(asked, str) else asked[-1]["content"]
 
 
-VERBS: dict[str, Callable[[_Family], None]] = {
-    "evaluate": evaluate,
-    "train lora": train_lora,
-    "train full": train_full,
-    "alignguard": alignguard,
-    "merge model": merge_full,
-    "merge adapter": merge_lora,
-    "inject": inject,
-}
+VERBS: dict[str, Callable[[_Family], None]] = dict(
+    zip(NAMES, (evaluate, train_lora, train_full, alignguard, merge_full, merge_lora, inject), strict=True)
+)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
-from families.cells import VERBS, Cell
-
+# The columns; what each does is in cells.py.
+VERBS = ("evaluate", "train lora", "train full", "alignguard", "merge model", "merge adapter", "inject")
 Found = Mapping[str, Mapping[str, Any]]  # of a family by verb: state and reason; or `unbuilt`: why
 
 _HEAD = """\
@@ -33,12 +34,10 @@ The vision and audio parts of a model stay as they are: its language model is wh
 
 def page(found: Found) -> str:
     """The page; families whose tiny model cannot be built stand at its end."""
-    import transformers
-
     built = {kind: cells for kind, cells in sorted(found.items()) if "unbuilt" not in cells}
     reasons: dict[str, int] = {}
     rows = [
-        f"| {kind} | {' | '.join(_shown(Cell(*cells[verb]), kind, reasons) for verb in VERBS)} |"
+        f"| {kind} | {' | '.join(_shown(*cells[verb], kind, reasons) for verb in VERBS)} |"
         for kind, cells in built.items()
     ]
     counts = [f"| {verb} | {' | '.join(map(str, _counts(built, verb)))} |" for verb in VERBS]
@@ -46,7 +45,7 @@ def page(found: Found) -> str:
         f"| {kind} | {_plain(cells['unbuilt'], kind)} |" for kind, cells in sorted(found.items()) if "unbuilt" in cells
     ]
     parts = [
-        _HEAD.format(version=transformers.__version__) + f"## {len(built)} families by verb\n",
+        _HEAD.format(version=version("transformers")) + f"## {len(built)} families by verb\n",
         "\n".join(["| verb | right | refused | failure |", "| --- | ---: | ---: | ---: |", *counts]),
         "\n## Every family\n",
         "\n".join([f"| family | {' | '.join(VERBS)} |", f"| --- |{' --- |' * len(VERBS)}", *rows]),
@@ -79,16 +78,15 @@ def _counts(built: Found, verb: str) -> list[int]:
     return [states.count(state) for state in ("right", "refused", "failure")]
 
 
-def _shown(cell: Cell, kind: str, reasons: dict[str, int]) -> str:
-    if cell.state == "right":
-        return cell.state
-    number = reasons.setdefault(_plain(cell.reason, kind), len(reasons) + 1)
-    return f"{cell.state} {number}"
+def _shown(state: str, reason: str, kind: str, reasons: dict[str, int]) -> str:
+    if state == "right":
+        return state
+    return f"{state} {reasons.setdefault(_plain(reason, kind), len(reasons) + 1)}"
 
 
 def _plain(reason: str, kind: str) -> str:
     """Without what differs from family to family: folders, names, numbers, long lists."""
-    text = re.sub(r"(/[\w.+-]+)+/", "", reason)
+    text = re.sub(r"(?<!\w)(/[\w.+-]+)+/", "", reason)
     text = re.sub(r"(base_model\.model\.)?(\w+\.)+\d+\.[\w.]+", "LAYER", text)
     text = re.sub(r"one of (\w+, ){5}.*?;", "one of those known;", text)
     text = re.sub(rf"\b{re.escape(kind)}(_text)?\b", "FAMILY", text).replace("|", "/")
