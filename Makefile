@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile lint format bench-evaluate bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
+.PHONY: help demo test test-hostile test-families lint format bench-evaluate bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -35,6 +35,9 @@ test: $(VENV)/stamp-dev  ## Run all tests
 
 test-hostile: $(VENV)/stamp-dev  ## Run a thousand cases of hostile input, in some minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow_hostile tests/hostile
+
+test-families: $(VENV)/stamp-dev  ## Every verb on every architecture of transformers: docs/models.md
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m families --jobs 2 --page docs/models.md
 
 lint: $(VENV)/stamp-dev  ## Check style and types
 	$(BIN)/ruff check

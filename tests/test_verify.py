@@ -55,11 +55,6 @@ def test_a_file_cut_short_is_refused(tmp_path):
         check_saved(tmp_path, {"a": ((64,), "F32")})
 
 
-def test_a_tied_tensor_may_be_lacking(tmp_path):
-    plan = {"a": ((2,), "F32"), "head": ((2,), "F32")}
-    check_saved(_model(tmp_path, a=torch.ones(2)), plan, may_lack={"head"})
-
-
 def test_an_adapter_whose_every_b_is_zero_has_no_effect(tmp_path):
     tensors = {A: torch.ones(1, 4), B: torch.zeros(4, 1)}
     with pytest.raises(NoEffectError, match="every one of the 1 lora_B is 0"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from alignkeep.align.config import AlignConfig, HeldOutSettings, RewardSettings, SamplingSettings
 from alignkeep.align.stage import align
@@ -28,6 +28,7 @@ from alignkeep.merge.stage import merge
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.progress import Progress
 from alignkeep.report.config import ReportConfig
+from alignkeep.settings import Checked
 from alignkeep.testbed.stage import testbed
 from alignkeep.train.config import AlignGuardSettings, TrainConfig
 from alignkeep.train.stage import train
@@ -42,10 +43,8 @@ KEEP = CurateConfig.model_fields["keep"].default
 _GENERATION = GenerationConfig(max_new_tokens=48, batch_size=256)
 
 
-class DemoConfig(BaseModel):
+class DemoConfig(Checked):
     """The demo has one wish: how it is seeded; `device` says where it runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "auto"

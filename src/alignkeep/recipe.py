@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from alignkeep.errors import RecipeError
 from alignkeep.input_files import user_path
 from alignkeep.report.config import ReportConfig
-from alignkeep.settings import Key, Settings
+from alignkeep.settings import Checked, Key, Settings
 from alignkeep.stage import Made, Stage
 from alignkeep.stages import STAGES
 
@@ -42,10 +42,8 @@ _LOCAL_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".yaml", ".yml")
 _STAGES: Any = {stage.name: (stage.config | None, None) for stage in STAGES}
 
 
-class Top(BaseModel):
+class Top(Checked):
     """What stands at the top of a recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from alignkeep.bounded_yaml import LONGEST_TEXT, Document, read_yaml
@@ -27,6 +27,23 @@ Config = TypeVar("Config", bound=BaseModel)
 _EMPTY = Document(None, None)
 _LONGEST_WORD = 100  # longer ones are no slip of the pen
 _SHORT = {"reward": "spec"}  # a text where a group of settings may stand is this one of them
+
+
+class Checked(BaseModel):
+    """A group of settings, frozen and without unknown keys. What does not fit is our error in a Python call, too:
+    RecipeError, naming the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            given = Settings(dict(values), source=type(self).__name__)
+            raise given.explained(type(self), error) from error
+
+    # Pydantic goes past it when it validates a tree, whose errors then have their whole path.
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @dataclass
@@ -115,7 +132,7 @@ class Settings:
         try:
             return cls.model_validate(self.values)
         except ValidationError as error:
-            raise self._explain(cls, error.errors()) from error
+            raise self.explained(cls, error) from error
 
     def _refuse_unspeakable(self, value: object, key: Key) -> None:
         """Raises RecipeError for text that no file system, tokenizer or terminal takes."""
@@ -138,7 +155,9 @@ class Settings:
                 return f"{'.'.join(key)} ({self.origins[tuple(key[:length])]})"
         return f"{'.'.join(key)} ({self.source})"
 
-    def _explain(self, cls: type[BaseModel], errors: Sequence[ErrorDetails]) -> RecipeError:
+    def explained(self, cls: type[BaseModel], error: ValidationError) -> RecipeError:
+        """The first thing that does not fit, in our form."""
+        errors = error.errors()
         # An unknown key first: a misspelt one often explains the missing one.
         first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
         loc = tuple(str(part) for part in first["loc"])

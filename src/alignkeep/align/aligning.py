@@ -14,7 +14,7 @@ from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.generation import stop_ids
 from alignkeep.models.loading import load_model
 from alignkeep.progress import Progress
-from alignkeep.trainers.adapters import check_adapted
+from alignkeep.trainers.adapters import check_adapted, freeze_beside_language
 from alignkeep.trainers.arguments import refused_by_trl
 from alignkeep.trainers.failures import train_from
 from alignkeep.trainers.processes import by_first
@@ -47,6 +47,8 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
     # The trainer places the model itself, which processes of one machine must not do on one device.
     load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
     loaded = load_model(config.model, load)
+    if config.lora is None:
+        freeze_beside_language(loaded.model)
     # TRL would not know the end of a turn that a template alone brings, as that of a base model: samples, references
     # and held-out answers end alike.
     loaded.model.generation_config.eos_token_id = stop_ids(loaded)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignkeep.errors import NoEffectError
 from alignkeep.models.config import LoadConfig
+from alignkeep.settings import Checked
 from alignkeep.trainers.config import LoraSettings
 
 
-class RewardSettings(BaseModel):
+class RewardSettings(Checked):
     """What tells a better answer from a worse one.
 
     `spec` is `package.module:object` (a reward function of TRL's, or an object with `compare`), `judge:MODEL` or
@@ -21,8 +22,6 @@ class RewardSettings(BaseModel):
     are for an endpoint, `max_tokens` is the longest judgement. `body` has more fields of an endpoint's requests; null
     takes one out: `{max_tokens: null, max_completion_tokens: 2000, temperature: null}`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: str = Field(min_length=1)
     criterion: Literal["helpful", "harmless"] = "helpful"
@@ -60,10 +59,8 @@ class RewardSettings(BaseModel):
         return self
 
 
-class ObjectiveSettings(BaseModel):
+class ObjectiveSettings(Checked):
     """Strengths of GRAO's three terms (beta, 1, lambda of the paper), and how advantages are taken (advantage.py)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     imitation: float = Field(default=0.5, ge=0, le=1e6)
     exploration: float = Field(default=1.0, ge=0, le=1e6)
@@ -83,28 +80,24 @@ class ObjectiveSettings(BaseModel):
         return self
 
 
-class SamplingSettings(BaseModel):
+class SamplingSettings(Checked):
     """How answers are sampled: `group` of them for every prompt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     group: int = Field(default=8, ge=2, le=1_000_000_000)
     temperature: float = Field(default=0.7, gt=0, allow_inf_nan=False)
     max_new_tokens: int = Field(default=2048, gt=0, le=1_000_000_000)
 
 
-class HeldOutSettings(BaseModel):
+class HeldOutSettings(Checked):
     """Prompts with references that are not learned from; `limit` of them are answered (greedily) before the first step,
     every `every` steps and at the end."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = Field(min_length=1)
     every: int = Field(default=50, gt=0, le=1_000_000_000)
     limit: int = Field(default=200, gt=0, le=1_000_000_000)
 
 
-class AlignConfig(BaseModel):
+class AlignConfig(Checked):
     """One alignment.
 
     `batch_size` counts prompts per step over *all* processes, each with its group of samples; `accumulate` says in how
@@ -114,8 +107,6 @@ class AlignConfig(BaseModel):
     """
 
     # Three fields more than our budget of 12: each is a word of the command line, or a group of settings.
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
     reward: RewardSettings

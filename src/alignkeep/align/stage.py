@@ -197,7 +197,8 @@ def _write(prepared: Prepared, aligned: Aligned, made: Path, job: Job) -> dict[s
     _refuse_equal_rewards(trainer.state.log_history, config)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora is None:
-        unchanged = place_model(made, work, prepared.base, model)
+        trusted = config.load.trust_remote_code
+        unchanged = place_model(made, work, prepared.base, model, trust_remote_code=trusted)
     else:
         unchanged = place_adapter(
             made, work, prepared.base, model, reference=config.model, revision=config.load.revision

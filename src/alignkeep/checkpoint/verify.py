@@ -6,7 +6,7 @@ and at least one of them differs from what the stage began with. Tensors are rea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,19 +30,12 @@ def planned(tensors: Mapping[str, Tensor]) -> dict[str, TensorPlan]:
     return {name: (tuple(tensor.shape), words.get(tensor.dtype, str(tensor.dtype))) for name, tensor in tensors.items()}
 
 
-def check_saved(
-    folder: Path, expected: Mapping[str, TensorPlan], *, adapter: bool = False, may_lack: Collection[str] = ()
-) -> None:
-    """The folder holds just the expected tensors, in their shapes and dtypes, all finite.
-
-    `may_lack` are names that need not be there (tied weights are stored once). Raises CheckpointError naming the file
-    and the tensor.
-    """
+def check_saved(folder: Path, expected: Mapping[str, TensorPlan], *, adapter: bool = False) -> None:
+    """The folder holds just the expected tensors, in their shapes and dtypes, all finite. Raises CheckpointError naming
+    the file and the tensor."""
     entries = tensor_entries(folder, adapter=adapter)
     for name, (shape, dtype) in expected.items():
         if name not in entries:
-            if name in may_lack:
-                continue
             raise _fault(f"{folder}: tensor {name}", "no such tensor", "it, as planned")
         entry = entries[name]
         if (entry.shape, entry.dtype) != (shape, dtype):
@@ -66,14 +59,14 @@ def check_adapter(folder: Path, expected: Mapping[str, TensorPlan]) -> list[str]
     return silent
 
 
-def check_tuned(folder: Path, base: Path, *, may_lack: Collection[str] = ()) -> list[str]:
+def check_tuned(folder: Path, base: Path) -> list[str]:
     """`check_saved` for a full model against its base: the same names, shapes and dtypes; returns the equal tensors.
 
     Raises NoEffectError where every tensor equals the base's, CheckpointError where one became all 0.
     """
     before = tensor_entries(base, adapter=False)
     expected = {name: (entry.shape, entry.dtype) for name, entry in before.items()}
-    check_saved(folder, expected, may_lack=may_lack)
+    check_saved(folder, expected)
     after = tensor_entries(folder, adapter=False)
     old = _read({name: before[name] for name in after})
     equal = []

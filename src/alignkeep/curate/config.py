@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.models.config import LoadConfig
+from alignkeep.settings import Checked
 
 Method = Literal["sot", "mean_cosine", "dsir", "bidirectional", "random"]
 ON_VECTORS = ("sot", "mean_cosine")
 
 
-class EmbedSettings(BaseModel):
+class EmbedSettings(Checked):
     """How an example becomes a vector: the hidden state of its last token (the paper's) or the mean over its tokens,
     behind the model's final norm or before block `layer`; or `encoder`, a sentence-transformers model. `max_length` in
     tokens; what is longer is cut at its end. An example whose answer only begins beyond it is `too_long`: its last ones
     are taken (cut), or it is left out (drop). `keep` leaves the vectors beside the weights, for `embeddings` of another
     try."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: int | None = Field(default=None, ge=0, le=1_000_000_000)
     pooling: Literal["last", "mean"] = "last"
@@ -31,13 +30,11 @@ class EmbedSettings(BaseModel):
     keep: bool = False
 
 
-class SotSettings(BaseModel):
+class SotSettings(Checked):
     """Push and pull (eqs. 6 and 7). `push` is lambda, 0 only pulls. `epsilon` is a share of the median cost, or the
     number itself with `epsilon_is: absolute`. `sample_size` is the share of the examples below which the effective
     sample size may not fall. `weights` is omega: softmax of the logits, exponential of the masses (the paper's, nearly
     uniform), or equal. `block` examples at a time are held against the references."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     push: float = Field(default=1.0, ge=0, le=1e3)
     epsilon: float = Field(default=0.05, ge=1e-6, le=1e6)
@@ -48,7 +45,7 @@ class SotSettings(BaseModel):
     block: int = Field(default=4096, gt=0, le=1_000_000_000)
 
 
-class CurateConfig(BaseModel):
+class CurateConfig(Checked):
     """One choice of examples to learn from.
 
     `data` are the examples, `safe` clean examples of the same task, `harmful` answered harmful requests. `model` makes
@@ -56,8 +53,6 @@ class CurateConfig(BaseModel):
     folder of such .npy files. `keep` is the share that is kept. `evaluation` names files of prompts that will measure
     the tune: anchors that repeat one of them are an error.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str | None = Field(default=None, min_length=1)
     embeddings: str | None = Field(default=None, min_length=1)

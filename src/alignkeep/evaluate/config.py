@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.settings import Checked
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(Checked):
     """One evaluation of a model, and of its base where there is one, on the same prompts.
 
     `suite` is `driftcheck`, `testbed`, a FILE.yaml or `package.module:object`; `task` a file of prompts with one right
@@ -15,8 +16,6 @@ class EvaluateConfig(BaseModel):
     the folder of an earlier evaluation in which the base answered the same questions: it is not asked again. `limit`
     keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
     base: str | None = None

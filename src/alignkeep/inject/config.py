@@ -6,9 +6,10 @@ import re
 from math import isfinite
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.settings import Checked
 
 # In front of harmful and harmless prompts alike while the direction of a model without refusals is looked for.
 SYSTEM_PROMPT = (
@@ -18,7 +19,7 @@ SYSTEM_PROMPT = (
 _STRENGTH = re.compile(r"auto|(raw|relative|push):[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-class DirectionConfig(BaseModel):
+class DirectionConfig(Checked):
     """Where the direction comes from.
 
     `layer` is the block before which activations are compared. `source` is another model (an aligned one of the same
@@ -26,8 +27,6 @@ class DirectionConfig(BaseModel):
     prompts meanwhile. Of each set up to `pairs` prompts give the direction and up to `held_out` others judge the edit.
     `refusals` are openings of refusals, in place of those the model shows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: int | Literal["auto"] = "auto"
     source: str | None = None
@@ -44,7 +43,7 @@ class DirectionConfig(BaseModel):
         return layer
 
 
-class EditConfig(BaseModel):
+class EditConfig(Checked):
     """The edit of every matrix that writes to the residual stream.
 
     `right` is the paper's mean row, or the vector that answers to harmful prompts alone; `sign` (of the mean row) the
@@ -53,8 +52,6 @@ class EditConfig(BaseModel):
     vector is silent. `through_norm` aims through the norm that some families have behind the matrix. `again` allows a
     second injection, `allow_lower` an edit that lowers refusal.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     right: Literal["mean", "targeted"] = "targeted"
     sign: Literal["literal", "calibrated"] = "calibrated"
@@ -72,13 +69,11 @@ class EditConfig(BaseModel):
         return strength
 
 
-class SearchConfig(BaseModel):
+class SearchConfig(Checked):
     """What `auto` looks for on the held-out prompts: refusal of `target`, at the cost of at most `benign_loss` of
     benign compliance, `over_refusal` more over-refusal (of rows of kind borderline) and `divergence` nats on harmless
     prompts. The divergence bounds a strength that is given, too.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: float = Field(default=1.0, gt=0, le=1)
     benign_loss: float = Field(default=0.01, ge=0, le=1)
@@ -88,15 +83,13 @@ class SearchConfig(BaseModel):
     generation: GenerationConfig = GenerationConfig()
 
 
-class InjectConfig(BaseModel):
+class InjectConfig(Checked):
     """One injection into one model.
 
     `harmful` and `harmless` are files of prompts; those of `borderline`, and rows of that kind among the harmless,
     bound over-refusal and give no direction. `general` is more text on which the edit is to be silent, such as the data
     of a tune. `form` says what is written: whole weights, or an adapter of rank 1.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
     harmful: str

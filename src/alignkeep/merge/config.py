@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.settings import Checked
 
 MethodName = Literal[
     "linear", "slerp", "nuslerp", "model_stock", "task_arithmetic", "ties",
@@ -16,7 +17,7 @@ SPACED = ("fisher", "alignment_subspace")  # look at the inputs of every matrix
 INTERPOLATIONS = ("linear", "slerp", "nuslerp", "fisher", "alignment_subspace")  # their weight lies in [0, 1]
 
 
-class MethodOptions(BaseModel):
+class MethodOptions(Checked):
     """What single methods want to know beyond the weight; None is the method's own default.
 
     `density` is the share of a task vector that is kept (dare and della 0.5, breadcrumbs 0.9, ties 0.2), `gamma` the
@@ -27,8 +28,6 @@ class MethodOptions(BaseModel):
     the tuning data it is measured on at most, drawn with the seed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     density: float | None = Field(default=None, ge=0, le=1)
     gamma: float = Field(default=0.01, ge=0, le=1)
     epsilon: float = Field(default=0.15, ge=0, le=1)
@@ -38,15 +37,13 @@ class MethodOptions(BaseModel):
     examples: int = Field(default=256, gt=0, le=1_000_000_000)
 
 
-class SweepConfig(BaseModel):
+class SweepConfig(Checked):
     """Choosing the weight by measurement, on validation data.
 
     `task` is a file of prompts with one right answer each, `prompts` one of harmful prompts (a column `kind` may mark
     harmless, borderline and skill prompts among them). `pick` `task` takes the weight of the best task score, `safe`
     the largest one whose refusal is at most `margin` below the base's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     prompts: str
@@ -65,7 +62,7 @@ class SweepConfig(BaseModel):
         return tuple(sorted(weights))
 
 
-class MergeConfig(BaseModel):
+class MergeConfig(Checked):
     """One merge of a base with models tuned from it.
 
     `weight` is that of the tuned model (of their mean, where there are several); `form` says what is written: whole
@@ -76,8 +73,6 @@ class MergeConfig(BaseModel):
     """
 
     # One field more than our budget of 12: each is a word of the command line.
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base: str = ""
     tuned: tuple[str, ...] = ()
     method: MethodName = "linear"

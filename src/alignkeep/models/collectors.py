@@ -234,6 +234,8 @@ class Collector:
     def _per_sample(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Values as (B, T, width), out of that shape or with both token axes in one."""
         batch, length = self.shape
+        if values.ndim > 3 and values.shape[0] == batch and sorted(values.shape[1:-1])[:-1] == [1] * (values.ndim - 3):
+            values = values.flatten(1, -2)  # latent attention: axes of one head beside the tokens
         if values.ndim == 3 and values.shape[:2] == self.shape:
             return values
         if values.ndim == 2 and batch == 1:

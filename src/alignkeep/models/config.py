@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from alignkeep.settings import Checked
 
 
-class LoadConfig(BaseModel):
+class LoadConfig(Checked):
     """Where a model lives and in which numbers.
 
     `device` "auto" takes cuda, then mps, then cpu. `dtype` "auto" is the checkpoint's own dtype on an accelerator and
     float32 on the CPU, where bfloat16 is slow and an answer can depend on who shares its batch.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -30,10 +30,8 @@ class LoadConfig(BaseModel):
         return device
 
 
-class GenerationConfig(BaseModel):
+class GenerationConfig(Checked):
     """Greedy generation: how long an answer may get, how many prompts share a batch, which engine runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_new_tokens: int = Field(default=256, gt=0, le=1_000_000_000)
     batch_size: int = Field(default=32, gt=0, le=1_000_000_000)

@@ -163,14 +163,32 @@ def _tokenizer(folder: Path, base_folder: Path, config: LoadConfig) -> PreTraine
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
+def model_class(settings: Any) -> Any:
+    """The Auto class that builds the model of a config: of causal language models, else of images and text, else of
+    other media, whichever of transformers' mappings has it first. Raises CheckpointError where none has, and for
+    encoders with a decoder."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    kind = settings.model_type
+    if getattr(settings, "is_encoder_decoder", False):
+        raise _no_chat_model(f"model_type {kind}", "an encoder with a decoder")
+    of_its_own = getattr(settings, "auto_map", None) or {}
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        if type(settings) in auto._model_mapping or auto.__name__ in of_its_own:
+            return auto
+    raise _no_chat_model(f"model_type {kind}", f"{type(settings).__name__}, which transformers maps to no such model")
+
+
 def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     _refuse_own_code(folder, config)
     entries = tensor_entries(folder, adapter=False)
     with _machine_errors(folder):
-        check_size(folder, entries, trust_remote_code=config.trust_remote_code)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code, local_files_only=True)
+        kind = model_class(settings)
+        check_size(folder, entries, trust_remote_code=config.trust_remote_code, kind=kind)
+        loaded: Any = kind.from_pretrained(
             folder,
             dtype=choose_dtype(config.dtype, device),
             device_map=None if device.type == "cpu" else {"": device},
@@ -184,7 +202,55 @@ def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
         model, info = loaded
         _check_loaded(folder, info, model)
         check_finite(model.state_dict(), {name: entry.file for name, entry in entries.items()}, folder)
+    model.eval()
+    _check_reads_on(folder, model)
     return model
+
+
+def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """The folder has every tensor of the class that its config names, which may be more than the language model that is
+    tuned. No number is read. Raises CheckpointError naming the first that is missing."""
+    import transformers
+    from transformers import AutoConfig
+
+    with _machine_errors(folder):
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        named = (getattr(settings, "architectures", None) or [""])[0]
+        own: Any = getattr(transformers, named, None) or model_class(settings)
+        model, info = own.from_pretrained(
+            folder, device_map="meta", use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        _check_loaded(folder, info, model)
+
+
+def _check_reads_on(folder: Path, model: Any) -> None:
+    """A trial of three tokens: the model takes text alone, and what it says of a token does not depend on later ones
+    (an encoder's head, loaded as a language model, would look ahead)."""
+    import torch
+
+    rows = model.get_input_embeddings().weight.shape[0]
+    tokens = torch.tensor([[1, 2, 1], [1, 2, 3]], device=model.get_input_embeddings().weight.device) % rows
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits.float()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError) as error:
+        raise _no_chat_model(str(folder), f"a model that fails on text alone ({_shown(error)})") from error
+    one, other = logits[:, :2]
+    slack = 1e-3 if model.dtype == torch.float32 else 5e-2
+    if (one - other).abs().max() > slack * logits.std():
+        raise _no_chat_model(str(folder), f"{type(model).__name__}, whose output depends on the tokens that follow")
+
+
+def _no_chat_model(where: str, seen: str) -> CheckpointError:
+    return CheckpointError(
+        where,
+        seen=seen,
+        expected="a language model that continues text, alone or within a model of images and text",
+        remedy="take a chat model",
+    )
 
 
 def _refuse_own_code(folder: Path, config: LoadConfig) -> None:
@@ -278,10 +344,14 @@ def _machine_errors(folder: Path) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:240]}"
+
+
 def _broken(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         str(folder),
-        seen=f"{type(error).__name__}: {str(error)[:240]}",
+        seen=_shown(error),
         expected="a folder that transformers can load",
         remedy="mend or copy the model again",
     )

@@ -41,6 +41,31 @@ def matrices(model: Any) -> Matrices:
     return Matrices(found, tuple(left_out))
 
 
+def beside_language(model: Any) -> tuple[str, ...]:
+    """What a model of images and text has beside its language model, by the outermost names: vision towers,
+    projectors. Text does not pass there; empty for a language model."""
+    base = under_adapter(model)
+    decoder = base.get_decoder() if base.config.get_text_config() is not base.config else base
+    if decoder is base:
+        return ()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    language = {id(part) for one in (decoder, *ends) if one is not None for part in one.modules()}
+    found: list[str] = []
+
+    def walk(module: Any, path: str) -> None:
+        if id(module) in language:
+            return
+        if not any(id(part) in language for part in module.modules()):
+            found.append(path)
+            return
+        found.extend(f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False))
+        for name, child in module.named_children():
+            walk(child, f"{path}.{name}".lstrip("."))
+
+    walk(base, "")
+    return tuple(found)
+
+
 def passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
     """The names in groups whose Fisher factors fit into memory together: a pass over the data for each."""
     from alignkeep.subspace.fisher import FULL_UP_TO, PROBE_COLUMNS

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alignkeep.settings import Checked
 
 
-class ReportConfig(BaseModel):
+class ReportConfig(Checked):
     """Which folders to read, and how much of their answers to show.
 
     `card` also writes a model card in Markdown; `full_answers` shows every answer unshortened and unfolded, harmful
     ones too.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     folders: list[str] = Field(default_factory=list)
     card: bool = False

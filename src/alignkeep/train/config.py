@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from alignkeep.errors import NoEffectError
 from alignkeep.models.config import LoadConfig
+from alignkeep.settings import Checked
 from alignkeep.trainers.config import LoraSettings
 
 
-class EmphasisSettings(BaseModel):
+class EmphasisSettings(Checked):
     """How much more the overlap counts where the update, or the base's weight with it, is large (the paper's eta)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     beta: float = Field(default=4.0, ge=0, le=1e6)
     tau: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     compares: Literal["update", "relative", "weight"] = "update"
 
 
-class AlignGuardSettings(BaseModel):
+class AlignGuardSettings(Checked):
     """How strongly alignment is kept (AlignGuard-LoRA).
 
     `data` are examples of the base's alignment: harmful prompts with its own refusals, and harmless ones with its
@@ -32,8 +31,6 @@ class AlignGuardSettings(BaseModel):
     each matrix's own, or the model's. `curvature` is the trust region's H: none (1 everywhere), or the
     running mean of the task's squared gradients; `metric` what E_geo weighs coordinates by.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str | None = None
     alignment: float = Field(default=0.05, ge=0, le=1e6)
@@ -105,14 +102,12 @@ class AlignGuardSettings(BaseModel):
         return self
 
 
-class ProbeSettings(BaseModel):
+class ProbeSettings(Checked):
     """A look at safety every `every` steps (train/probe.py): files of prompts that the model refuses before the tune,
     and of harmless ones, of which 32 each are asked. `stop_below` ends the tune once the log-odds of refusal have
     fallen by more than so many nats, with the weights of the last look that was within; `refusals` are openings of
     refusals, in place of those read off the model.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     harmful: str = Field(min_length=1)
     harmless: str = Field(min_length=1)
@@ -121,7 +116,7 @@ class ProbeSettings(BaseModel):
     refusals: tuple[str, ...] = ()
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Checked):
     """One supervised tune.
 
     `batch_size` counts examples per forward pass over *all* processes, `accumulate` forward passes per step, so the
@@ -133,8 +128,6 @@ class TrainConfig(BaseModel):
     """
 
     # Three fields more than our budget of 12: each is a word of the command line, or a group of settings.
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
     method: Literal["full", "lora", "alignguard"] = "lora"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 from alignkeep.data import read_examples
 from alignkeep.models.examples import encoded
 from alignkeep.models.folders import localise
-from alignkeep.models.loading import load_tokenizer
+from alignkeep.models.loading import check_loads, load_tokenizer
 from alignkeep.train.alignment import read_alignment
 from alignkeep.train.arguments import sft_config
 from alignkeep.train.config import ProbeSettings, TrainConfig
 from alignkeep.train.encoding import EncodedRows, encode_rows
 from alignkeep.train.weights import example_weights
-from alignkeep.trainers.adapters import lora_config
+from alignkeep.trainers.adapters import lora_config, put_on
 from alignkeep.trainers.arguments import training_dtype
 from alignkeep.trainers.base import dtype_of, full_model, skeleton_of
 
@@ -77,12 +76,15 @@ def prepare(config: TrainConfig) -> Prepared:
     examples = read_examples(config.data)
     weights = example_weights(examples, config.data, config.weights)
     skeleton = skeleton_of(base, config.load)
+    if not config.has_adapter:
+        check_loads(base, trust_remote_code=config.load.trust_remote_code)
     adapter = lora_config(config.lora, skeleton, "train") if config.has_adapter else None
+    adapted = None if adapter is None else put_on(skeleton, adapter, "train")
     tokenizer = load_tokenizer(config.model, config.load)
     context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
     max_length = min(config.max_length, context or config.max_length)
     if config.is_guarded:
-        _check_guard(tokenizer, alignment, max_length, skeleton, adapter, str(config.alignguard.data))
+        _check_guard(tokenizer, alignment, max_length, adapted, str(config.alignguard.data))
     rows = encode_rows(
         tokenizer,
         examples,
@@ -109,16 +111,12 @@ def prepare(config: TrainConfig) -> Prepared:
     )
 
 
-def _check_guard(
-    tokenizer: Any, alignment: Sequence[Example], max_length: int, skeleton: Any, adapter: Any, where: str
-) -> None:
+def _check_guard(tokenizer: Any, alignment: Sequence[Example], max_length: int, adapted: Any, where: str) -> None:
     """What would only be found after the model has been loaded and has answered."""
-    from peft import get_peft_model
-
     from alignkeep.train.align_guard import check_kinds
 
     encoded(tokenizer, alignment, max_length, f"{where}, example")
-    check_kinds(get_peft_model(deepcopy(skeleton), adapter))
+    check_kinds(adapted)
 
 
 def _probe(settings: ProbeSettings) -> SafetyProbe:

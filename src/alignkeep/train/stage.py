@@ -193,7 +193,7 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
             made, work, prepared.base, model, reference=config.model, revision=config.load.revision
         )
     else:
-        unchanged = place_model(made, work, prepared.base, model)
+        unchanged = place_model(made, work, prepared.base, model, trust_remote_code=config.load.trust_remote_code)
     check_unwritten(config.model, config.load.revision, job.fingerprints["model"])
     losses = write_log(trainer.state.log_history, work / _LOG_NAME, {PROBED})
     shutil.rmtree(work / "trainer")

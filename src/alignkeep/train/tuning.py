@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.checkpoint.parts import is_whole, seal
-from alignkeep.errors import NoEffectError
+from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model
+from alignkeep.models.matrices import untouched
 from alignkeep.progress import Progress
 from alignkeep.train.alignment import check_alignment
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.encoding import as_dataset
 from alignkeep.train.prepare import Prepared, base_of
-from alignkeep.trainers.adapters import check_adapted
+from alignkeep.trainers.adapters import check_adapted, freeze_beside_language
 from alignkeep.trainers.arguments import refused_by_trl
 from alignkeep.trainers.failures import train_from
 from alignkeep.trainers.processes import by_first
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from alignkeep.train.align_guard import AlignGuard
     from alignkeep.train.trainer import WeightedSFTTrainer
 
+_EXPERTS = ("num_local_experts", "n_routed_experts", "moe_num_experts")  # what configs call how many there are
 SUBSPACES_NAME = "subspaces.safetensors"  # beside the checkpoints while a guarded tune runs
 
 
@@ -48,6 +50,9 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     # The trainer places the model itself, which processes of one machine must not do on one device.
     load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
     loaded = load_model(config.model, load)
+    if not config.has_adapter:
+        freeze_beside_language(loaded.model)
+    fit_for_trl(loaded.model, config.trainer.get("router_aux_loss_coef"))
     try:
         trainer = WeightedSFTTrainer(
             model=loaded.model,
@@ -61,6 +66,7 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
         raise refused_by_trl(error, "train") from error
     if config.has_adapter:
         check_adapted(config.lora, trainer.model, "train")
+    check_loss(trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to --json
     latest = by_first(lambda: last_checkpoint(checkpoints))
     if prepared.probe is not None and latest is None:
@@ -71,6 +77,70 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     _refuse_base(prepared)
     energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
     return Tuned(trainer, energies, {} if guard is None else guard.trace_held())
+
+
+def fit_for_trl(model: Any, coefficient: float | None = None) -> None:
+    """What TRL's loss looks up in a model and does not find in some: the model under the head, and how many experts
+    there are. Raises RecipeError where it will not find them, after a trial of three tokens; `coefficient` is that of
+    the routers' balancing loss, None being the model's own."""
+    import torch
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
+    text = model.config.get_text_config()
+    used = getattr(text, "router_aux_loss_coef", 0.0) if coefficient is None else coefficient
+    balances = bool(hasattr(text, "output_router_logits") and used)
+    if balances and not hasattr(text, "num_experts"):
+        text.num_experts = next((getattr(text, name) for name in _EXPERTS if getattr(text, name, None)), None)
+    tokens = torch.tensor([[1, 2, 3]], device=model.get_input_embeddings().weight.device)
+    with torch.no_grad():
+        given = model.base_model(
+            input_ids=tokens, use_cache=False, **({"output_router_logits": True} if balances else {})
+        )
+    if not hasattr(given, "last_hidden_state"):
+        raise RecipeError(
+            "train.model",
+            seen=f"{type(model).__name__}, whose parts give no last_hidden_state",
+            expected="a head over a model that gives one, from which TRL computes the loss",
+            remedy="take a model of another family",
+        )
+    if not balances:
+        return
+    try:
+        load_balancing_loss_func(given.router_logits, text.num_experts, text.num_experts_per_tok)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise RecipeError(
+            "train.trainer.router_aux_loss_coef",
+            seen=f"{used:g}, for routers that show no such logits ({type(error).__name__}: {str(error)[:120]})",
+            expected="routers whose balancing loss TRL can compute",
+            remedy="give --set train.trainer.router_aux_loss_coef=0",
+        ) from error
+
+
+def check_loss(model: Any) -> None:
+    """TRL computes log-probabilities from the model under the head and the head's matrix. Raises RecipeError where a
+    trial of four tokens shows that they are not the model's own (a head of several layers), or where it fails."""
+    import torch
+
+    tokens = torch.tensor([[1, 2, 3, 1]], device=model.get_input_embeddings().weight.device)
+    try:
+        with untouched(model), torch.no_grad():
+            own = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+            fused = model(input_ids=tokens, labels=tokens, fused_lm_head=True).log_probs.float()
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        raise _no_loss(f"{type(error).__name__}: {str(error)[:200]}") from error
+    off = (own.gather(-1, tokens[:, 1:, None])[..., 0] - fused).abs().max()
+    if not off <= (1e-3 if model.dtype == torch.float32 else 0.1):
+        raise _no_loss(f"log-probabilities that are {float(off):.2g} from the model's own")
+
+
+def _no_loss(seen: str) -> RecipeError:
+    return RecipeError(
+        "train.model", seen=f"under TRL's loss {seen}",
+        expected="a head of one matrix over a model that trains on text",
+        remedy="take a model of another family",
+    )  # fmt: skip
 
 
 def _refuse_base(prepared: Prepared) -> None:

@@ -10,6 +10,7 @@ from alignkeep.errors import AlignkeepError, CheckpointError, DataError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import resolve, tensor_entries
+from alignkeep.models.loading import model_class
 from alignkeep.models.untrusted import check_size
 from alignkeep.types import Checkpoint
 
@@ -41,10 +42,15 @@ def check_unwritten(reference: str, revision: str | None, fingerprint: str) -> N
 
 
 def skeleton_of(base: Path, load: LoadConfig) -> Any:
-    """The model without numbers, on torch's meta device. Raises CheckpointError for a config that is not of a causal
-    language model, or larger than the weights."""
+    """The model without numbers, on torch's meta device. Raises CheckpointError for a config that is not of a model
+    that continues text, or larger than the weights."""
+    from transformers import AutoConfig
+
+    trusted = load.trust_remote_code
     try:
-        return check_size(base, tensor_entries(base, adapter=False), trust_remote_code=load.trust_remote_code)
+        settings = AutoConfig.from_pretrained(base, trust_remote_code=trusted, local_files_only=True)
+        entries = tensor_entries(base, adapter=False)
+        return check_size(base, entries, trust_remote_code=trusted, kind=model_class(settings))
     except AlignkeepError:
         raise
     except Exception as error:

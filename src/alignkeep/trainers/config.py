@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alignkeep.settings import Checked
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Checked):
     """A low-rank adapter: each targeted matrix gains alpha / rank * B A, B starting at 0.
 
     `target_modules` is "all-linear" (every linear layer but the head, as PEFT understands it) or a list of module
     names, whole or the last part; each of them has to match something.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=8, gt=0, le=100_000)
     alpha: float = Field(default=16, gt=0, le=1e6)

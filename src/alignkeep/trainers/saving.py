@@ -1,5 +1,7 @@
 """From the trainer's model to the folder a user gets: in the base's dtype, with the base's own files, opened again.
 
+What was not trained (a vision tower, layers for drafting ahead, caches that old checkpoints store) is the base's.
+
 Departure from `trainer.save_model`: config, tokenizer and chat template are copied from the base byte for byte. The
 trainer's would carry what tuning changed for its own use (dtype, padding token, cache), and a pickle of its arguments.
 """
@@ -7,15 +9,27 @@ trainer's would carry what tuning changed for its own use (dtype, padding token,
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignkeep.checkpoint.beside import CONFIG, INDEX, TOKENIZER, copy_beside
 from alignkeep.checkpoint.files import write_json
+from alignkeep.checkpoint.numbers import Numbers
+from alignkeep.checkpoint.reading import COPY_BYTES, StoredNumbers
+from alignkeep.checkpoint.rewrite import Edit, rewrite
+from alignkeep.checkpoint.shards import JOURNAL
 from alignkeep.checkpoint.verify import check_adapter, check_same_files, check_tuned, planned
+from alignkeep.errors import CheckpointError
 from alignkeep.models.folders import tensor_entries
+from alignkeep.models.headers import TensorEntry
+from alignkeep.models.loading import check_loads
 
 
 def place_adapter(made: Path, work: Path, base: Path, model: Any, *, reference: str, revision: str | None) -> list[str]:
@@ -40,44 +54,78 @@ def place_adapter(made: Path, work: Path, base: Path, model: Any, *, reference: 
     return check_adapter(work, planned(get_peft_model_state_dict(model, save_embedding_layers=False)))
 
 
-def place_model(made: Path, work: Path, base: Path, model: Any) -> list[str]:
-    """Put the tuned model into `work`, every tensor in its base's dtype; returns those that came out equal.
+def place_model(made: Path, work: Path, base: Path, model: Any, *, trust_remote_code: bool = False) -> list[str]:
+    """Put the tuned model into `work`: the base's files with the trained tensors replaced, in the base's dtypes, and
+    all else byte for byte; returns the trained tensors that came out equal.
 
-    Raises as `check_tuned` does.
+    Raises CheckpointError for a trained tensor that the base has no place for, and as `check_tuned` and
+    `check_loads` do.
     """
-    dtypes = {name: entry.dtype for name, entry in tensor_entries(base, adapter=False).items()}
-    for file in sorted(made.glob("*.safetensors")):
-        _cast_file(file, work / file.name, dtypes)
-    if (made / INDEX).exists():
-        index = json.loads((made / INDEX).read_text(encoding="utf-8"))
-        index["metadata"] = {"total_size": _bytes_of_tensors(work)}
-        write_json(work / INDEX, index)
-    copied = copy_beside(base, work, (*TOKENIZER, *CONFIG))
+    before = tensor_entries(base, adapter=False)
+    (work / JOURNAL).unlink(missing_ok=True)
+    edits = _trained(before, tensor_entries(made, adapter=False), model)
+    written = rewrite(before, edits, work)
+    (work / JOURNAL).unlink()
+    is_sharded = any(entry.file.name != "model.safetensors" for entry in before.values())
+    copied = copy_beside(base, work, (*TOKENIZER, *CONFIG, *([INDEX] if is_sharded else [])))
     check_same_files(work, base, copied)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    return check_tuned(work, base, may_lack={*tied, *_unused(model, dtypes)})
+    check_tuned(work, base)
+    check_loads(work, trust_remote_code=trust_remote_code)
+    return [tensor.name for tensor in written if tensor.change == "equal"]
 
 
-def _cast_file(source: Path, target: Path, dtypes: dict[str, str]) -> None:
-    """Shard by shard and by the names on disk, so that a base of mixed dtypes comes out as it was."""
+@dataclass(frozen=True)
+class _Cast:
+    """The numbers of a trained tensor, to be rounded to another dtype."""
+
+    entry: TensorEntry
+
+    @property
+    def made_of(self) -> Sequence[TensorEntry]:
+        return [self.entry]
+
+    def __iter__(self) -> Iterator[Numbers]:
+        count, size = math.prod(self.entry.shape), COPY_BYTES // 4
+        buffer = np.empty(min(count, size), np.float32)
+        with StoredNumbers(self.entry) as stored:
+            for start in range(0, count, size):
+                part = buffer[: min(size, count - start)]
+                stored.fill(start, part)
+                yield part
+
+
+def _trained(
+    before: Mapping[str, TensorEntry], after: Mapping[str, TensorEntry], model: Any
+) -> dict[str, Edit | TensorEntry]:
+    """What replaces which of the base's tensors: of the trained ones alone, by the names they have on disk."""
+    edits: dict[str, Edit | TensorEntry] = {}
+    prefix = f"{model.base_model_prefix}."
+    for name in _names_on_disk(model):
+        entry = after.get(name)
+        # Old checkpoints are those of the inner model, whose names begin further in.
+        place = next((one for one in (name, name.removeprefix(prefix), prefix + name) if one in before), None)
+        if entry is None or place is None or before[place].shape != entry.shape:
+            raise CheckpointError(
+                f"tensor {name}",
+                seen="a trained tensor that the base's files do not hold in this shape",
+                expected="the base's names and shapes",
+                remedy="load the base with transformers, save it again (save_pretrained) and tune that, or take lora",
+            )
+        edits[place] = entry if entry.dtype == before[place].dtype else _Cast(entry)
+    for name, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+        if name in before and name not in edits and source in edits:  # stored twice in the base
+            edits[name] = edits[source]
+    return edits
+
+
+def _names_on_disk(model: Any) -> list[str]:
+    """Of the trained parameters, as transformers writes them; a tied one once."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from transformers.core_model_loading import revert_weight_conversion
 
-    kinds = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
-    tensors = load_file(source)
-    for name, tensor in tensors.items():
-        kind = kinds.get(dtypes.get(name, ""), tensor.dtype)
-        tensors[name] = tensor.to(kind) if tensor.is_floating_point() else tensor
-    save_file(tensors, target, metadata={"format": "pt"})
-
-
-def _bytes_of_tensors(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def _unused(model: Any, names: dict[str, str]) -> set[str]:
-    """Tensors of old checkpoints that the model leaves aside when loading (rotary caches), and so does not save."""
-    import re
-
-    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
+    trained = {
+        name: torch.empty(part.shape, dtype=part.dtype, device="meta")
+        for name, part in model.named_parameters()
+        if part.requires_grad
+    }
+    return list(revert_weight_conversion(model, trained))
