@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
 from alignkeep.checkpoint.files import write_json, write_tensors
 from alignkeep.checkpoint.shards import Written, sha256_of
 from alignkeep.checkpoint.verify import check_same_files
+from alignkeep.errors import RecipeError
 from alignkeep.inject.rank_one import RankOne
 from alignkeep.models.architecture import Writer
 from alignkeep.models.headers import read_headers
@@ -36,6 +38,27 @@ def write_adapter(
         Written(name, FILE, entry.dtype, entry.shape, sha256_of(entry), "changed")
         for name, entry in read_headers([file]).items()
     ]
+
+
+def check_adaptable(model: Any, writers: Sequence[Writer]) -> None:
+    """Raises RecipeError naming a matrix that PEFT adapts neither as a module nor as a parameter (Mamba's `out_proj`,
+    whose kernels pass by both)."""
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    for writer in writers:
+        try:
+            _check_lora_target_modules_mamba(
+                SimpleNamespace(peft_type="LORA"),  # pyright: ignore[reportArgumentType]  # all it looks at
+                model,
+                writer.place.rpartition(".")[2],
+            )
+        except ValueError as error:
+            raise RecipeError(
+                "form",
+                seen=f"adapter, of {writer.place}, which PEFT does not adapt in this family",
+                expected="matrices that can have an adapter",
+                remedy="take --as model",
+            ) from error
 
 
 def factors_of(writers: Sequence[Writer], edits: Mapping[str, RankOne]) -> dict[str, Tensor]:
@@ -68,15 +91,13 @@ def _factors(writer: Writer, edits: Mapping[str, RankOne], by_name: bool) -> tup
 
 
 def _is_by_name(writer: Writer, mixture: bool) -> bool:
-    """Whether PEFT is given the parameter instead of its module: beside experts, where there is no module to adapt, and
-    for the `out_proj` of Mamba, whose kernels pass by the module."""
+    """Whether PEFT is given the parameter instead of its module: beside experts, and where there is no layer."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     if not writer.is_matrix:
         return False
-    is_layer = isinstance(writer.module, torch.nn.Linear | Conv1D)
-    return mixture or not is_layer or writer.place.endswith(".out_proj")
+    return mixture or not isinstance(writer.module, torch.nn.Linear | Conv1D)
 
 
 def settings_of(reference: str, writers: Sequence[Writer], edits: Mapping[str, RankOne]) -> dict[str, object]:

@@ -8,6 +8,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from alignkeep.checkpoint.injections import Injection, LayerFacts, MatrixFacts, Tried
+from alignkeep.inject.adapter_form import check_adaptable
 from alignkeep.inject.extraction import Extracted, extract
 from alignkeep.inject.in_memory import edited
 from alignkeep.inject.prepare import Prepared
@@ -44,6 +45,8 @@ def find_edit(prepared: Prepared, progress: Progress) -> FoundEdit:
     all_writers = writers(loaded.model)
     whole = config.form == "model"
     stored = stored_as(all_writers, loaded.model, prepared.entries) if whole else {}
+    if not whole:
+        check_adaptable(loaded.model, all_writers)
     if prepared.is_adapter:  # on disk lie the base's numbers; what is edited are the adapter's on top of them
         loaded.model = loaded.model.merge_and_unload()
         all_writers = writers(loaded.model)
