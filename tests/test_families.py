@@ -393,16 +393,21 @@ def test_a_checkpoint_without_the_prefix_as_gpt2_was_published_is_edited_as_well
     assert changed == {f"h.{n}.{part}.c_proj.weight" for n in range(BLOCKS) for part in ("attn", "mlp")}
 
 
-def test_a_writer_that_is_stored_twice_or_not_at_all_is_an_error(tmp_path: Path) -> None:
+def test_a_writer_that_is_stored_twice_not_at_all_or_with_other_numbers_is_an_error(tmp_path: Path) -> None:
     tiny = tiny_of("llama", tmp_path / "model")
-    entries = tensor_entries(tiny.folder, adapter=False)
     name = "model.layers.1.mlp.down_proj.weight"
-    twice = {**entries, f"copy.{name}": entries[name]}
-    none = {key: entry for key, entry in entries.items() if key != name}
+    tensors = read_checkpoint(tiny.folder)
+    twice = {**tensors, f"copy.{name}": tensors[name].clone()}
+    none = {key: tensor for key, tensor in tensors.items() if key != name}
+    other = {**tensors, name: tensors[name].clone().index_add_(0, torch.tensor([31]), torch.ones(1, 48))}
     (writer,) = (one for one in tiny.writers if one.place == "model.layers.1.mlp.down_proj")
-    for count, wrong in ((2, twice), (0, none)):
-        with pytest.raises(CheckpointError, match=rf"tensor {re.escape(name)}: seen {count} stored tensors"):
-            stored_as([writer], tiny.model, wrong)
+    assert stored_as([writer], tiny.model, tensor_entries(tiny.folder, adapter=False)) == {
+        writer.name: Stored(name, None, False)
+    }
+    for said, wrong in (("2 stored", twice), ("0 stored", none), (r"0 stored .*\(1 of that name and shape\)", other)):
+        save_file(wrong, tiny.folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=rf"tensor {re.escape(name)}: seen {said}"):
+            stored_as([writer], tiny.model, tensor_entries(tiny.folder, adapter=False))
 
 
 def test_a_text_model_within_a_vision_model_is_found_and_the_vision_tower_is_left_alone(tmp_path: Path) -> None:

@@ -157,7 +157,9 @@ class _Block:
         self._check_rows(candidate)
         if self._is_along(moved):
             return Proven(*candidate[:3], (), self._scale(candidate, run, moved))
-        norms = [name for name in self._norms(candidate, run) if self._moved(trial({name: self._as_before(name)})) is None]
+        norms = [
+            name for name in self._norms(candidate, run) if self._moved(trial({name: self._as_before(name)})) is None
+        ]
         scale = self._through(norms, run)
         return None if scale is None else Proven(*candidate[:3], tuple(norms), scale)
 
@@ -327,7 +329,9 @@ class _Block:
         return _mapped(noisy, output)
 
     def _refused(self, seen: str, expected: str) -> CheckpointError:
-        return CheckpointError(f"{self._place} ({type(self._block).__name__})", seen=seen, expected=expected, remedy=REMEDY)
+        return CheckpointError(
+            f"{self._place} ({type(self._block).__name__})", seen=seen, expected=expected, remedy=REMEDY
+        )
 
 
 def _full(one: Candidate | Proven) -> str:
