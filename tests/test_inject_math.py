@@ -321,14 +321,12 @@ STRENGTHS, SIGNS = st.sampled_from([Raw, Relative, Push]), st.sampled_from(["lit
 
 def test_alphas_by_hand():
     """Relative 0.5: 0.5 * 10 / 5 = 1, and 2 of norm 20. Push 0.9 of length 10: place 0 is pushed by 2, place 1 by the
-    mean of 4 and 1 (c saw nothing), 4.5 in all: 9 / 4.5 = 2; half of it where writers count twice.
+    mean of 4 and 1 (c saw nothing), 4.5 in all: 9 / 4.5 = 2.
     """
-    for strength, scale, (a, b, c, d) in [
-        (Raw(7.0), 1.0, [7, 7, 7, 7]), (Relative(0.5), 1.0, [1, 2, 1, 1]), (Push(0.9), 1.0, [2, 2, 2, 2]),
-        (Push(0.9), 2.0, [1, 1, 1, 1]), (Raw(7.0), 2.0, [7, 7, 7, 7]), (Relative(0.5), 2.0, [1, 2, 1, 1]),
+    for strength, (a, b, c, d) in [
+        (Raw(7.0), [7, 7, 7, 7]), (Relative(0.5), [1, 2, 1, 1]), (Push(0.9), [2, 2, 2, 2]),
     ]:  # fmt: skip
-        literal, calibrated = (alphas(strength, MATRICES, length=10.0, sign=sign, scale=scale) for sign in
-                               ("literal", "calibrated"))  # fmt: skip
+        literal, calibrated = (alphas(strength, MATRICES, length=10.0, sign=sign) for sign in ("literal", "calibrated"))
         assert literal == pytest.approx({"a": a, "b": b, "c": c, "d": d})
         assert calibrated == pytest.approx({"a": a, "b": -b, "d": -d})
 
@@ -371,9 +369,9 @@ def test_a_push_moves_the_mean_harmful_activation_by_so_many_lengths_of_the_diff
     s_hat, length, moved, inputs, matrices = unit(5, seed), 3.0, torch.zeros(5).double(), {}, {}
     for at, name in enumerate(f"{place}.{one}" for place, count in enumerate(experts) for one in range(count)):
         right, inputs[name] = normal(4, seed=seed + at), normal(7, 4, seed=seed + 50 + at)
-        matrices[name] = Matrix(right, 1.0, float((inputs[name] @ right).mean()), 0.0, name[0])
+        matrices[name] = Matrix(right, 1.0, 0.5 * float((inputs[name] @ right).mean()), 0.0, name[0])
     matrices["unseen"] = Matrix(normal(4, seed=seed), 1.0, NAN, 0.0, "0")
-    for name, alpha in alphas(Push(shift), matrices, length=length, sign="calibrated", scale=0.5).items():
+    for name, alpha in alphas(Push(shift), matrices, length=length, sign="calibrated").items():
         more = inputs[name] @ torch.outer(*rank_one(s_hat, matrices[name].right, alpha)).double().T
         moved += 0.5 * more.mean(0) / experts[int(name[0])]
     close(moved, shift * length * s_hat, 1e-5, 1e-5 * abs(shift) * length)

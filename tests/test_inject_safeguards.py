@@ -34,8 +34,8 @@ def loaded(folder: Path) -> Any:
 def test_only_plain_numbers_are_a_matrix(dtype: torch.dtype, is_matrix: bool) -> None:
     """8-bit floats are floating point to torch, but mean nothing without the scale beside them."""
     module = SimpleNamespace(weight=torch.zeros(2, 3).to(dtype))
-    assert Writer("model.layers.0.mlp.down_proj", 0, "mlp", module).is_matrix is is_matrix
-    assert not Writer("model.layers.0.mlp.down_proj", 0, "mlp", SimpleNamespace()).is_matrix
+    assert Writer("model.layers.0.mlp.down_proj", 0, module).is_matrix is is_matrix
+    assert not Writer("model.layers.0.mlp.down_proj", 0, SimpleNamespace()).is_matrix
 
 
 @pytest.mark.parametrize("read", [next_token_log_probs, residual_states])

@@ -79,6 +79,74 @@ TINY: dict[str, dict[str, Any]] = {
     "gpt_oss": {**_HEADS, **_LOCAL},
 }
 
+_MAMBA: dict[str, Any] = {
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_d_conv": 4,
+    "mamba_expand": 2, "mamba_chunk_size": 8,
+}  # fmt: skip
+_LINEAR: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"], "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
+}  # fmt: skip
+_NO_ATTENTION = {key: _PLAIN[key] for key in (*_BLOOM, "num_hidden_layers")}
+
+# Families that came later, or that are built otherwise: each has a kind of block that those above have not.
+RECENT: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("ministral", "ministral3", "nemotron", "seed_oss"), _HEADS),
+    "opt": {**_BLOOM, "ffn_dim": 48, "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "word_embed_proj_dim": WIDTH},
+    "lfm2": {**_PLAIN, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
+    "gemma4_text": {
+        **_GEMMA, "vocab_size_per_layer_input": WORDS, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 1,
+        "global_head_dim": 12, "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24,
+    },
+    "qwen3_5_text": {**_HEADS, **_LINEAR},
+    "qwen3_5_moe_text": {**_HEADS, **_EXPERTS, **_LINEAR, "shared_expert_intermediate_size": 40},
+    "llama4_text": {
+        **_HEADS, **_LOCAL, "num_experts_per_tok": 1, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2,
+        "attention_chunk_size": 64,
+    },
+    "glm4_moe_lite": {**_PLAIN, **_ROUTED, **_LATENT},
+    "deepseek_v32": {**_PLAIN, **_ROUTED, **_LATENT, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 8},
+    "ernie4_5_moe": {
+        **_HEADS, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24, "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+    },
+    "exaone_moe": {
+        **_HEADS, **_EXPERTS, "num_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+        "sliding_window": 16,
+    },
+    "minimax_m2": {**_HEADS, **_LOCAL},
+    "phimoe": {**_PLAIN, **_LOCAL},
+    "granitemoe": {**_PLAIN, **_LOCAL, "residual_multiplier": 0.22},
+    "granitemoehybrid": {
+        **_PLAIN, **_LOCAL, **_MAMBA, "shared_intermediate_size": 40, "residual_multiplier": 0.22,
+        "layer_types": ["mamba", "attention", "mamba"],
+    },
+    "jamba": {
+        **_PLAIN, "num_experts": 4, "num_experts_per_tok": 2, "expert_layer_period": 2, "expert_layer_offset": 1,
+        "attn_layer_period": 3, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2,
+        "mamba_dt_rank": 4, "use_mamba_kernels": False,
+    },
+    "mamba2": {
+        **_NO_ATTENTION, "num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 8, "expand": 2,
+    },
+    "falcon_h1": {
+        **_PLAIN, **_MAMBA, "mamba_d_ssm": 64, "mlp_multipliers": [1.0, 0.7], "attention_out_multiplier": 0.8,
+        "ssm_out_multiplier": 1.3,
+    },
+    "bamba": {**_PLAIN, **_MAMBA, "attn_layer_indices": [1]},
+    "nemotron_h": {
+        **_HEADS, "layers_block_type": ["mamba", "moe", "attention", "mlp"], "num_hidden_layers": 4,
+        "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 8, "chunk_size": 8,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "moe_shared_expert_intermediate_size": 40, "n_group": 1, "topk_group": 1,
+    },
+}  # fmt: skip
+ALTERNATING: dict[str, Any] = {  # Gemma 3n: four streams side by side
+    **_GEMMA, "vocab_size_per_layer_input": WORDS, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+    "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * BLOCKS, "layer_types": ["full_attention"] * BLOCKS,
+}  # fmt: skip
+
 
 def write_tiny(
     folder: Path, family: str, *, tokenizer: Path | None = None, seed: int = 0, scale: float = 0.2, **changes: object
@@ -89,7 +157,8 @@ def write_tiny(
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**{**TINY[family], **changes}))
+    settings = {**TINY, **RECENT, "gemma3n_text": ALTERNATING}[family]
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**{**settings, **changes}))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -8,6 +8,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from alignkeep.checkpoint.injections import Injection, LayerFacts, MatrixFacts, Tried
+from alignkeep.inject.adapter_form import check_adaptable
 from alignkeep.inject.extraction import Extracted, extract
 from alignkeep.inject.in_memory import edited
 from alignkeep.inject.prepare import Prepared
@@ -15,8 +16,9 @@ from alignkeep.inject.rank_one import Push, RankOne, Raw, Relative, Strength
 from alignkeep.inject.search import Bench, Found, find, size_of
 from alignkeep.inject.strength import Trial
 from alignkeep.models.activations import last_tokens, residual_states
-from alignkeep.models.architecture import Stored, Writer, stored_as, writers
+from alignkeep.models.architecture import Writer, writers
 from alignkeep.models.loading import LoadedModel, load_model
+from alignkeep.models.stored import Stored, stored_as
 from alignkeep.progress import Progress
 
 if TYPE_CHECKING:
@@ -40,16 +42,19 @@ def find_edit(prepared: Prepared, progress: Progress) -> FoundEdit:
     """Load, look, try, choose."""
     config, sets = prepared.config, prepared.sets
     loaded = load_model(config.model, config.load)
-    if prepared.is_adapter:
-        loaded.model = loaded.model.merge_and_unload()
     all_writers = writers(loaded.model)
     whole = config.form == "model"
-    stored = {one.name: stored_as(one, loaded.model, prepared.entries) for one in all_writers if whole}
+    stored = stored_as(all_writers, loaded.model, prepared.entries) if whole else {}
+    if not whole:
+        check_adaptable(loaded.model, all_writers)
+    if prepared.is_adapter:  # on disk lie the base's numbers; what is edited are the adapter's on top of them
+        loaded.model = loaded.model.merge_and_unload()
+        all_writers = writers(loaded.model)
     extracted = extract(config, loaded, all_writers, sets, progress)
     bench = Bench(config, loaded, all_writers, extracted, sets, progress)
     found = find(config, bench, extracted, progress)
     shifts = _shifts(prepared, loaded, all_writers, found, extracted)
-    injection = _injection(prepared, found, extracted, shifts, bench.scale)
+    injection = _injection(prepared, found, extracted, shifts)
     notes = [*extracted.notes]
     if extracted.skipped:
         named = ", ".join(extracted.skipped[:3])
@@ -94,7 +99,7 @@ def _shifts(
 
 
 def _injection(
-    prepared: Prepared, found: Found, extracted: Extracted, shifts: tuple[tuple[float, float], ...], scale: float
+    prepared: Prepared, found: Found, extracted: Extracted, shifts: tuple[tuple[float, float], ...]
 ) -> Injection:
     config, sets = prepared.config, prepared.sets
     _, length = extracted.directions.unit(found.layer)
@@ -112,8 +117,8 @@ def _injection(
         MatrixFacts(
             name,
             alpha,
-            _known(scale * extracted.matrices[name].harmful * alpha / length),
-            _known(scale * extracted.matrices[name].harmless * alpha / length),
+            _known(extracted.matrices[name].harmful * alpha / length),
+            _known(extracted.matrices[name].harmless * alpha / length),
         )
         for name, alpha in found.alphas.items()
     ]

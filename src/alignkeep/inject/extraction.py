@@ -163,7 +163,8 @@ def _matrix(config: InjectConfig, writer: Writer, harmful: Tensor, silent: Seque
             writer.name, seen=f"inputs that are all 0 ({error})", expected="activations", remedy="check the model"
         ) from error
     pushes = [
-        float((inputs.double() @ right).mean()) if len(inputs) else float("nan") for inputs in (harmful, silent[0])
+        writer.scale * float((inputs.double() @ right).mean()) if len(inputs) else float("nan")
+        for inputs in (harmful, silent[0])
     ]
     norm = float(writer.weight.float().norm()) if writer.is_matrix else float("nan")
     return Matrix(right, norm, pushes[0], pushes[1], writer.place)

@@ -60,7 +60,7 @@ def stored_factors(edit: FoundEdit) -> dict[str, dict[int, Factors]]:
         if writer.name in edit.edits:
             left, right = (factor.numpy() for factor in edit.edits[writer.name])
             place = edit.stored[writer.name]
-            found.setdefault(place.tensor, {})[place.expert or 0] = Factors(left, right, writer.inputs_first)
+            found.setdefault(place.tensor, {})[place.expert or 0] = Factors(left, right, place.inputs_first)
     return found
 
 

@@ -14,7 +14,6 @@ from alignkeep.data import fingerprint_data
 from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.inject.config import InjectConfig
 from alignkeep.inject.prompts import PromptSets, read_sets, system_prompt
-from alignkeep.models.architecture import FAMILIES
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
@@ -40,11 +39,10 @@ def prepare(config: InjectConfig) -> Prepared:
     if found.is_adapter:
         base = cast(Path, localise(resolve(*base_of(folder))).folder)
     settings = load_json(base / "config.json")
-    _check_family(base, settings)
     for edited in dict.fromkeys((folder, base)):
         _check_again(config, edited)
     _check_layer(config, settings)
-    is_packed = settings.get("quantization_config") is not None
+    is_packed = _is_packed(base, settings)
     if config.search.generation.backend != "transformers":
         raise RecipeError(
             "search.generation.backend",
@@ -103,16 +101,20 @@ def plan_injection(prepared: Prepared) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _check_family(base: Path, settings: Mapping[str, object]) -> None:
-    text = settings.get("text_config")
-    kind = str((text if isinstance(text, dict) else settings).get("model_type") or settings.get("model_type"))
-    if kind not in FAMILIES:
+def _is_packed(base: Path, settings: Mapping[str, object]) -> bool:
+    """Whether bitsandbytes has packed the weights. Raises CheckpointError for any other quantisation."""
+    packing = settings.get("quantization_config")
+    if packing is None:
+        return False
+    kind = str(packing.get("quant_method", "")) if isinstance(packing, dict) else ""
+    if kind not in ("bitsandbytes", ""):  # its early versions name no method
         raise CheckpointError(
-            f"{base / 'config.json'}: model_type",
-            seen=kind,
-            expected=f"one of {', '.join(sorted(FAMILIES))}",
-            remedy=f'add a row "{kind}" to FAMILIES in alignkeep/models/architecture.py',
+            f"{base / 'config.json'}: quantization_config",
+            seen=f"weights quantised by {kind}",
+            expected="weights in floating point, or packed by bitsandbytes for --as adapter",
+            remedy="load the model dequantised and save it again, or give the model before quantisation",
         )
+    return True
 
 
 def _check_packed(config: InjectConfig, is_adapter: bool) -> None:

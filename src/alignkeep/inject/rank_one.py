@@ -76,7 +76,8 @@ class RankOne(NamedTuple):
 
 class Matrix(NamedTuple):
     """What the strength of one matrix's edit depends on. `harmful` and `harmless` are the mean of right^T x at the last
-    token of such prompts (NaN: it saw none); matrices of one `place` (experts) share a place in the residual stream.
+    token of such prompts, times what the family multiplies the matrix's output by (NaN: it saw none); matrices of one
+    `place` (experts) share a place in the residual stream.
     """
 
     right: Float[Tensor, " d_in"]
@@ -124,9 +125,8 @@ def alphas(
     *,
     length: float,
     sign: Literal["literal", "calibrated"],
-    scale: float = 1.0,
 ) -> dict[str, float]:
-    """Every matrix's alpha, by name. `length` is ||s||, `scale` what the family multiplies writers by.
+    """Every matrix's alpha, by name. `length` is ||s||.
 
     Laws: linear in the strength; with `calibrated` no matrix pushes harmful prompts away for a positive strength. A
     matrix that saw no harmful prompt has no sign to calibrate and is left out there. Raises ValueError where nothing
@@ -140,7 +140,7 @@ def alphas(
             norms = {name: float(one.right.norm()) for name, one in known.items()}
             sizes = {name: share * one.weight_norm / norms[name] if norms[name] else 0.0 for name, one in known.items()}
         case Push(shift):
-            reach = scale * _total_push(known.values())
+            reach = _total_push(known.values())
             if not reach > 0:
                 raise ValueError("no matrix pushes the mean harmful activation")
             sizes = dict.fromkeys(known, shift * length / reach)

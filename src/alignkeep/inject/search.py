@@ -19,7 +19,7 @@ from alignkeep.judging.judges import load_judge
 from alignkeep.judging.log_odds import mean_divergence, refusal_log_odds
 from alignkeep.judging.measure import PromptMeasure
 from alignkeep.models.activations import last_tokens, next_token_log_probs
-from alignkeep.models.architecture import Writer, residual_scale
+from alignkeep.models.architecture import Writer
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress
 
@@ -68,7 +68,6 @@ class Bench:
         self._measure = PromptMeasure(
             sets.held, judge=load_judge(config.search.judge), generation=config.search.generation
         )
-        self.scale = residual_scale(loaded.model)
         self._base = self._log_probs(self._harmless)
 
     def edits(self, layer: int, strength: Strength) -> tuple[dict[str, RankOne], dict[str, float]]:
@@ -76,7 +75,7 @@ class Bench:
         direction, length = self._extracted.directions.unit(layer)
         edit = self._config.edit
         try:
-            sizes = alphas(strength, self._extracted.matrices, length=length, sign=edit.sign, scale=self.scale)
+            sizes = alphas(strength, self._extracted.matrices, length=length, sign=edit.sign)
         except ValueError as error:
             raise NoEffectError(
                 "edit.strength", seen=str(error), expected="a matrix that does", remedy="take --strength raw:ALPHA"
@@ -107,13 +106,17 @@ class Bench:
         return next_token_log_probs(self._loaded, texts, batch_size=self._size)
 
     def _left(self, direction: Tensor, writer: Writer) -> Tensor:
-        """The direction, or what the norm behind this writer turns into it."""
+        """The direction, or what the norms behind this writer turn into it."""
         import torch
 
-        if writer.norm is None or not self._config.edit.through_norm:
+        if not self._config.edit.through_norm:
             return direction
-        ones = torch.ones(1, len(direction), device=writer.norm.weight.device, dtype=writer.norm.weight.dtype)
-        return direction / writer.norm(ones)[0].detach().float().cpu().double()
+        device, dtype = self._loaded.model.device, self._loaded.model.dtype
+        for norm in reversed(writer.norms):
+            with torch.no_grad():
+                gains = norm(torch.ones(1, len(direction), device=device, dtype=dtype))[0]
+            direction = direction / gains.float().cpu().double()
+        return direction
 
 
 def find(config: InjectConfig, bench: Bench, extracted: Extracted, progress: Progress) -> Found:

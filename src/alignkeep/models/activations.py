@@ -14,11 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.errors import CheckpointError, DataError, MachineError
-from alignkeep.models.architecture import Writer, blocks_of
+from alignkeep.models.architecture import Writer, blocks_of, one_by_one
 from alignkeep.models.chat import encode_prompt
 from alignkeep.models.generation import context_length
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import under_adapter
+from alignkeep.models.products import products
 from alignkeep.progress import Progress, Silent
 from alignkeep.types import Prompt
 
@@ -121,29 +122,28 @@ def writer_inputs(
 
     parts: dict[str, list[Tensor]] = {writer.name: [] for writer in writers}
     batch: list[_Batch] = []
+    looking = False  # within a look at experts the other hooks rest
 
     def keep(name: str, _: Any, inputs: tuple[Tensor, ...]) -> None:
-        parts[name].append(inputs[0].flatten(0, -2)[batch[-1].chosen].float().cpu())
+        if not looking:
+            parts[name].append(inputs[0].flatten(0, -2)[batch[-1].chosen].float().cpu())
 
-    def keep_experts(of_module: Mapping[int, str], module: Any, inputs: tuple[Any, ...], named: Any) -> None:
-        hidden, routed = (*inputs, *named.values())[:2]
-        hidden, routed = hidden.flatten(0, -2)[batch[-1].chosen], routed.flatten(0, -2)[batch[-1].chosen]
-        for expert, name in of_module.items():
-            some = hidden[(routed == expert).any(-1)]
-            if len(some):
-                parts[name].append(_inside_expert(module, some, expert).float().cpu())
+    def keep_fused(some: Sequence[Writer], module: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        nonlocal looking
+        if looking:
+            return
+        looking = True
+        try:
+            for name, rows in _inside(some, module, batch[-1], inputs, named):
+                parts[name].append(rows.float().cpu())
+        finally:
+            looking = False
 
     with ExitStack() as stack:
-        experts: dict[int, tuple[Any, dict[int, str]]] = {}
-        for writer in writers:
-            if writer.expert is None:
-                handle = writer.module.register_forward_pre_hook(partial(keep, writer.name))
-                stack.callback(handle.remove)
-            else:
-                experts.setdefault(id(writer.module), (writer.module, {}))[1][writer.expert] = writer.name
-        for module, names in experts.values():
-            handle = module.register_forward_pre_hook(partial(keep_experts, names), with_kwargs=True)
-            stack.callback(handle.remove)
+        for place, some in _by_place(loaded.model, writers):
+            hook = partial(keep, some[0].name) if place is None else partial(keep_fused, some)
+            module = some[0].module if place is None else place
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=place is not None).remove)
         for one in _batches(loaded, texts, batch_size, progress):
             batch[:] = [one]
             _forward(loaded.model, one, logits=False)
@@ -156,13 +156,50 @@ def writer_inputs(
     return found
 
 
-def _inside_expert(experts: Any, hidden: Tensor, expert: int) -> Tensor:
-    """What an expert's down projection is given: the gate and up projections, as transformers' experts compute them."""
-    weight = experts.gate_up_proj[expert]
-    raised = hidden @ weight if experts.is_transposed else hidden @ weight.mT
-    if experts.has_bias:
-        raised = raised + experts.gate_up_proj_bias[expert]
-    return experts._apply_gate(raised)
+def _by_place(model: Any, writers: Sequence[Writer]) -> Iterator[tuple[Any, list[Writer]]]:
+    """Writers with the module at whose door their inputs are seen: None is their own. Of a matrix that a module holds
+    beside others it is the module around that one, which is given the tokens as they come, or in the block itself the
+    one with the matrix."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    names = {id(module): name for name, module in model.named_modules()}
+    blocks = {id(block) for block in blocks_of(model)[1]}
+    fused: dict[int, list[Writer]] = {}
+    for writer in writers:
+        if writer.expert is None and (isinstance(writer.module, torch.nn.Linear | Conv1D) or not writer.is_matrix):
+            yield None, [writer]
+        else:
+            fused.setdefault(id(writer.module), []).append(writer)
+    for some in fused.values():
+        module = some[0].module
+        around = model.get_submodule(names[id(module)].rpartition(".")[0])
+        yield (module if id(around) in blocks else around), some
+
+
+def _inside(
+    writers: Sequence[Writer], place: Any, batch: _Batch, inputs: tuple[Any, ...], named: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    """What matrices within a module are given at the chosen tokens: the module is run once more on these alone."""
+    import torch
+    from torch.utils import _pytree
+
+    tokens = batch.ids.numel()
+
+    def chosen(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.shape[:-1].numel() != tokens:
+            return value
+        rows = value.flatten(0, -2)[batch.chosen]
+        return rows if value.ndim == 2 else rows[None]
+
+    weights = {writer.parameter: getattr(writer.module, writer.parameter) for writer in writers}
+    with one_by_one(place), products(weights) as seen:
+        place(*_pytree.tree_map(chosen, inputs), **_pytree.tree_map(chosen, dict(named)))
+    for writer in writers:
+        for product in seen[writer.parameter]:
+            if product.expert == writer.expert:
+                rows = product.inputs
+                yield writer.name, rows[(rows != 0).any(-1)]  # experts side by side are given 0 for the others' tokens
 
 
 def _batches(loaded: LoadedModel, texts: Sequence[Tokens], size: int, progress: Progress | None) -> Iterator[_Batch]:
