@@ -30,10 +30,8 @@ class EvaluateConfig(Checked):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
-class JudgeConfig(BaseModel):
+class JudgeConfig(Checked):
     """Which answers to score, and by which judge. `seed` is for judges that draw; the keyword judge does not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     answers: str
     judge: str = "keyword"
