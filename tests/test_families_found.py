@@ -122,6 +122,7 @@ _SEES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden
                          "image_size": 28, "patch_size": 14}  # fmt: skip
 _QWEN_SEES = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH}
 _ROPE = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
+_SHORT_ROPE = {**_ROPE, "mrope_section": [2, 1, 1]}
 _IMAGES = {"image_token_id": 60, "video_token_id": 61, "vision_start_token_id": 58, "vision_end_token_id": 59}
 WRAPPERS: dict[str, dict[str, Any]] = {
     "gemma3": {"text_config": TINY["gemma3_text"], "vision_config": _SEES, "mm_tokens_per_image": 4,
@@ -130,7 +131,7 @@ WRAPPERS: dict[str, dict[str, Any]] = {
               "vision_config": {"model_type": "clip_vision_model", **_SEES}, "image_token_index": 60},
     "mistral3": {"text_config": {"model_type": "mistral", **TINY["mistral"]},
                  "vision_config": {"model_type": "pixtral", **_SEES}, "image_token_index": 60},
-    "qwen2_5_vl": {"text_config": {**TINY["qwen2"], "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}}, "vision_config": _QWEN_SEES, **_IMAGES},
+    "qwen2_5_vl": {"text_config": {**TINY["qwen2"], "rope_parameters": _SHORT_ROPE}, "vision_config": _QWEN_SEES, **_IMAGES},
     "qwen3_vl": {"text_config": {**TINY["qwen3"], "rope_parameters": _ROPE},
                  "vision_config": {**_QWEN_SEES, "deepstack_visual_indexes": [1]}, **_IMAGES},
     "qwen3_5": {"text_config": RECENT["qwen3_5_text"], "vision_config": _QWEN_SEES, **_IMAGES},
