@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -107,10 +108,11 @@ def check_loadable(reference: str, config: LoadConfig | None = None) -> None:
         entries = tensor_entries(base_folder, adapter=False)
         model = check_size(base_folder, entries, trust_remote_code=config.trust_remote_code)
     _check_vocabulary(base_folder, tokenizer, model)
+    # By how many numbers they hold: transformers turns some on the way.
     described = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     mismatched = [(name, entry.shape, described.get(name, entry.shape)) for name, entry in entries.items()]
     info = {
-        "mismatched_keys": [one for one in mismatched if one[1] != one[2]],
+        "mismatched_keys": [one for one in mismatched if prod(one[1]) != prod(one[2])],
         "missing_keys": [],
         "unexpected_keys": [],
     }
