@@ -125,11 +125,13 @@ def _from_testbed() -> Suite:
 
 
 def _from_object(reference: str) -> Suite:
-    found = find_object(f"suite {reference}", reference, expected=_OFFERED)
-    return _suite_of(reference, found() if callable(found) else found)
+    return suite_of(reference, find_object(f"suite {reference}", reference, expected=_OFFERED))
 
 
-def _suite_of(reference: str, value: object) -> Suite:
+def suite_of(reference: str, found: object) -> Suite:
+    """Prompts, a Suite, or what a function of these returns, as a Suite. Raises as `Suite.of` does, and RecipeError for
+    anything else."""
+    value = found() if callable(found) else found
     if isinstance(value, Suite):
         return value
     if not isinstance(value, (tuple, list)) or not all(isinstance(item, Prompt) for item in value):
