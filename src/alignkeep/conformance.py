@@ -92,7 +92,7 @@ def suite(obj: object) -> None:
     from alignkeep.evaluate.suites import suite_of
 
     what = _what("suite", obj)
-    first, second = (_called(what, lambda: suite_of(what, obj), "as a suite") for _ in range(2))
+    first, second = (_called(what, lambda: suite_of(what.removeprefix("suite "), obj), "as a suite") for _ in range(2))
     _expect(first.fingerprint == second.fingerprint, what, "other prompts the second time", "the same every time")
     for one in first.attacks or ():
         attack(one)
@@ -142,7 +142,7 @@ def _called(where: str, call: Callable[[], Result], given: str) -> Result:
     try:
         return call()
     except AlignkeepError as error:
-        raise _unfit(where, f"{error.seen} ({error.where})", error.expected) from error
+        raise _unfit(error.where if where in error.where else where, error.seen, error.expected) from error
     except Exception as error:
         raise _unfit(
             where, f"{type(error).__name__}: {str(error)[:200]} {given}", "an answer to every input"
