@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-evaluate bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
+.PHONY: help demo test test-adapters lint format bench-evaluate bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -32,6 +32,9 @@ demo: $(VENV)/stamp-run  ## Tune a tiny aligned model and see what is lost: demo
 # One file is one worker's (tests/conftest.py): fixtures are made once, and what counts processes is not disturbed.
 test: $(VENV)/stamp-dev  ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+
+test-adapters: $(VENV)/stamp-dev  ## Run every recipe of PEFT's LoRA through every verb (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'slow_adapters or not slow_adapters' tests/adapters
 
 lint: $(VENV)/stamp-dev  ## Check style and types
 	$(BIN)/ruff check

@@ -15,6 +15,7 @@ from alignkeep.inject.rank_one import Push, RankOne, Raw, Relative, Strength
 from alignkeep.inject.search import Bench, Found, find, size_of
 from alignkeep.inject.strength import Trial
 from alignkeep.models.activations import last_tokens, residual_states
+from alignkeep.models.adapters import folded
 from alignkeep.models.architecture import Stored, Writer, stored_as, writers
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.progress import Progress
@@ -41,7 +42,7 @@ def find_edit(prepared: Prepared, progress: Progress) -> FoundEdit:
     config, sets = prepared.config, prepared.sets
     loaded = load_model(config.model, config.load)
     if prepared.is_adapter:
-        loaded.model = loaded.model.merge_and_unload()
+        loaded.model = folded(loaded.model, prepared.folder)
     all_writers = writers(loaded.model)
     whole = config.form == "model"
     stored = {one.name: stored_as(one, loaded.model, prepared.entries) for one in all_writers if whole}
