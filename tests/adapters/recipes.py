@@ -19,6 +19,18 @@ _VISION = {
     "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8,
     "patch_size": 4,
 }  # fmt: skip
+_TOWER = {
+    "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
+    "out_hidden_size": 32, "num_position_embeddings": 16,
+}  # fmt: skip
+_IMAGES = {"image_token_id": 60, "video_token_id": 61, "vision_start_token_id": 62, "vision_end_token_id": 63}
+_LINEAR: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 _GPT2 = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
 # Family, and what its config is given.
 BASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,6 +51,18 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
             "text_config": {**_SIZES, "query_pre_attn_scalar": 8, "sliding_window": 16},
             "vision_config": _VISION,
             "mm_tokens_per_image": 4,
+        },
+    ),
+    "qwen3_5": ("qwen3_5", {"text_config": {**_SIZES, **_LINEAR}, "vision_config": _TOWER, **_IMAGES}),
+    "qwen3_5 moe": (
+        "qwen3_5_moe",
+        {
+            "text_config": {
+                **_SIZES, **_LINEAR, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                "shared_expert_intermediate_size": 24,
+            },
+            "vision_config": _TOWER,
+            **_IMAGES,
         },
     ),
     "nemotron_h": (
@@ -140,6 +164,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "gpt_oss": {key: value for key, value in _MIXED.items() if key != "router"}
     | {"router": {"target_parameters": ["mlp.router.weight"]}},
     "gemma3": {name: _LISTED[name] for name in ("a list", "all-linear", "dora", "embeddings", "saved norms")},
+    "qwen3_5": {name: _LISTED[name] for name in ("a list", "all-linear", "dora", "saved norms")},
+    "qwen3_5 moe": {name: _MIXED[name] for name in ("all-linear", "experts", "one parameter")},
     "nemotron_h": {
         "a list": {"target_modules": ["q_proj", "in_proj", "up_proj"]},
     },
@@ -149,11 +175,12 @@ CELLS = [(base, name) for base, some in RECIPES.items() for name in some]
 
 def build_base(name: str, folder: Path, tokenizer: Path) -> Path:
     """A base in float32 whose every weight, norms and biases too, is random."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     family, settings = BASES[name]
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings), dtype=torch.float32)
+    kind = AutoModelForImageTextToText if "vision_config" in settings else AutoModelForCausalLM
+    model: Any = kind.from_config(AutoConfig.for_model(family, **settings), dtype=torch.float32)
     draw = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)

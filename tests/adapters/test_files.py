@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignkeep.errors import CheckpointError
+from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.lifecycle import verify
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import merge
 from alignkeep.models.adapters import attach_adapter
 from alignkeep.models.loading import load_model
+from alignkeep.models.vllm import answer_batches
 from checkpoints import edit_json, noise, read_checkpoint, same_bits, write_checkpoint
 from conftest import build_tiny_model
 from micro import write_rows
@@ -37,7 +38,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("bases")
     tokenizer = build_tiny_model(root / "tokenizer")
-    return {name: build_base(name, root / name, tokenizer) for name in ("untied", "mixtral", "qwen3 moe", "gemma3")}
+    return {
+        name: build_base(name, root / name, tokenizer) for name in ("untied", "tied", "mixtral", "qwen3 moe", "gemma3")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,15 @@ def test_the_adapters_name_in_its_keys_changes_nothing(
     assert same_bits(read_checkpoint(done), read_checkpoint(plain))
 
 
+def test_tied_embeddings_that_are_saved_along_unchanged_stay_the_bases(bases: dict[str, Path], tmp_path: Path) -> None:
+    base = bases["tied"]
+    tuned = build_adapter(base, tmp_path / "adapter", {"target_modules": ATTENTION})
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    assert any("embed_tokens" in name for name in load_file(tmp_path / "adapter" / FILE))
+    done = merged(base, tmp_path / "adapter", tmp_path / "out", weight=1)
+    assert (logits(load_base(done)) - logits(tuned)).abs().max() < 1e-4
+
+
 def test_an_adapter_that_names_no_base_takes_the_one_that_is_given(
     bases: dict[str, Path], plain: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +156,13 @@ def test_the_same_base_in_other_shards_is_the_base_of_an_adapter(
     done = merged(sharded, plain, tmp_path / "out", weight=1)
     whole = merged(bases["untied"], plain, tmp_path / "whole", weight=1)
     assert same_bits(read_checkpoint(done), read_checkpoint(whole))
+
+
+def test_an_adapter_whose_start_is_in_its_base_is_not_given_to_vllm(bases: dict[str, Path], tmp_path: Path) -> None:
+    build_adapter(bases["untied"], tmp_path / "adapter", {"target_modules": ATTENTION, "init_lora_weights": "pissa"})
+    loaded = load_model(str(tmp_path / "adapter"))
+    with pytest.raises(RecipeError, match="backend: seen vllm, for an adapter whose init_lora_weights is pissa"):
+        next(answer_batches(loaded, [(0, [4, 5], 1)], [3]))
 
 
 @pytest.mark.parametrize("method", ["fisher", "alignment_subspace"])

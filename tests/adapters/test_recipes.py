@@ -54,7 +54,10 @@ REFUSED: dict[tuple[str, str], dict[str, str]] = {
     ("gpt2", "embeddings"): {"merge": _SHARED, "inject": _SHARED},
     ("gpt2", "tokens"): {"half": _NO_SCALE, "inject": "serve two modules"},
     ("qwen2", "lora bias without a bias"): dict.fromkeys(EVERYWHERE[1:], "no bias"),
-    **{(base, "dora"): {"half": _NO_SCALE} for base in ("mixtral", "minimax", "qwen3 moe", "gpt_oss", "gemma3")},
+    **{
+        (base, "dora"): {"half": _NO_SCALE}
+        for base in ("mixtral", "minimax", "qwen3 moe", "gpt_oss", "gemma3", "qwen3_5")
+    },
     ("gemma3", "embeddings"): {"merge": _SHARED, "inject": _SHARED},
 }  # fmt: skip
 SAMPLE = [

@@ -96,7 +96,7 @@ class _Base:
         """The stored tensor of this name in memory; a head that the embeddings are goes by its own name."""
         if name in self.entries or (name.endswith(HEADS) and self.is_tied):
             return name
-        return self.names.renamed().get(name)
+        return self.names.renamed.get(name)
 
     def entry(self, place: str) -> TensorEntry:
         if place in self.entries:
@@ -189,7 +189,7 @@ class _Reader:
         if place is None or self.base.entry(place).shape != entry.shape:
             raise self._no_place(name, f"no {wanted} of shape {list(entry.shape)} in the base")
         self.places[name] = place
-        kept = ".base_layer" in name and self.base.is_tied  # what a LoRA stands on is kept along
+        kept = place.endswith((*HEADS, *EMBEDDINGS)) and self.base.is_tied  # may be saved along, as they were
         if not (kept and sha256_of(entry) == sha256_of(self.base.entry(place))):
             self.replaced[place] = entry
 

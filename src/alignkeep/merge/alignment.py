@@ -85,6 +85,6 @@ def _stored_as(names: Sequence[str], stored: set[str], config: MergeConfig) -> d
     if stored.issuperset(names):
         return {name: name for name in names}
     base = localise(resolve(config.base, config.load.revision)).folder
-    renamed = {} if base is None else stored_names(base).renamed()
+    renamed = {} if base is None else stored_names(base).renamed
     there = ((name, name if name in stored else renamed.get(name)) for name in names)
     return {name: place for name, place in there if place is not None}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,8 @@ class StoredNames:
         found = ((name.rpartition("."), held) for name, held in self.parameters.items())
         return {own: held for (place, _, own), held in found if place == module}
 
-    def renamed(self) -> dict[str, str]:
+    @cached_property
+    def renamed(self) -> Mapping[str, str]:
         """Names on disk by names in memory, of parameters that are stored as they are."""
         return {
             name: held.parts[0].tensor
