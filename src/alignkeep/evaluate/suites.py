@@ -122,12 +122,15 @@ def _from_testbed() -> Suite:
 
 
 def _from_object(reference: str) -> Suite:
-    where = f"suite {reference}"
-    found = find_object(where, reference, expected=_OFFERED)
-    return _suite_of(reference, call_object(where, reference, found, expected=_RETURNS) if callable(found) else found)
+    return suite_of(reference, find_object(f"suite {reference}", reference, expected=_OFFERED))
 
 
-def _suite_of(reference: str, value: object) -> Suite:
+def suite_of(reference: str, found: object) -> Suite:
+    """Prompts, a Suite, or what a function of these returns, as a Suite. Raises as `Suite.of` does, and RecipeError for
+    anything else."""
+    value = found
+    if callable(found):
+        value = call_object(f"suite {reference}", reference, found, expected=_RETURNS)
     if isinstance(value, Suite):
         return value
     if not isinstance(value, (tuple, list)) or not all(isinstance(item, Prompt) for item in value):
