@@ -81,11 +81,11 @@ def test_the_vectors_that_tell_the_plants_apart_are_taken(part: str, method: str
 
 
 def test_what_is_told_was_counted_on_plants_that_did_not_choose(more: dict[str, Any]) -> None:
-    """The plants that count lie with the data, in every part: none of them is left out."""
+    """The plants that count lie in the midst of the safe references: none of them is left out."""
     made, planted = told_apart_by("answer")
     counted = [at for at in range(8) if at % 4 >= 2]
-    made.vectors["planted"][counted] = made.vectors["safe"][:4]
-    best, told = try_vectors(config_of(more), made, planted, Processes(), Silent())
+    made.vectors["planted"][counted] = made.vectors["safe"].mean(0)
+    best, told = try_vectors(config_of(more, method="mean_cosine"), made, planted, Processes(), Silent())
     assert best.left_out == 1
     assert told["left_out"]["value"] == 0  # pyright: ignore[reportIndexIssue]
 
@@ -113,7 +113,7 @@ def test_it_chooses_as_if_its_settings_had_been_given_and_no_plant_comes_out(
     assert len(table(auto.folder)) == auto.n == 24
     shown = json.loads((auto.folder / "explanation.json").read_text())
     prompts = {json.loads(line)["prompt"] for line in Path(more["data"]).read_text().splitlines()}
-    assert {one["asked"] for one in shown["dropped"]} < prompts
+    assert {one["asked"] for one in shown["dropped"]} <= prompts
     kept: dict[str, Any] = {"embeddings": str(auto.folder / "embeddings.safetensors"), "load": {"device": "cpu"}}
     again = config_of(kept, sot=told["options"], embed={"whiten": told["whiten"]})
     masses = [row["mass"] for row in table(curate(again, out=tmp_path / "again").folder)]

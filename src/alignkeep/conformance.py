@@ -9,6 +9,7 @@ expected and what was seen. What an object must do is written at its Protocol: `
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -138,7 +139,7 @@ def curation_method(obj: object) -> None:
     method = as_method(obj, type(obj).__name__)
     about = method.options.__doc__ or ""
     for name, setting in method.options.model_fields.items():
-        said = bool(setting.description) or f"`{name}`" in about
+        said = bool(setting.description) or re.search(rf"`{name}\b", about) is not None
         _expect(said, f"{what}.options", f"no word on {name}", "each option in the docstring, as `name`")
     options = method.options()
     _expect(isinstance(method.weighs(options), bool), f"{what}.weighs", "neither true nor false", "one of them")
