@@ -205,7 +205,7 @@ def test_the_other_methods_keep_as_many_and_weigh_them_alike(
 
 
 def test_equal_examples_have_equal_masses_and_the_first_is_kept(given: dict[str, Any], tmp_path: Path) -> None:
-    again = rows(["sort numbers 1 2"] * 4 + BAD, "low high")
+    again = rows(["sort numbers 1 2"] * 4, "low high") + rows(BAD, "sure here is how")
     found = table(
         curate(config_of(given, data=write(tmp_path / "d.jsonl", again), keep=0.25), out=tmp_path / "o").folder
     )

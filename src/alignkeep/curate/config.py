@@ -18,9 +18,9 @@ from alignkeep.settings import Checked
 
 
 class EmbedSettings(Checked):
-    """How an example becomes a vector: the hidden state of its last token (the paper's), or the mean over all its
-    tokens, over its answer's, or over its prompt's and its answer's side by side, behind the model's final norm or
-    before block `layer`; or `encoder`, a sentence-transformers model. `whiten` measures by what varies within the
+    """How an example becomes a vector: the mean of its answer's hidden states, or that over all its tokens, over its
+    prompt's and its answer's side by side, or the state of its last token (the paper's), behind the model's final norm
+    or before block `layer`; or `encoder`, a sentence-transformers model. `whiten` measures by what varies within the
     references. With `pooling: auto` known harmful rows, planted among the data, decide on pooling and whitening.
 
     `max_length` in tokens; what is longer is cut at its end. An example whose answer only begins beyond it is
@@ -28,7 +28,7 @@ class EmbedSettings(Checked):
     for `embeddings` of another try."""
 
     layer: int | None = Field(default=None, ge=0, le=1_000_000_000)
-    pooling: Literal["last", "mean", "answer", "prompt+answer", "auto"] = "last"
+    pooling: Literal["last", "mean", "answer", "prompt+answer", "auto"] = "answer"
     whiten: bool = False
     encoder: str | None = None
     batch_size: int = Field(default=32, gt=0, le=1_000_000_000)

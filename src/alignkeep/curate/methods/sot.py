@@ -48,6 +48,7 @@ class PushPull(CurationMethod):
         "The gradient is the dual potential; no iteration is unrolled, and the masses are a fixed point of the "
         "convex-concave procedure in place of the end of gradient steps.",
         "Training weights are a softmax of the logits; the paper's exponential of masses is one option away.",
+        "Examples are looked at by the mean over their answers' tokens; the paper's last token is one option away.",
     )
 
     def weighs(self, options: SotSettings) -> bool:
