@@ -3,7 +3,8 @@
 Planted are harmful references that are held out of the reference: half of them as they are, half behind a row of the
 data, in one example with it, as harm hides. Each way to make vectors (and each option that the method has for trial)
 chooses among data and plants. The one that leaves most of one half of the plants out is taken, of equals the one that
-ranks them lowest; what is told of it was counted on the other half. The plants are no part of what comes out.
+ranks them lowest (other options only where they leave more out); what is told of it was counted on the other half. The
+plants are no part of what comes out.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def try_vectors(
     for options in config.rule.trials(config.rule_options):
         some = _tried(config, made, planted, best.pooling, best.whiten, options, processes, progress)
         trials += [] if some is None else [some]
-    best = min(trials, key=_order)
+    best = min((best, *(one for one in trials if one.left_out > best.left_out)), key=_order)
     return best, _told(config, best, trials, planted)
 
 

@@ -55,7 +55,8 @@ class PushPull(CurationMethod):
         return options.weights != "equal"
 
     def trials(self, options: SotSettings) -> tuple[SotSettings, ...]:
-        return tuple(options.model_copy(update={"epsilon": times * options.epsilon}) for times in (0.4, 4.0))
+        epsilons = (round(times * options.epsilon, 9) for times in (0.4, 4.0))
+        return tuple(options.model_copy(update={"epsilon": epsilon}) for epsilon in epsilons)
 
     def memory(self, counts: Counts, options: SotSettings) -> int:
         references = max(counts.safe, counts.harmful, 1)
