@@ -18,6 +18,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -244,7 +245,7 @@ def _kept_poison(
     return {**rate.as_json(), "draws": draws, **({"planted": planted} if planted else {})}
 
 
-def _cell(found: Mapping[str, object]) -> str:
+def _cell(found: Mapping[str, Any]) -> str:
     planted = "".join(
         f"; {one['pooling']}{', whitened' if one['whiten'] else ''}, {one['options'] or 'as given'}: planted left out "
         f"{one['left_out']['value']:.0%} [{one['left_out']['low']:.0%}, {one['left_out']['high']:.0%}]"

@@ -115,8 +115,8 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "reads more": (type("Other", (Near,), {"reads": ("safe",)})(), "reads: seen"),
     "reads less": (
-        scored(lambda self, given, found: Scores(given.vectors.data.sum(1))),
-        "reads: seen",  # pyright: ignore
+        scored(lambda self, given, found: Scores(given.vectors.data.sum(1))),  # pyright: ignore
+        "reads: seen",
     ),
     "masses of two": (scored(lambda self, given, found: mass_of(found, torch.ones(given.count))), "sum of 1"),
     "masses in another order": (
@@ -180,7 +180,7 @@ CLASSLESS = 3
 
 
 def test_the_nearest_name_is_offered(sets: dict[str, Any]) -> None:
-    settings = Settings(dict(sets) | {"method": "mean_cosin"})
+    settings = Settings({**sets, "method": "mean_cosin"})
     with pytest.raises(RecipeError, match=r"method .*expected sot, mean_cosine.*did you mean mean_cosine"):
         settings.build(CurateConfig)
     with pytest.raises(ValidationError):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from alignkeep.works import Work
 
-Of = TypeVar("Of")
+Of = TypeVar("Of", covariant=True)
 Needs = Literal["vectors", "texts", "gradients", "nothing"]
 Reference = Literal["safe", "harmful"]
 

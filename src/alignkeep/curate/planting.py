@@ -110,7 +110,7 @@ def parts_of(rows: Tensor, pooling: str) -> Tensor:
     """Those parts of all PARTS."""
     import torch
 
-    whole = dict(zip(PARTS, rows.chunk(len(PARTS), 1), strict=True))
+    whole: dict[str, Tensor] = dict(zip(PARTS, rows.chunk(len(PARTS), 1), strict=True))
     return torch.cat([whole[part] for part in pooling.split("+")], 1)
 
 

@@ -52,8 +52,9 @@ def _is_name(value: object) -> bool:
 
 
 def _has_defaults(value: object) -> bool:
-    is_model = isinstance(value, type) and issubclass(value, BaseModel)
-    return is_model and not any(field.is_required() for field in value.model_fields.values())
+    if not (isinstance(value, type) and issubclass(value, BaseModel)):
+        return False
+    return not any(field.is_required() for field in value.model_fields.values())
 
 
 def _all(value: object, *wanted: object) -> bool:
