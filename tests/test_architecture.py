@@ -29,7 +29,8 @@ MAY_SEE_STAGES = {"report"}
 MATH = [
     "masked.py", "align/advantage.py", "align/objective.py",
     "curate/passes.py", "curate/transport.py", "curate/pull.py", "curate/temperature.py", "curate/weighting.py",
-    "curate/baselines.py",
+    "curate/whitening.py", "curate/methods/mean_cosine.py", "curate/methods/dsir.py",
+    "curate/methods/bidirectional.py", "curate/methods/random.py",
     "judging/statistics.py", "judging/drift.py", "judging/log_odds.py", "judging/metrics.py",
     "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
     "merge/methods.py", "merge/mapped.py", "merge/select.py",
@@ -49,6 +50,8 @@ MATH_MAY_IMPORT = {
     "dataclasses",
     "enum",
     "functools",
+    "re",
+    "zlib",
     "jaxtyping",
     "__future__",
 }
