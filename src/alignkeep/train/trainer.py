@@ -47,7 +47,7 @@ class WeightedSFTTrainer(SFTTrainer):
 
     Under several processes the last batch of an epoch is filled up with blank rows (no answer, weight 0) instead of
     examples seen already, so that two processes learn what one does. `train_sampling_strategy="group_by_length"` is the
-    grouping of train/order.py, which resumes exactly and is the same for any number of processes. Raises DataError where
+    grouping of train/order.py: it resumes exactly and is the same for any number of processes. Raises DataError where
     the weights are lost on the way, RecipeError for settings whose loss never passes the weighted log-probabilities.
     (The router loss of a mixture of experts is a mean per process, as in TRL: there two processes differ from one.)
     """
