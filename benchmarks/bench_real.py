@@ -193,8 +193,9 @@ def generation(options: argparse.Namespace, scratch: str) -> None:
     print(
         f"{len(asked)} prompts of {asking:.0f} tokens, {options.batch_size} at a time, {options.dtype}: generate "
         f"{walls[0]:.1f} s, alignkeep {walls[1]:.1f} s: {walls[0] / walls[1]:.2f} times (by processor time "
-        f"{processor:.2f}); differing answers: {differing}; {tokens} of at most {len(asked) * options.max_new_tokens} new "
-        f"tokens were said, which is what limits it: an answer that never ends early saves nothing"
+        f"{processor:.2f}); differing answers: {differing}; {tokens} of at most "
+        f"{len(asked) * options.max_new_tokens} new tokens were said. What limits it: "
+        f"an answer that does not end early saves nothing"
     )
 
 

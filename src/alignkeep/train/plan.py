@@ -25,7 +25,7 @@ _INNER_WIDTHS = 4
 # TRL projects answer tokens to the vocabulary in tiles; so many float32 copies of one are held (counted in its source).
 _TILE, _COPIES = (4096, 32768), 5
 # Blocks below the allocator's threshold lie in a heap with holes; measured on models of 30 and 135 M parameters.
-_HEAP_BLOCK, _HOLES = 32 * 2**20, 1.6
+_HEAP_BLOCK, _HOLES = 32 * 2**20, 2.1
 _FISHER_BATCH = 8  # examples that an alignment subspace is measured with at a time
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
@@ -93,31 +93,34 @@ def _epochs(config: TrainConfig, steps: int, rows: int) -> float:
 
 
 def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int, batch_size: int) -> int:
-    """Bytes of a process in its largest step: weights, optimiser, what is kept for backward, a tile of logits, factors."""
+    """Bytes of a process in its largest step: weights, optimiser, what backward needs, a tile of logits, factors."""
     arguments, text = prepared.arguments, prepared.skeleton.config.get_text_config()
     size = _BYTES[prepared.dtype]
     packed = arguments.packing
     lengths = [prepared.max_length] if packed else sorted(map(len, prepared.rows.input_ids), reverse=True)
     mine = -(-batch_size // world_size())
     tokens = lengths[0] * mine
-    kept = 1 if arguments.gradient_checkpointing else _kept(text, config.method) / text.hidden_size
+    kept = 1 if arguments.gradient_checkpointing else kept_per_token(text, config.method) / text.hidden_size
     kept *= text.hidden_size * text.num_hidden_layers * (2 if arguments.bf16 else size)
-    block = tokens * _inner_width(text) * size
-    holes = 1 if uses_accelerator(config.load) or block >= _HEAP_BLOCK else _HOLES
+    in_heap = 0 if uses_accelerator(config.load) else _HEAP_BLOCK // (_inner_width(text) * size)
+
+    def for_backward(tokens: int) -> float:
+        return kept * max(tokens, min(_HOLES * tokens, in_heap))
+
     answers = [sum(label >= 0 for label in labels) for labels in prepared.rows.labels]
     scored = min(tokens, mine * (lengths[0] if packed else max(answers)), _TILE[0])
-    passing = tokens * kept * holes + scored * min(text.vocab_size, _TILE[1]) * 4 * _COPIES
+    passing = for_backward(tokens) + scored * min(text.vocab_size, _TILE[1]) * 4 * _COPIES
     guard = 0
     if config.is_guarded:
         # They are measured before the first step, on alignment examples taken to be as long as those of the data.
         guard = _factors(config, prepared)
         longest = max(map(len, prepared.rows.input_ids))
-        passing = max(passing, _FISHER_BATCH * longest * kept * holes)
+        passing = max(passing, for_backward(_FISHER_BATCH * longest))
     adapter = 0 if prepared.adapter is None else trainable * 4
     return int(_PROCESS + total * size + adapter + trainable * _ADAM + passing + guard)
 
 
-def _kept(text: Any, method: str) -> float:
+def kept_per_token(text: Any, method: str) -> float:
     """Numbers that a decoder layer keeps of a token for backward."""
     return _HIDDEN_SIZES[method] * text.hidden_size + _INNER_WIDTHS * _inner_width(text)
 
