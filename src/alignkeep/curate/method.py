@@ -84,12 +84,12 @@ class Scores(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What is to be estimated for: rows of each set, and the bytes of the model."""
+    """What is to be estimated for: rows of each set, and the parameters of the model."""
 
     data: int
     safe: int
     harmful: int
-    model_bytes: int
+    parameters: int
 
 
 class NoOptions(Checked):

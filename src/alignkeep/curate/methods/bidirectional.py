@@ -36,7 +36,7 @@ class Bidirectional(CurationMethod):
     departures = ("All answer tokens count, by plain products; the paper takes the first ten, and cosines.",)
 
     def memory(self, counts: Counts, options: NoOptions) -> int:
-        return 4 * counts.model_bytes  # both mean gradients, in float32, of a model in bfloat16
+        return 2 * 4 * counts.parameters  # both mean gradients, in float32
 
     def score(self, given: Given, options: NoOptions) -> Scores:
         assert given.gradients is not None
