@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
 from alignkeep.checkpoint.records import MADE_FROM
-from alignkeep.citations import Method, entry
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.methods import load_method
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
+from alignkeep.works import Citation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alignkeep.citations import Cited
     from alignkeep.curate.prepare import Prepared
     from alignkeep.curate.scoring import Choice
 
@@ -112,13 +113,14 @@ class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
         summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
         return CurateResult(folder, summary["n"], summary["kept"], summary)
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[Cited, ...]:
         """None of a stranger's whose module is not here any more."""
         try:
             rule = load_method(str(settings.get("method", "sot")))
         except RecipeError:
             return ()
-        return (entry(rule.name, rule.title, rule.works, rule.departures),) if rule.works or rule.departures else ()
+        is_cited = rule.works or rule.departures
+        return (Citation(rule.name, rule.title, rule.works, rule.departures),) if is_cited else ()
 
 
 CURATE = CurateStage()
