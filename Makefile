@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile test-families lint format bench-evaluate bench-real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
+.PHONY: help demo test test-hostile test-adapters test-families lint format bench-evaluate bench-real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -38,6 +38,9 @@ test-hostile: $(VENV)/stamp-dev  ## Run a thousand cases of hostile input, in so
 
 test-families: $(VENV)/stamp-dev  ## Every verb on every architecture of transformers: docs/models.md
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m families --jobs 2 --page docs/models.md
+
+test-adapters: $(VENV)/stamp-dev  ## Run every recipe of PEFT's LoRA through every verb (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'slow_adapters or not slow_adapters' tests/adapters
 
 lint: $(VENV)/stamp-dev  ## Check style and types
 	$(BIN)/ruff check

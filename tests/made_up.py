@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 
@@ -19,8 +19,12 @@ class SpiralConfig(PreTrainedConfig):
         super().__init__(**settings)
 
 
-class WhirlConfig(SpiralConfig):
+class WhirlConfig(PreTrainedConfig):
     model_type = "whirl"
+
+    def __init__(self, size: int = 32, floors: int = 3, words: int = 64, **settings: Any) -> None:
+        self.size, self.floors, self.words = size, floors, words
+        super().__init__(**settings)
 
 
 class Gather(nn.Module):
@@ -62,7 +66,7 @@ class Turn(Floor):
         return stream * self.gather(self.first(stream)) + self.ponder(self.second(stream))
 
 
-class SpiralForCausalLM(PreTrainedModel):
+class SpiralForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = SpiralConfig
     base_model_prefix = "spiral"
     floor = Floor

@@ -400,7 +400,7 @@ def test_settings_that_do_not_fit_are_named(changes, said, config, tmp_path):
 
 
 def test_a_group_of_one_and_strengths_of_0_are_refused(config):
-    with pytest.raises(ValueError, match="greater than or equal to 2"):
+    with pytest.raises(RecipeError, match="greater than or equal to 2"):
         _with(config, sampling={"group": 1})
     with pytest.raises(NoEffectError, match="all 0"):
         _with(config, objective={"imitation": 0, "exploration": 0, "regulariser": 0})

@@ -28,7 +28,7 @@ from alignkeep.models.adapters import attach_adapter
 from alignkeep.models.architecture import Writer, blocks_of, writers
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.stored import Stored, stored_as
-from checkpoints import bits, hashes, read_checkpoint, refused
+from checkpoints import bits, hashes, read_checkpoint
 from families import BLOCKS, TINY, WIDTH, write_tiny
 from micro import write_rows
 

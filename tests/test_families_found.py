@@ -1,5 +1,5 @@
-"""Families that no list names: what writes to the residual stream is found and proven, the edit of it in memory, on disk
-and as an adapter is one; and what cannot be proven is refused with what was seen."""
+"""Families that no list names: what writes to the residual stream is found and proven, the edit of it in memory, on
+disk and as an adapter is one; and what cannot be proven is refused with what was seen."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ def test_a_family_nobody_has_heard_of_works_by_structure_alone(tmp_path: Path) -
 
 def test_a_family_whose_proof_fails_is_refused_with_what_was_seen(tmp_path: Path) -> None:
     model = load(made_up(WhirlConfig, WhirlForCausalLM, tmp_path / "model"))
-    with pytest.raises(
-        CheckpointError, match=r"floors\.0 \(Turn\): seen gather\.back, which moves the residual stream"
-    ):
+    with pytest.raises(CheckpointError, match=r"floors\.0 \(Turn\): seen gather\.back, which moves the"):
         writers(model)
 
 
@@ -124,6 +122,7 @@ _SEES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden
                          "image_size": 28, "patch_size": 14}  # fmt: skip
 _QWEN_SEES = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH}
 _ROPE = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
+_SHORT_ROPE = {**_ROPE, "mrope_section": [2, 1, 1]}
 _IMAGES = {"image_token_id": 60, "video_token_id": 61, "vision_start_token_id": 58, "vision_end_token_id": 59}
 WRAPPERS: dict[str, dict[str, Any]] = {
     "gemma3": {"text_config": TINY["gemma3_text"], "vision_config": _SEES, "mm_tokens_per_image": 4,
@@ -132,7 +131,8 @@ WRAPPERS: dict[str, dict[str, Any]] = {
               "vision_config": {"model_type": "clip_vision_model", **_SEES}, "image_token_index": 60},
     "mistral3": {"text_config": {"model_type": "mistral", **TINY["mistral"]},
                  "vision_config": {"model_type": "pixtral", **_SEES}, "image_token_index": 60},
-    "qwen2_5_vl": {"text_config": {**TINY["qwen3"], "rope_parameters": _ROPE}, "vision_config": _QWEN_SEES, **_IMAGES},
+    "qwen2_5_vl": {"text_config": {**TINY["qwen2"], "rope_parameters": _SHORT_ROPE},
+                   "vision_config": _QWEN_SEES, **_IMAGES},
     "qwen3_vl": {"text_config": {**TINY["qwen3"], "rope_parameters": _ROPE},
                  "vision_config": {**_QWEN_SEES, "deepstack_visual_indexes": [1]}, **_IMAGES},
     "qwen3_5": {"text_config": RECENT["qwen3_5_text"], "vision_config": _QWEN_SEES, **_IMAGES},

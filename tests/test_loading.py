@@ -179,6 +179,37 @@ def test_a_fingerprint_stays_when_a_folder_moves_and_changes_with_what_decides(
     assert len({before, with_template, with_weight}) == 3
 
 
+def test_a_fingerprint_is_of_the_tensors_and_not_of_the_files_they_are_in(model_copy: Path) -> None:
+    before = fingerprint_model(str(model_copy))
+    tensors = load_file(model_copy / WEIGHTS)
+    save_file(dict(reversed(tensors.items())), model_copy / WEIGHTS, metadata={"format": "pt", "made": "later"})
+    assert fingerprint_model(str(model_copy)) == before
+    names = sorted(tensors)
+    placed = {name: f"model-{index % 3}.safetensors" for index, name in enumerate(names)}
+    for shard in set(placed.values()):
+        save_file({name: tensors[name] for name in names if placed[name] == shard}, model_copy / shard)
+    (model_copy / WEIGHTS).unlink()
+    (model_copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    assert fingerprint_model(str(model_copy)) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.update({"other": tensors.pop("lm_head.weight")}),
+        lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"].T.contiguous()}),
+        lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"].view(torch.int32)}),
+    ],
+    ids=["name", "shape", "type"],
+)
+def test_a_fingerprint_changes_with_a_tensors_name_shape_and_type(
+    change: Callable[[dict[str, torch.Tensor]], object], model_copy: Path
+) -> None:
+    before = fingerprint_model(str(model_copy))
+    change_tensors(model_copy / WEIGHTS, change)
+    assert fingerprint_model(str(model_copy)) != before
+
+
 def test_an_adapters_fingerprint_follows_its_base_and_not_the_path_to_it(model_copy: Path, tmp_path: Path) -> None:
     adapter = make_adapter(model_copy, tmp_path / "adapter")
     before = fingerprint_model(str(adapter))

@@ -326,7 +326,7 @@ def test_an_adapter_on_the_head_is_refused_as_trl_refuses_it(config, tmp_path):
 
 @pytest.mark.parametrize("settings", [{"rank": 0}, {"rank": -1}, {"dropout": 1.0}, {"ranks": 3}])
 def test_lora_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match="LoraSettings"):
+    with pytest.raises(RecipeError, match="LoraSettings"):
         LoraSettings(**settings)
 
 

@@ -92,7 +92,9 @@ _NO_ATTENTION = {key: _PLAIN[key] for key in (*_BLOOM, "num_hidden_layers")}
 # Families that came later, or that are built otherwise: each has a kind of block that those above have not.
 RECENT: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("ministral", "ministral3", "nemotron", "seed_oss"), _HEADS),
-    "opt": {**_BLOOM, "ffn_dim": 48, "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "word_embed_proj_dim": WIDTH},
+    "opt": {
+        **_BLOOM, "ffn_dim": 48, "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "word_embed_proj_dim": WIDTH,
+    },
     "lfm2": {**_PLAIN, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
     "gemma4_text": {
         **_GEMMA, "vocab_size_per_layer_input": WORDS, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 1,

@@ -24,7 +24,12 @@ from hostile_contract import Case, Order
 
 Build = Callable[[random.Random, Path, Path], Order]
 ANY = (0, 1, 2)
-LONG = {"template-loops-later", "template-power", "template-doubles", "template-recursion", "yaml-long"}
+LONG = {
+    *("template-loops", "template-loops-later", "template-power", "template-doubles", "template-recursion"),
+    *("template-syntax", "yaml-long", "config-generation-temperature", "config-tokenizer-class"),
+    *("path-out-is-a-loop", "path-out-is-a-device", "path-out-below-a-device", "adapter-alora"),
+    *("adapter-targets-none-there", "adapter-targets-slow-pattern"),
+}
 GENERATION = "generation_config.json"
 STRANGE = [
     "", "\0", "\x1b[31mred\x1b[0m", "\u202egnp", "\ud800", "x" * 100_000, "a\nb", "𝔘" * 50, "%s%n{0}{x}", "../../etc",
@@ -484,7 +489,7 @@ ADAPTERS: dict[str, Build] = {
     "targets-3": _lora(target_modules=3),
     "targets-none-there": _lora(target_modules=["nonsense"]),
     "targets-slow-pattern": _lora(target_modules="(" * 5000),
-    "base-empty": _lora(base_model_name_or_path=""),
+    "base-empty": _lora(base_model_name_or_path="", codes=ANY),
     "base-nowhere": _lora(base_model_name_or_path="~nobody/model", codes=ANY),
     "base-nul": _lora(base_model_name_or_path="a\0b", codes=ANY),
     "base-itself": _lora(base_model_name_or_path=".", codes=ANY),

@@ -115,7 +115,7 @@ class AlignConfig(Checked):
     sampling: SamplingSettings = SamplingSettings()
     held_out: HeldOutSettings | None = None
     lora: LoraSettings | None = LoraSettings()
-    learning_rate: float | None = Field(default=None, ge=0, le=1000)
+    learning_rate: float | None = Field(default=None, ge=0, le=1e38)
     epochs: float = Field(default=1, gt=0, le=1_000_000)
     batch_size: int = Field(default=8, gt=0, le=1_000_000_000)
     accumulate: int = Field(default=1, gt=0, le=1_000_000_000)

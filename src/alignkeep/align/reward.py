@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,7 +131,19 @@ def load_reward(settings: RewardSettings, load: LoadConfig, judgements: Path) ->
         from alignkeep.align.scorer import Scorer
 
         return CheckedReward(PairwiseReward(Scorer(name, own, settings.tie_margin)), "scorer")
-    return CheckedReward(_imported(settings.spec), settings.spec.rpartition(":")[2])
+    found = _object(settings.spec)
+    if isinstance(found, type):
+        found = make_object(_WHERE, settings.spec, found, expected=_FORMS)
+    return as_reward(found, settings.spec.rpartition(":")[2])
+
+
+def as_reward(found: object, name: str) -> Reward:
+    """A reward function or a judge of pairs as a checked reward function. Raises RecipeError for anything else."""
+    if isinstance(found, PairJudge):
+        return CheckedReward(PairwiseReward(found), name)
+    if not callable(found):
+        raise _no_reward(name, found)
+    return CheckedReward(found, name)
 
 
 def check_reward(settings: RewardSettings) -> None:
@@ -194,17 +206,6 @@ def _judge(settings: RewardSettings, name: str, load: LoadConfig, judgements: Pa
 
 def _is_number(one: object) -> bool:
     return isinstance(one, int | float | np.number) or (hasattr(one, "item") and getattr(one, "ndim", 1) == 0)
-
-
-def _imported(spec: str) -> Reward:
-    found = _object(spec)
-    if isinstance(found, type):
-        found = make_object(_WHERE, spec, found, expected=_FORMS)
-    if isinstance(found, PairJudge):
-        return PairwiseReward(found)
-    if not callable(found):
-        raise _no_reward(spec, found)
-    return cast(Reward, found)
 
 
 def _object(spec: str) -> object:

@@ -37,6 +37,11 @@ class LowRank:
         """Whether it changes nothing: a LoRA begins with `left` = 0."""
         return self.scale == 0 or not self.left.any() or not self.right.any()
 
+    def equals(self, other: LowRank) -> bool:
+        """Whether it has the same factors and scale."""
+        same = np.array_equal(self.left, other.left) and np.array_equal(self.right, other.right)
+        return same and self.scale == other.scale
+
     def dense(self) -> Float32[Array, "rows columns"]:
         """The whole change, block by block as `add_to` forms it."""
         return np.concatenate([self._block(first) for first in range(0, self.shape[0], ROWS)])

@@ -21,7 +21,9 @@ def evaluate(
     judge: Annotated[
         str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")
     ] = None,
-    attacks: Annotated[str | None, typer.Option("--attacks", help="all, none or a,b (default: all)")] = None,
+    attacks: Annotated[
+        str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")
+    ] = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = True,

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkeep.curate.config import ON_VECTORS, CurateConfig
+from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.method import Counts
+from alignkeep.curate.planting import PARTS, plants_of
 from alignkeep.curate.vectors import SETS, Vectors, embeddings_files, given_vectors, rows_in_both
 from alignkeep.data import fingerprint_data, read_examples, read_prompts
 from alignkeep.errors import DataError, RecipeError
@@ -68,6 +70,8 @@ def prepare(config: CurateConfig) -> Prepared:
     prepared = Prepared(config, data, safe, harmful, vectors)
     _check_sizes(prepared)
     _check_apart(prepared)
+    if config.embed.pooling == "auto":
+        plants_of(config, data, harmful)
     return prepared
 
 
@@ -167,16 +171,13 @@ def plan_curation(prepared: Prepared) -> dict[str, object]:
     config, count = prepared.config, prepared.count
     given = prepared.vectors
     sizes = {name: len(one) for name, one in zip(SETS, _texts(prepared) if given is None else given[:3], strict=True)}
-    references = max(sizes["safe"], sizes["harmful"], 1)
     model, parameters, width = _model(config)
     width = width if given is None else given.data.shape[1]
-    vectors = 4 * width * sum(sizes.values()) if config.method in ON_VECTORS else 0
-    memory = _PROCESS + model + vectors
-    if config.method == "sot":
-        memory += min(12 * count * references, 3 << 28) + 16 * min(count, config.sot.block) * references
-        memory += 24 * references**2
-    elif config.method == "bidirectional":
-        memory += 2 * 4 * parameters  # both mean gradients, in float32
+    parts = len(PARTS) if config.embed.pooling == "auto" else config.embed.pooling.count("+") + 1
+    vectors = 4 * width * sum(sizes.values()) * (parts if given is None else 1) if config.on_vectors else 0
+    memory = (
+        _PROCESS + model + vectors + config.rule.memory(Counts(**sizes, parameters=parameters), config.rule_options)
+    )
     return {
         "stage": "curate",
         "method": config.method,
@@ -243,8 +244,7 @@ def _check_apart(prepared: Prepared) -> None:
                 raise _overlap(str(getattr(config, other)), len(both), str(getattr(config, name)), name, other)
     if prepared.vectors is not None:
         _check_rows_apart(prepared, prepared.vectors)
-    used = {"random": (), "dsir": ("safe",)}.get(config.method, ("safe", "harmful"))
-    unread = [name for name in used if not getattr(prepared, name)]
+    unread = [name for name in config.rule.reads if not getattr(prepared, name)]
     if config.evaluation and unread:
         raise RecipeError(
             "evaluation", seen=f"no text of {' and '.join(unread)}",

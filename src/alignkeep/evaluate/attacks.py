@@ -14,11 +14,13 @@ Papers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from alignkeep.errors import RecipeError
+from alignkeep.objects import is_spec, load_object
 from alignkeep.settings import nearest
 from alignkeep.types import Message, Prompt
 
@@ -27,7 +29,7 @@ _REQUEST = "{request}"
 
 @runtime_checkable
 class Attack(Protocol):
-    """A way of asking. A suite may bring its own: any object with these four."""
+    """A way of asking. A suite may bring its own, `--attacks` may name one: any object with these four."""
 
     @property
     def name(self) -> str: ...
@@ -120,22 +122,52 @@ def offered_attacks(own: Sequence[Attack] | None) -> tuple[Attack, ...]:
 
 
 def select_attacks(names: str, offered: Sequence[Attack] = ATTACKS) -> list[Attack]:
-    """`all`, `none`, or names with commas between them, in the order offered and each once. RecipeError for others."""
+    """`all`, `none`, names and `package.module:object` with commas between them: those offered in the order offered,
+    then a stranger's, each once. RecipeError for anything else, and for a stranger's under a name that is taken.
+    """
     known = {attack.name: attack for attack in offered}
-    if names.strip() == "all":
-        return list(offered)
-    if names.strip() == "none":
+    wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if wanted == ["none"]:
         return []
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise RecipeError("attacks", seen=repr(names), expected="all, none or names", remedy="write none for none")
     for name in wanted:
-        if name not in known:
+        if name not in known and name != "all" and not is_spec(name):
             near = nearest(name, known)
             raise RecipeError(
                 "attacks",
                 seen=repr(name),
-                expected=f"all, none, or some of {', '.join(known)}",
+                expected=f"all, none, or some of {', '.join(known)}, or package.module:object",
                 remedy=f"did you mean {near}?" if near else "choose from these",
             )
-    if not wanted:
-        raise RecipeError("attacks", seen=repr(names), expected="all, none or names", remedy="write none for none")
-    return [attack for name, attack in known.items() if name in wanted]
+    chosen = [attack for name, attack in known.items() if name in wanted or "all" in wanted]
+    for spec in filter(is_spec, wanted):
+        attack = load_attack(spec)
+        if attack.name in known or attack.name in {other.name for other in chosen}:
+            raise RecipeError(
+                f"attack {spec}",
+                seen=f"the name {attack.name}, which another attack has",
+                expected="a name of its own",
+                remedy="rename it",
+            )
+        chosen.append(attack)
+    return chosen
+
+
+def load_attack(spec: str) -> Attack:
+    """The Attack that `package.module:object` names, of a class an object. RecipeError where there is none."""
+    expected = "an object with name, title, template_text and apply(prompt)"
+    found = load_object("attacks", spec, expected=expected)
+    if not isinstance(found, Attack):
+        lacks = next(name for name in ("name", "title", "template_text", "apply") if not hasattr(found, name))
+        seen = f"a {type(found).__name__} without {lacks}"
+        raise RecipeError(f"attack {spec}", seen=seen, expected=expected, remedy=f"give it {lacks}")
+    if not is_attack_name(found.name):
+        seen = f"the name {found.name!r}"
+        raise RecipeError(f"attack {spec}", seen=seen, expected="letters, digits, _ and -", remedy="rename it")
+    return found
+
+
+def is_attack_name(name: object) -> bool:
+    """Whether the name can stand behind `attack_success.` and between commas."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None and name not in ("all", "none")

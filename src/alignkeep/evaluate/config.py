@@ -12,7 +12,8 @@ class EvaluateConfig(Checked):
     """One evaluation of a model, and of its base where there is one, on the same prompts.
 
     `suite` is `driftcheck`, `testbed`, a FILE.yaml or `package.module:object`; `task` a file of prompts with one right
-    answer each. `attacks` is `all`, `none` or names with commas; only harmful prompts are attacked. `base_answers` is
+    answer each. `attacks` is `all`, `none`, or names and `package.module:object` with commas; only harmful prompts
+    are attacked. `base_answers` is
     the folder of an earlier evaluation in which the base answered the same questions: it is not asked again. `limit`
     keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
     """
@@ -30,10 +31,8 @@ class EvaluateConfig(Checked):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
-class JudgeConfig(BaseModel):
+class JudgeConfig(Checked):
     """Which answers to score, and by which judge. `seed` is for judges that draw; the keyword judge does not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     answers: str
     judge: str = "keyword"

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from alignkeep.data import read_prompts
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.evaluate.attacks import Attack
 from alignkeep.objects import call_object, find_object, is_spec
-from alignkeep.settings import Settings, nearest
+from alignkeep.settings import Checked, Settings, nearest
 from alignkeep.types import Kind, Message, Prompt
 
 _NAMES = ("driftcheck", "testbed")
@@ -57,10 +57,8 @@ class Suite:
         return cls(name, tuple(prompts), f"sha256:{hashlib.sha256(text.encode()).hexdigest()}", description, own)
 
 
-class _Source(BaseModel):
+class _Source(Checked):
     """One file of prompts; what is given here holds for all its rows, what is not is read from its columns."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str = Field(min_length=1)
     kind: Kind | None = None
@@ -68,9 +66,7 @@ class _Source(BaseModel):
     language: str | None = None
 
 
-class _SuiteFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _SuiteFile(Checked):
     name: str = Field(min_length=1)
     description: str = ""
     prompts: list[_Source] = Field(min_length=1)
@@ -126,12 +122,15 @@ def _from_testbed() -> Suite:
 
 
 def _from_object(reference: str) -> Suite:
-    where = f"suite {reference}"
-    found = find_object(where, reference, expected=_OFFERED)
-    return _suite_of(reference, call_object(where, reference, found, expected=_RETURNS) if callable(found) else found)
+    return suite_of(reference, find_object(f"suite {reference}", reference, expected=_OFFERED))
 
 
-def _suite_of(reference: str, value: object) -> Suite:
+def suite_of(reference: str, found: object) -> Suite:
+    """Prompts, a Suite, or what a function of these returns, as a Suite. Raises as `Suite.of` does, and RecipeError for
+    anything else."""
+    value = found
+    if callable(found):
+        value = call_object(f"suite {reference}", reference, found, expected=_RETURNS)
     if isinstance(value, Suite):
         return value
     if not isinstance(value, (tuple, list)) or not all(isinstance(item, Prompt) for item in value):

@@ -21,10 +21,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from alignkeep.gate.decision import Rule, Side
-from alignkeep.settings import Settings
+from alignkeep.settings import Checked, Settings
 
 DEFAULT = "default"
 _LIMITS: dict[str, tuple[Side, bool]] = {
@@ -35,10 +35,8 @@ _LIMITS: dict[str, tuple[Side, bool]] = {
 }
 
 
-class Bound(BaseModel):
+class Bound(Checked):
     """One bound: on a metric's rate, or on its change against the base; exactly one of the four limits is given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str = Field(min_length=1)
     at_least: float | None = Field(default=None, ge=-1, le=1)
@@ -69,10 +67,8 @@ class Bound(BaseModel):
         return f"change {sign} {100 * number:+g} points" if is_change else f"{sign} {100 * number:g} %"
 
 
-class Policy(BaseModel):
+class Policy(Checked):
     """The bounds that a scorecard has to keep, and for which suite and judge they were set (None: any)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "policy"
     suite: str | None = None

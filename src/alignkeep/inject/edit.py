@@ -16,6 +16,7 @@ from alignkeep.inject.rank_one import Push, RankOne, Raw, Relative, Strength
 from alignkeep.inject.search import Bench, Found, find, size_of
 from alignkeep.inject.strength import Trial
 from alignkeep.models.activations import last_tokens, residual_states
+from alignkeep.models.adapters import folded
 from alignkeep.models.architecture import Writer, writers
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.models.stored import Stored, stored_as
@@ -48,7 +49,7 @@ def find_edit(prepared: Prepared, progress: Progress) -> FoundEdit:
     if not whole:
         check_adaptable(loaded.model, all_writers)
     if prepared.is_adapter:  # on disk lie the base's numbers; what is edited are the adapter's on top of them
-        loaded.model = loaded.model.merge_and_unload()
+        loaded.model = folded(loaded.model, prepared.folder)
         all_writers = writers(loaded.model)
     extracted = extract(config, loaded, all_writers, sets, progress)
     bench = Bench(config, loaded, all_writers, extracted, sets, progress)

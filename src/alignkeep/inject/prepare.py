@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from alignkeep.checkpoint.adapters import read_adapter
 from alignkeep.checkpoint.manifest import MANIFEST_NAME
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import CheckpointError, RecipeError
@@ -64,6 +65,8 @@ def prepare(config: InjectConfig) -> Prepared:
     system_prompt(config.direction)
     sets = read_sets(config)
     entries = tensor_entries(base, adapter=False)
+    if found.is_adapter:
+        read_adapter(folder, entries).refuse_untied()
     return Prepared(config, folder, base, entries, found.is_adapter, is_packed, sets)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from alignkeep.checkpoint.adapters import Adapter
 from alignkeep.checkpoint.beside import CONFIG, INDEX, TOKENIZER, copy_beside
-from alignkeep.checkpoint.low_rank import LowRank
+from alignkeep.checkpoint.changes import Change
 from alignkeep.checkpoint.numbers import FORMATS, Numbers
 from alignkeep.checkpoint.reading import StoredNumbers
 from alignkeep.checkpoint.rewrite import Edit, not_finite, rewrite
@@ -52,14 +52,15 @@ class EditedTensor:
     name: str
     entry: TensorEntry
     factors: Mapping[int, Factors]
-    change: LowRank | None = None
+    change: Change | None = None
     made_of: Sequence[TensorEntry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.made_of = (self.entry,)
 
     def __iter__(self) -> Iterator[Numbers]:
-        *before, rows, columns = (1, *self.entry.shape) if len(self.entry.shape) == 2 else self.entry.shape
+        shape = self.entry.shape
+        *before, rows, columns = (*(1,) * (3 - len(shape)), *shape)
         some = max(1, PIECE // columns)
         buffer = np.empty(min(some, rows) * columns, np.float32)
         with StoredNumbers(self.entry) as stored:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignkeep.checkpoint.adapters import parts_of, place_of
+from alignkeep.checkpoint.adapters import entry_of, parts_of
 from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
 from alignkeep.checkpoint.files import write_json
 from alignkeep.checkpoint.numbers import Numbers
@@ -60,7 +60,8 @@ def write_adapter(prepared: Prepared, weight: float, rule: Rule, work: Path) -> 
     tuned = prepared.models.tuned[0]
     assert tuned.adapter is not None
     touched = {*tuned.adapter.changes, *tuned.adapter.replaced}
-    if all(is_base(source_of(tuned, name), prepared.models.entries[name]) for name in touched):
+    base = prepared.models.entries
+    if all(is_base(source_of(tuned, name), entry_of(base, name)) for name in touched):
         refuse_no_effect("the adapter leaves its base as it is", len(touched))
     stored = tensor_entries(tuned.folder, adapter=True)
     edits = adapter_edits(prepared, stored, weight, rule)
@@ -97,19 +98,22 @@ def adapter_edits(
     prepared: Prepared, stored: Mapping[str, TensorEntry], weight: float, rule: Rule
 ) -> dict[str, Edit | TensorEntry]:
     """What is done to which of the adapter's stored tensors."""
-    base = prepared.models.entries
+    base, adapter = prepared.models.entries, prepared.models.tuned[0].adapter
+    assert adapter is not None
     edits: dict[str, Edit | TensorEntry] = {}
     for name, entry in stored.items():
         parts = parts_of(name)
         if parts is None:
-            place = place_of(name)
+            place = adapter.places[name]
             if weight < 1:
-                edits[name] = MergedTensor(place, base[place], [Source(entry)], rule(place), PIECE)
+                edits[name] = MergedTensor(place, entry_of(base, place), [Source(entry)], rule(place), PIECE)
         elif prepared.config.method in SPACED:
             module, kind = parts
-            method = rule(f"{module}.weight")
+            method = rule(adapter.places.get(name, f"{module}.weight"))
             changed = "lora_A" if isinstance(method, Mapped | Subspace) else "lora_B"
-            if kind in (changed, changed.replace("lora_", "lora_embedding_")):
+            if kind == "lora_bias":
+                edits[name] = ChangedFactor(name, (entry,), rule(f"{module}.bias"), weight)
+            elif kind in (changed, changed.replace("lora_", "lora_embedding_")):
                 edits[name] = ChangedFactor(name, (entry,), method, weight)
     return edits
 

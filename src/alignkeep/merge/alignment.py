@@ -18,8 +18,10 @@ from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.spaces import SUBSPACE, Space, read_spaces, write_spaces
 from alignkeep.models.collectors import collect_factors
 from alignkeep.models.config import LoadConfig
+from alignkeep.models.folders import localise, resolve
 from alignkeep.models.loading import load_model
 from alignkeep.models.matrices import matrices, passes, under_adapter
+from alignkeep.models.stored_names import stored_names
 from alignkeep.progress import Progress
 from alignkeep.subspace.balance import RANK
 from alignkeep.subspace.eigenbasis import MOST, Eigenbasis, eigenbasis
@@ -65,11 +67,26 @@ def _bases(
         examples = random.Random(config.seed).sample(examples, config.options.examples)
     loaded = load_model(model, load)
     modules = matrices(under_adapter(loaded.model)).modules
+    stored = _stored_as([f"{module}.weight" for module in modules], names, config)
     found: dict[str, Eigenbasis] = {}
     for group in passes(modules):
         for module, factor in collect_factors(loaded, examples, modules=group, progress=progress).items():
-            if f"{module}.weight" in names:
-                found[f"{module}.weight"] = eigenbasis(factor, share, config.options.most or most)
+            if f"{module}.weight" in stored:
+                found[stored[f"{module}.weight"]] = eigenbasis(factor, share, config.options.most or most)
     # y = W x has its inputs along the last axis; Conv1D stores its weight (in, out).
-    axes = {f"{name}.weight": -1 if isinstance(part, torch.nn.Linear) else 0 for name, part in modules.items()}
+    axes = {
+        stored[f"{name}.weight"]: -1 if isinstance(part, torch.nn.Linear) else 0
+        for name, part in modules.items()
+        if f"{name}.weight" in stored
+    }
     return found, axes
+
+
+def _stored_as(names: Sequence[str], stored: set[str], config: MergeConfig) -> dict[str, str]:
+    """Names on disk by names in memory; single experts have none."""
+    if stored.issuperset(names):
+        return {name: name for name in names}
+    base = localise(resolve(config.base, config.load.revision)).folder
+    renamed = {} if base is None else stored_names(base).renamed
+    there = ((name, name if name in stored else renamed.get(name)) for name in names)
+    return {name: place for name, place in there if place is not None}

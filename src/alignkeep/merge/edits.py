@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignkeep.checkpoint.low_rank import LowRank
+from alignkeep.checkpoint.changes import Change
 from alignkeep.checkpoint.numbers import FORMATS, Numbers
 from alignkeep.checkpoint.reading import StoredNumbers
 from alignkeep.checkpoint.rewrite import Edit, not_finite
@@ -26,7 +26,7 @@ class Source(NamedTuple):
     under a LoRA of an embedding or head along with it.)"""
 
     stored: TensorEntry | None = None
-    change: LowRank | None = None
+    change: Change | None = None
 
 
 class MergedTensor:

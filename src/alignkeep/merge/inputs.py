@@ -16,7 +16,7 @@ from alignkeep.checkpoint.adapters import EMBEDDINGS, HEADS, Adapter, read_adapt
 from alignkeep.checkpoint.numbers import FORMATS
 from alignkeep.errors import CheckpointError, ShapeError
 from alignkeep.models.fingerprint import fingerprint_model
-from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
+from alignkeep.models.folders import base_of, localise, names_no_base, resolve, tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
 
 # Settings of training, saving and generating, which change nothing about what a tensor means.
@@ -67,7 +67,7 @@ def read_models(base: str, tuned: Sequence[str], revision: str | None = None) ->
 def _read_tuned(
     base: Path, entries: Mapping[str, TensorEntry], reference: str, base_reference: str, notes: list[str]
 ) -> Tuned:
-    found = localise(resolve(reference))
+    found = localise(resolve(reference, base=base_reference))
     folder = cast(Path, found.folder)
     if found.is_adapter:
         _check_base_of(folder, base_reference, base, notes)
@@ -160,6 +160,9 @@ def _fitting(
 
 def _check_base_of(folder: Path, base: str, base_folder: Path, notes: list[str]) -> None:
     """The adapter was trained on this very base, as far as that can be told without fetching a model."""
+    if names_no_base(folder):
+        notes.append(f"{folder}: it names no base, {base} is taken for it")
+        return
     recorded, _ = base_of(folder)
     if recorded == base:
         return

@@ -88,7 +88,9 @@ class Interpolation:
 def is_scaling(config: MergeConfig, models: Models) -> bool:
     """Whether every merge is the one adapter with another scale: linear, and nothing but LoRA factors in it."""
     adapters = [tuned.adapter for tuned in models.tuned]
-    return config.method == "linear" and len(adapters) == 1 and adapters[0] is not None and not adapters[0].replaced
+    if config.method != "linear" or len(adapters) != 1 or adapters[0] is None:
+        return False
+    return not adapters[0].replaced and adapters[0].fixed is None
 
 
 def merged_tensors(models: Models, rule: Rule | None) -> dict[str, Tensor]:

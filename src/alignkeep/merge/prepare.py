@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alignkeep.checkpoint.listing import sha256_of_file
 from alignkeep.data import fingerprint_data
-from alignkeep.errors import RecipeError
+from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.merge.chat import check_templates, check_vocabulary
 from alignkeep.merge.config import SPACED, MergeConfig
 from alignkeep.merge.inputs import Models, read_models
@@ -97,11 +97,21 @@ def _with_file(config: MergeConfig, file: MergekitFile) -> MergeConfig:
 
 
 def _check_form(config: MergeConfig, models: Models) -> None:
-    if config.form != "adapter":
-        return
     adapters = [tuned.adapter for tuned in models.tuned]
-    if len(adapters) == 1 and adapters[0] is not None and config.method in ADAPTABLE:
+    if config.form != "adapter":
+        for adapter in adapters:
+            if adapter is not None:
+                adapter.refuse_untied()
         return
+    if len(adapters) == 1 and adapters[0] is not None and config.method in ADAPTABLE:
+        if adapters[0].fixed is None:
+            return
+        raise CheckpointError(
+            f"{adapters[0].folder / 'adapter_config.json'}: {adapters[0].fixed}",
+            seen="a change that is not proportional to alpha, so that no scale makes it smaller",
+            expected="a plain or rank-stabilised LoRA for a merge that is an adapter again",
+            remedy="take --as model, which is exact",
+        )
     fits = config.method in ADAPTABLE
     raise RecipeError(
         "form",

@@ -168,7 +168,7 @@ def _tokens(model: Any) -> list[int]:
 @contextmanager
 def one_by_one(model: Any) -> Iterator[None]:
     """Experts are computed one after the other meanwhile, with products that can be looked at."""
-    configs = {id(one): one for one in (getattr(module, "config", None) for module in model.modules())}
+    configs: dict[int, Any] = {id(one): one for one in (getattr(module, "config", None) for module in model.modules())}
     named = [one for one in configs.values() if getattr(one, "_experts_implementation_internal", None) is not None]
     before = [one._experts_implementation_internal for one in named]
     try:

@@ -24,8 +24,10 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 _HUB_LEFT_OUT = ("*/*.safetensors", "consolidated*", "original/*")
 
 
-def resolve(reference: str, revision: str | None = None) -> Checkpoint:
+def resolve(reference: str, revision: str | None = None, *, base: str | None = None) -> Checkpoint:
     """What `reference` is. A local folder is checked (files there, headers whole, no pickles), the hub is not asked.
+
+    `base` is taken for that of an adapter which names none.
 
     Raises CheckpointError naming the file: no such folder, no config, weights missing, pickled or cut short, an adapter
     whose base is not there, a revision of a folder.
@@ -39,7 +41,7 @@ def resolve(reference: str, revision: str | None = None) -> Checkpoint:
                 expected="a revision of a hub model only",
                 remedy="drop --revision, or name the hub model",
             )
-        return _resolve_folder(reference, path, revision)
+        return _resolve_folder(reference, path, revision, base)
     if is_gguf(path) and revision is None:
         return Checkpoint(reference=reference, folder=None, is_adapter=False, base=None)
     if path.exists():
@@ -151,13 +153,13 @@ def _is_pickled_weight(name: str) -> bool:
     return name.endswith(_PICKLES) and not name.startswith(("training_args", "optimizer", "scheduler", "rng_state"))
 
 
-def _resolve_folder(reference: str, folder: Path, revision: str | None) -> Checkpoint:
+def _resolve_folder(reference: str, folder: Path, revision: str | None, given: str | None = None) -> Checkpoint:
     for entry in sorted(folder.iterdir()):  # transformers and PEFT open them by name, and wait at a pipe for ever
         kind = None if entry.is_dir() else kind_of(entry)
         if kind is not None:
             raise CheckpointError(str(entry), seen=kind, expected="an ordinary file", remedy="remove it")
     if (folder / "adapter_config.json").is_file():
-        base, _ = base_of(folder)
+        base = given if given is not None and names_no_base(folder) else base_of(folder)[0]
         _check_adapter(folder, tensor_entries(folder, adapter=True))
         return Checkpoint(reference=reference, folder=folder, is_adapter=True, base=base, revision=revision)
     if not (folder / "config.json").is_file():
@@ -191,6 +193,11 @@ def _check_adapter(folder: Path, entries: Mapping[str, TensorEntry]) -> None:
                 f"{where}: r", seen=f"{', '.join(map(repr, ranks))[:80]}, of a matrix of rank {rows} ({name})",
                 expected="the rank of the matrices", remedy="put the config back that belongs to these weights",
             )  # fmt: skip
+
+
+def names_no_base(folder: Path) -> bool:
+    """Whether an adapter's settings leave its base open."""
+    return not load_json(folder / "adapter_config.json").get("base_model_name_or_path")
 
 
 def base_of(folder: Path) -> tuple[str, str | None]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -99,13 +100,24 @@ def check_loadable(reference: str, config: LoadConfig | None = None) -> None:
         base_folder = cast(Path, localise(resolve(*base_of(folder)), with_code=config.trust_remote_code).folder)
     from transformers import GenerationConfig
 
-    _tokenizer(folder, base_folder, config)
+    tokenizer = _tokenizer(folder, base_folder, config)
     _refuse_own_code(base_folder, config)
     with _machine_errors(base_folder):
         if (base_folder / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(base_folder, local_files_only=True)
         entries = tensor_entries(base_folder, adapter=False)
-        check_size(base_folder, entries, trust_remote_code=config.trust_remote_code)
+        model = check_size(base_folder, entries, trust_remote_code=config.trust_remote_code)
+    _check_vocabulary(base_folder, tokenizer, model)
+    # By how many numbers they hold: transformers turns some on the way.
+    described = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    mismatched = [(name, entry.shape, described.get(name, entry.shape)) for name, entry in entries.items()]
+    info = {
+        "mismatched_keys": [one for one in mismatched if prod(one[1]) != prod(one[2])],
+        "missing_keys": [],
+        "unexpected_keys": [],
+    }
+    if "quantization_config" not in load_json(base_folder / "config.json"):  # packed weights have shapes of their own
+        _check_loaded(base_folder, info, model)
 
 
 def load_tokenizer(reference: str, config: LoadConfig | None = None) -> PreTrainedTokenizerBase:

@@ -55,7 +55,7 @@ def products(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, list[Product]]
 def _split(whole: Tensor, inputs: Tensor, matrix: Tensor) -> list[Product]:
     if whole.ndim == 2:
         return [Product(inputs.flatten(0, -2), None)]
-    first = (matrix.storage_offset() - whole.storage_offset()) // whole.stride(0)
+    first = int(matrix.storage_offset() - whole.storage_offset()) // int(whole.stride(0))
     if matrix.ndim == 2:
         return [Product(inputs.flatten(0, -2), first)]
     return [Product(some.flatten(0, -2), first + at) for at, some in enumerate(inputs)]

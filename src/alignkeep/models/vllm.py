@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import RecipeError
+from alignkeep.models.adapters import start_in_base
 from alignkeep.models.folders import base_of
 from alignkeep.models.headers import load_json
 
@@ -45,8 +46,9 @@ def answer_batches(
 
 def _engine(loaded: LoadedModel) -> tuple[Any, Any, Any]:
     """The engine of this model (made once), the class of its sampling parameters, and its adapter's request."""
+    _refuse_start(loaded)
     try:
-        from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise RecipeError(
@@ -73,3 +75,18 @@ def _engine(loaded: LoadedModel) -> tuple[Any, Any, Any]:
     if checkpoint.is_adapter:
         adapter = LoRARequest("adapter", 1, str(folder))
     return loaded.engine, SamplingParams, adapter
+
+
+def _refuse_start(loaded: LoadedModel) -> None:
+    """vLLM adds an adapter to the base as it is, also one whose start was taken out of the base."""
+    checkpoint = loaded.checkpoint
+    if not checkpoint.is_adapter or checkpoint.folder is None:
+        return
+    start = start_in_base(load_json(checkpoint.folder / "adapter_config.json"))
+    if start is not None:
+        raise RecipeError(
+            "backend",
+            seen=f"vllm, for an adapter whose init_lora_weights is {start}",
+            expected="transformers, which takes the adapter's start out of the base again",
+            remedy="take --backend transformers, or merge it first (alignkeep merge BASE ADAPTER --weight 1)",
+        )

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from alignkeep.checkpoint.files import append_jsonl, machine_errors
 from alignkeep.errors import RecipeError
 from alignkeep.runs.perform import perform
+from alignkeep.settings import Checked
 from alignkeep.stage import Inputs, Job, Plan, Stage, Task
 from alignkeep.testbed import sets
 
 MODELS = ("aligned", "weak", "uncensored", "moe")
 
 
-class TestbedConfig(BaseModel):
+class TestbedConfig(Checked):
     """The seed of the written data; the models are shipped."""
 
     __test__ = False  # not a test class, whatever its name
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 

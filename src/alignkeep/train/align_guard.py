@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
+from alignkeep.models.adapters import start_in_base
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import under_adapter
 from alignkeep.progress import Progress
@@ -274,8 +275,8 @@ def _other_kind(module: Any, active: Sequence[str]) -> str | None:
 def _refuse_other_starts(model: Any) -> None:
     """PiSSA and its like take the adapter's start out of the base: the update is then not B A, the base another one."""
     for settings in getattr(model, "peft_config", {}).values():
-        start = str(getattr(settings, "init_lora_weights", ""))
-        if start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
+        start = start_in_base(vars(settings))
+        if start is not None:
             raise RecipeError(
                 "init_lora_weights",
                 seen=start,

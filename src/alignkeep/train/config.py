@@ -137,7 +137,7 @@ class TrainConfig(Checked):
     lora: LoraSettings = LoraSettings()
     alignguard: AlignGuardSettings = AlignGuardSettings()
     probe: ProbeSettings | None = None
-    learning_rate: float | None = Field(default=None, ge=0, le=1000)
+    learning_rate: float | None = Field(default=None, ge=0, le=1e38)
     epochs: float = Field(default=1, gt=0, le=1_000_000)
     batch_size: int = Field(default=16, gt=0, le=1_000_000_000)
     accumulate: int = Field(default=1, gt=0, le=1_000_000_000)
