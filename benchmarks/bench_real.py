@@ -89,7 +89,7 @@ def padding(options: argparse.Namespace, scratch: str) -> None:
 
 
 def training(options: argparse.Namespace, scratch: str) -> None:
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from alignkeep.train.trainer import WeightedSFTTrainer
 
@@ -123,7 +123,7 @@ def _step(
     import torch
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     from alignkeep.train.encoding import as_dataset
 

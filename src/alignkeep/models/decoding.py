@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
+
+from alignkeep.models.matrices import under_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,14 +80,15 @@ def _widened(old: Tensor | None, new: Tensor, used: int, end: int) -> Tensor:
 def can_decode(model: PreTrainedModel) -> bool:
     """Whether keys and values of plain attention are all that this model keeps between tokens, and its forward pass
     takes positions and a mask as they are: no recurrent state, no sliding window, no preparation of its own."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # under PEFT
+    inner = under_adapter(model)
     config = inner.config
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         return False
     if config.get_text_config() is not config or getattr(config, "is_encoder_decoder", False):
         return False
     kind = type(inner)
-    plain = getattr(kind, "prepare_inputs_for_generation", None) is GenerationMixin.prepare_inputs_for_generation
+    mixin: Any = GenerationMixin
+    plain = getattr(kind, "prepare_inputs_for_generation", None) is mixin.prepare_inputs_for_generation
     if (
         not plain
         or getattr(kind, "_is_stateful", False)
@@ -213,8 +216,7 @@ class Decoder:
         ).logits
 
     def _new_cache(self) -> Any:
-        inner: Any = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model  # type: ignore[operator]
-        cache = DynamicCache(config=inner.config)
+        cache: Any = DynamicCache(config=under_adapter(self._model).config)
         cache.layers = [_GrowingLayer() for _ in cache.layers]
         return cache
 

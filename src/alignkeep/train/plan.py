@@ -16,16 +16,17 @@ from alignkeep.trainers.adapters import parameter_counts
 from alignkeep.trainers.arguments import uses_accelerator, world_size
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_ADAM = 12  # bytes per trainable parameter beside the parameter: a float32 gradient and two float32 moments
+_GRADIENT, _MOMENTS = 4, 8  # bytes per trainable parameter beside the parameter: all float32
 _PROCESS = 600_000_000  # bytes of the libraries themselves; measured
 # What a decoder layer keeps of a token for backward: so many hidden sizes, and so many widths of its feed-forward part;
 # counted on Llamas through autograd's saved tensors (GPT-2, with its dropout and activation, keeps twice that).
 _HIDDEN_SIZES = {"full": 9, "lora": 8, "alignguard": 8}
 _INNER_WIDTHS = 4
-# TRL projects answer tokens to the vocabulary in tiles; so many float32 copies of one are held (counted in its source).
-_TILE, _COPIES = (4096, 32768), 5
-# Blocks below the allocator's threshold lie in a heap with holes; measured on models of 30 and 135 M parameters.
-_HEAP_BLOCK, _HOLES = 32 * 2**20, 2.1
+# TRL projects answer tokens to the vocabulary in tiles; so many float32 copies of one are held, and blocks below the
+# allocator's threshold lie in a heap with holes. Chosen: seven peaks of Llamas of 21, 31 and 135 M parameters with 512
+# to 12,288 tokens a step were then 0.86 to 1.00 of the estimate.
+_TILE, _COPIES = (4096, 32768), 11
+_HEAP_BLOCK, _HOLES = 32 * 2**20, 1.45
 _FISHER_BATCH = 8  # examples that an alignment subspace is measured with at a time
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
@@ -117,7 +118,8 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int,
         longest = max(map(len, prepared.rows.input_ids))
         passing = max(passing, for_backward(_FISHER_BATCH * longest))
     adapter = 0 if prepared.adapter is None else trainable * 4
-    return int(_PROCESS + total * size + adapter + trainable * _ADAM + passing + guard)
+    # Gradients come as what was kept for them goes.
+    return int(_PROCESS + total * size + adapter + trainable * _MOMENTS + max(trainable * _GRADIENT, passing) + guard)
 
 
 def kept_per_token(text: Any, method: str) -> float:
