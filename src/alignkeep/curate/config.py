@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from alignkeep.errors import NoEffectError, RecipeError
+from alignkeep.formats import Columns
 from alignkeep.models.config import LoadConfig
 from alignkeep.settings import Checked
 
@@ -51,17 +52,22 @@ class CurateConfig(Checked):
     `data` are the examples, `safe` clean examples of the same task, `harmful` answered harmful requests. `model` makes
     the vectors, unless `embeddings` are given: a .safetensors or .npz file with `data`, `safe` and `harmful`, or a
     folder of such .npy files. `keep` is the share that is kept. `evaluation` names files of prompts that will measure
-    the tune: anchors that repeat one of them are an error.
+    the tune: anchors that repeat one of them are an error. `columns` says what our columns are called in `data`
+    (`prompt=question,completion=answer`), and in `safe` and `harmful` where they have these columns;
+    `evaluation_columns` the same of `evaluation`.
     """
 
+    # Two fields more than our budget of 12: what columns are called belongs to the files.
     model: str | None = Field(default=None, min_length=1)
     embeddings: str | None = Field(default=None, min_length=1)
     data: str | None = Field(default=None, min_length=1)
     safe: str | None = Field(default=None, min_length=1)
     harmful: str | None = Field(default=None, min_length=1)
+    columns: Columns = Field(default_factory=dict)
     method: Method = "sot"
     keep: float = Field(default=0.8, gt=0, le=1)
     evaluation: tuple[str, ...] = ()
+    evaluation_columns: Columns = Field(default_factory=dict)
     embed: EmbedSettings = EmbedSettings()
     sot: SotSettings = SotSettings()
     load: LoadConfig = LoadConfig()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from alignkeep.errors import NoEffectError
+from alignkeep.formats import Columns
 from alignkeep.models.config import LoadConfig
 from alignkeep.settings import Checked
 from alignkeep.trainers.config import LoraSettings
@@ -123,13 +124,16 @@ class TrainConfig(Checked):
     number of processes changes nothing but the time. `learning_rate` None is 2e-5 for full and 2e-4 otherwise.
     `alignguard` is looked at by the method of that name, which is LoRA with penalties.
     `weights` is a folder holding `weights.parquet`, or such a file (.parquet, .jsonl, ...), with `index`, `weight` and
-    optionally `kept`. `trainer` takes any other field of `trl.SFTConfig` (`packing`, `warmup_steps`, `save_steps`,
-    `max_steps`, `report_to`, ...).
+    optionally `kept`. `columns` says what our columns are called in `data` (`prompt=question,completion=answer`). An
+    example whose answer only begins beyond `max_length` is `too_long`: it is left out (drop), its last tokens are taken
+    (cut), or it ends the tune before it begins (refuse). `trainer` takes any other field of `trl.SFTConfig` (`packing`,
+    `warmup_steps`, `save_steps`, `max_steps`, `report_to`, ...).
     """
 
-    # Three fields more than our budget of 12: each is a word of the command line, or a group of settings.
+    # Five fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
+    columns: Columns = Field(default_factory=dict)
     method: Literal["full", "lora", "alignguard"] = "lora"
     weights: str | None = None
     lora: LoraSettings = LoraSettings()
@@ -140,6 +144,7 @@ class TrainConfig(Checked):
     batch_size: int = Field(default=16, gt=0, le=1_000_000_000)
     accumulate: int = Field(default=1, gt=0, le=1_000_000_000)
     max_length: int = Field(default=1024, gt=1, le=1_000_000_000)
+    too_long: Literal["drop", "cut", "refuse"] = "drop"
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)
