@@ -178,6 +178,12 @@ def _answer_span(
     # Templates that keep thoughts only in the last turn (Qwen3) render this turn differently once it is no longer the
     # last. Its words and the mark that ends it are the same.
     words = messages[turn].content.strip()
+    if not words:  # calls of tools alone, behind an empty thought where they come last
+        thought = written_before(tokenizer, messages[:turn], "", through[start:], start, **options)
+        calls = through[start + len(thought) :]
+        if not calls or not text.startswith(calls, start):
+            raise _prefix_error(turn, "the answer rendered differently when the chat goes on")
+        return start, start + len(calls)
     mark = through[through.rfind(words) + len(words) :]
     at = text.find(words, start)
     if words not in through or at < 0 or not text.startswith(mark, at + len(words)):
