@@ -312,7 +312,8 @@ CALLING = example_of(
         "messages": [
             {"role": "user", "content": "How is it in Rome?"},
             {"role": "assistant", "content": None, "tool_calls": [
-                {"id": "123456789", "type": "function", "function": {"name": "get_weather", "arguments": '{"a": "Rome"}'}}
+                {"id": "123456789", "type": "function",
+                 "function": {"name": "get_weather", "arguments": '{"a": "Rome"}'}},
             ]},
             {"role": "tool", "tool_call_id": "123456789", "name": "get_weather", "content": "sunny"},
             {"role": "assistant", "content": "Nice."},
@@ -337,7 +338,9 @@ def test_of_every_template_of_trl_calls_are_learned_and_what_tools_return_is_not
     refused = name.removesuffix("_training") in TOOLLESS or name == "deepseekv3"
     with pytest.raises(DataError, match="chat template") if refused else nullcontext():
         call, answer = learned(bytes_tokenizer, CALLING)
-        assert "get_weather" in call and "Rome" in call and "sunny" not in call
+        assert "get_weather" in call
+        assert "Rome" in call
+        assert "sunny" not in call
         assert answer.lstrip("\n").startswith("Nice.")
         assert "think" not in call + answer  # an empty thought is read, not learned
 

@@ -31,7 +31,7 @@ from alignkeep.settings import Settings
 from alignkeep.stage import Made, Task
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.prepare import prepare
-from alignkeep.train.stage import TRAIN
+from alignkeep.train.stage import TRAIN, train
 from alignkeep.types import Example, Message
 from command import run_command
 from conftest import build_tiny_model
@@ -72,8 +72,8 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             {"from": "observation", "value": "1 2"}, {"from": "gpt", "value": "1 2 ."}], "tools": json.dumps([TOOL])},
         {"messages": [
             {"role": "user", "content": "sort"},
-            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "sort", "arguments": {}},
-                                                                 "type": "function"}]},
+            {"role": "assistant", "content": "", "tool_calls": [
+                {"type": "function", "function": {"name": "sort", "arguments": {}}}]},
             {"role": "tool", "content": "1 2"}, {"role": "assistant", "content": "1 2 ."}],
          "tools": [{"type": "function", "function": TOOL}]},
     ),
@@ -116,7 +116,8 @@ def test_a_form_is_our_own_form_by_another_name(form: str, tmp_path: Path) -> No
     found = read_examples(written(tmp_path, "theirs.jsonl", theirs, theirs))
     assert found == read_examples(written(tmp_path, "ours.jsonl", ours, ours))
     name = "preference pairs" if "chosen" in theirs else form.split()[0]
-    assert len(found.notes) == 1 and f"read as {name}: " in found.notes[0]
+    assert len(found.notes) == 1
+    assert f"read as {name}: " in found.notes[0]
 
 
 def test_our_own_form_needs_no_word(tmp_path: Path) -> None:
@@ -141,21 +142,33 @@ def test_a_tool_call_in_parquet_is_that_in_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["Alpaca", "ShareGPT", "a transcript", "tools"])
-def test_one_command_trains_on_it_the_very_tokens_of_our_own_form(form: str, tool_model: Path, tmp_path: Path) -> None:
-    asked = {"role": "user", "content": "sort"}
-    tools = {"messages": [asked, CALL, RESULT, MESSAGES[-1]], "tools": [TOOL]}
-    theirs, ours = (tools, tools) if form == "tools" else FORMS[form]
+def test_a_tune_learns_from_it_the_very_tokens_of_our_own_form(form: str, tool_model: Path, tmp_path: Path) -> None:
+    tools = {"messages": [{"role": "user", "content": "sort"}, CALL, RESULT, MESSAGES[-1]], "tools": [TOOL]}
+    theirs, ours = (tools, {**tools, "tools": json.dumps([TOOL])}) if form == "tools" else FORMS[form]
     files = [written(tmp_path, f"{number}.jsonl", *[row] * 4) for number, row in enumerate((theirs, ours))]
-    rows = [prepare(TrainConfig(model=str(tool_model), data=file)).rows for file in files]
+    quick: Any = {"max_steps": 2, "save_strategy": "no"}
+    configs = [TrainConfig(model=str(tool_model), data=file, trainer=quick) for file in files]
+    rows = [prepare(config).rows for config in configs]
     assert (rows[0].input_ids, rows[0].labels) == (rows[1].input_ids, rows[1].labels)
+    result = train(configs[0], out=tmp_path / "out")
+    assert (result.examples, result.steps) == (4, 2)
+    assert [f"{files[0]}: read as" in note for note in result.notes] == [True] * (form != "tools")
+
+
+def test_one_command_trains_on_columns_by_other_names(tool_model: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, "a.jsonl", *[{"question": "how ?", "answer": "sort ."}] * 4)
     done = run_command(
-        "train", "--model", tool_model, "--data", files[0], "--out", tmp_path / "out", "--json", "--set",
-        "trainer.max_steps=2", "--set", "trainer.save_strategy=no", folder=tmp_path,
+        "train", "--model", tool_model, "--data", file, "--columns", "prompt=question,completion=answer", "--out",
+        tmp_path / "out", "--json", "--set", "trainer.max_steps=2", folder=tmp_path,
     )  # fmt: skip
     assert done.code == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["examples"] == 4 and (tmp_path / "out" / "adapter_model.safetensors").is_file()
-    assert any("read as" in note for note in result["notes"]) == (form != "tools")
+    assert json.loads(done.stdout)["notes"] == [f"{file}: `question` is prompt, `answer` is completion"]
+    wrong = run_command(
+        "train", "--model", tool_model, "--data", file, "--columns", "prompt=asked", "--out", tmp_path / "no",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert (wrong.code, wrong.stderr.count("\n")) == (1, 1)
+    assert "seen the columns question, answer; expected 'asked'" in wrong.stderr
 
 
 def test_a_template_without_tools_is_refused_by_name(tiny_model: Path, tmp_path: Path) -> None:
@@ -214,7 +227,8 @@ def test_rows_of_public_sets_whose_answer_is_empty_are_left_out_and_counted(tmp_
     found = read_examples(file)
     assert [example.messages[-1].content for example in found] == ["b"]
     assert found.notes[1] == f"2 of its rows have an empty answer and were left out (the first is {file}:2)"
-    assert len(read_references(file)) == 1 and len(read_prompts(file)) == 3
+    assert len(read_references(file)) == 1
+    assert len(read_prompts(file)) == 3
     pair = written(tmp_path, "b.jsonl", {"chosen": HH, "rejected": f"{HH}no"}, {"chosen": f"{HH}yes", "rejected": HH})
     assert [example.messages[-1].content for example in read_examples(pair)] == ["yes"]
     with pytest.raises(DataError, match="no row with an answer"):
@@ -248,7 +262,9 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
     ),
     "a turn without words": ([{"conversations": [{"from": "human"}]}], ["conversations[0]", "the keys from"]),
     "turns that are none": ([{"conversations": "hi"}], ["a.jsonl:1: conversations", "a str", "a list of turns"]),
-    "a question at the end": ([{"conversations": [GPT, {"from": "human", "value": "a"}]}], ["conversations", "by user"]),
+    "a question at the end": (
+        [{"conversations": [GPT, {"from": "human", "value": "a"}]}], ["a.jsonl:1: conversations", "a last turn by user"]
+    ),
     "an output that is a number": ([{"instruction": "a", "output": 3}], ["a.jsonl:1: output", "a int"]),
     "a history that is none": ([{"instruction": "a", "output": "b", "history": ["x"]}], ["a.jsonl:1: history[0]"]),
     "transcripts of two chats": (
@@ -307,10 +323,10 @@ def test_a_named_column_says_which_form_is_meant(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     file = written(tmp_path, "a.jsonl", {"question": "how", "answer": "so"})
-    with pytest.raises(DataError, match="a.jsonl:1: seen the columns question, answer; expected 'asked', named for"):
+    with pytest.raises(DataError, match=r"a.jsonl:1: seen the columns question, answer; expected 'asked', named for"):
         read_examples(file, columns={"prompt": "asked", "completion": "answer"})
     faulty = written(tmp_path, "b.jsonl", {"question": 3, "answer": "so"})
-    with pytest.raises(DataError, match="b.jsonl:1: question: seen a int"):
+    with pytest.raises(DataError, match=r"b.jsonl:1: question: seen a int"):
         read_examples(faulty, columns={"prompt": "question", "completion": "answer"})
 
 
@@ -335,13 +351,16 @@ def test_every_verb_that_reads_data_takes_names_of_columns(tiny_model: Path, tmp
     columns: Any = "prompt=q,completion=a"
     curation = CurateConfig(method="dsir", data=data, safe=safe, columns=columns, keep=0.5)
     prepared = prepare_curation(curation)
-    assert (len(prepared.data), len(prepared.safe)) == (6, 3) and len(plan_curation(prepared)["notes"]) == 2  # pyright: ignore[reportArgumentType]
+    assert (len(prepared.data), len(prepared.safe)) == (6, 3)
+    assert len(plan_curation(prepared)["notes"]) == 2
     mixed = prepare_curation(curation.model_copy(update={"safe": harmful}))  # in our own form, and so read
-    assert len(mixed.safe) == 3 and len(mixed.notes) == 1
+    assert len(mixed.safe) == 3
+    assert len(mixed.notes) == 1
     plan = plan_evaluation(
         EvaluateConfig(model=str(tiny_model), suite="testbed", attacks="none", task=data, columns=columns)
     )
-    assert plan["prompts"]["task"] == 6 and "`q` is prompt" in plan["notes"][0]  # pyright: ignore[reportIndexIssue]
+    assert plan["prompts"]["task"] == 6
+    assert "`q` is prompt" in plan["notes"][0]
     with pytest.raises(NoEffectError, match="names of columns without a task"):
         plan_evaluation(EvaluateConfig(model=str(tiny_model), attacks="none", columns=columns))
     assert AlignConfig(model="m", data="d", reward="testbed", columns="prompt=q").columns == {"prompt": "q"}  # pyright: ignore[reportArgumentType]
@@ -392,16 +411,17 @@ def test_a_config_is_loaded_and_belongs_to_the_fingerprint(tmp_path: Path, monke
     """A folder stands in for the hub; its card names two configs."""
     load, asked = datasets.load_dataset, list[dict[str, str]]()
 
-    def from_folder(name: str, **given: str) -> object:
+    def from_folder(path: str, **given: str) -> object:
         asked.append(dict(given))
         given.pop("revision", None)
-        return load(str(tmp_path / name), **given)  # pyright: ignore[reportArgumentType]
+        return load(str(tmp_path / path), **given)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(datasets, "load_dataset", from_folder)
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: main\n  data_files: main.jsonl\n- config_name: other\n  data_files: o.jsonl\n---\n"
+        "---\nconfigs:\n- {config_name: main, data_files: main.jsonl}\n"
+        "- {config_name: other, data_files: o.jsonl}\n---\n"
     )
     (folder / "main.jsonl").write_text('{"prompt": "a"}\n', encoding="utf-8")
     (folder / "o.jsonl").write_text('{"prompt": "b"}\n', encoding="utf-8")
@@ -409,7 +429,8 @@ def test_a_config_is_loaded_and_belongs_to_the_fingerprint(tmp_path: Path, monke
     assert [row.values for row in read_rows("owner/name:other@v2")] == [{"prompt": "b"}]
     assert asked[-1] == {"name": "other", "revision": "v2", "split": "train"}
     prints = [fingerprint_data(f"owner/name:{config}:train") for config in ("main", "other")]
-    assert prints[0].startswith("hub:owner/name:main@train#") and prints[0] != prints[1]
+    assert prints[0].startswith("hub:owner/name:main@train#")
+    assert prints[0] != prints[1]
     assert fingerprint_data("owner/name:main:train") == prints[0]
     with pytest.raises(DataError, match=r"main.*hub_id:config@revision:split"):
         read_rows("owner/name")

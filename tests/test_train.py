@@ -299,7 +299,7 @@ def test_with_cut_the_last_tokens_of_a_late_example_are_learned(config, tmp_path
     cut = _with(config, data=_write(tmp_path / "late.jsonl", [late, _chat(0)]), max_length=30, too_long="cut")
     rows = prepare(cut).rows
     assert (rows.late, rows.truncated, [len(ids) for ids in rows.input_ids]) == (1, 0, [30, 13])
-    assert [sum(label != -100 for label in labels) for labels in rows.labels][0] == 3  # sort bread <|end|>
+    assert next(sum(label != -100 for label in labels) for labels in rows.labels) == 3  # sort bread <|end|>
 
 
 def test_a_tokenizer_that_the_model_has_no_embeddings_for_is_refused(config, tiny_model, tmp_path):
