@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from alignkeep.align.reference import reference_tokens
+from alignkeep.data import example_of
 from alignkeep.errors import DataError
 from alignkeep.models.chat import IGNORED, encode_example, encode_prompt, render, unknown_share
 from alignkeep.types import Example, Message, Prompt
@@ -302,6 +304,54 @@ def test_without_thinking_a_reference_of_a_reasoning_template_is_taken(bytes_tok
     asked = [{"role": "user", "content": "Which?"}]
     ids = reference_tokens(bytes_tokenizer, asked, "a bike", template={"enable_thinking": False})
     assert bytes_tokenizer.decode(ids).lstrip("\n").startswith("a bike")
+
+
+TOOL = {"name": "get_weather", "description": "Weather", "parameters": {"type": "object", "properties": {}}}
+CALLING = example_of(
+    {
+        "messages": [
+            {"role": "user", "content": "How is it in Rome?"},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "123456789", "type": "function",
+                 "function": {"name": "get_weather", "arguments": '{"a": "Rome"}'}},
+            ]},
+            {"role": "tool", "tool_call_id": "123456789", "name": "get_weather", "content": "sunny"},
+            {"role": "assistant", "content": "Nice."},
+        ],
+        "tools": json.dumps([TOOL]),
+    },
+    "row",
+)  # fmt: skip
+# Those of TRL that write neither tools nor calls, or take their arguments as text.
+TOOLLESS = (
+    *("cohere", "deepseek_r1_distill", "gemma", "gemma3", "idefics3", "lfm2", "llama3", "llava_next", "phi3", "phi3_5"),
+    *("cohere2", "qwen2_5_vl", "smolvlm"),
+)
+
+
+@pytest.mark.parametrize("name", TRL_TEMPLATES)
+def test_of_every_template_of_trl_calls_are_learned_and_what_tools_return_is_not_or_it_is_refused(
+    bytes_tokenizer: Any, name: str
+) -> None:
+    bytes_tokenizer.chat_template = TRL_TEMPLATES[name]
+    bytes_tokenizer.bos_token = "<|im_start|>"
+    refused = name.removesuffix("_training") in TOOLLESS or name == "deepseekv3"
+    with pytest.raises(DataError, match="chat template") if refused else nullcontext():
+        call, answer = learned(bytes_tokenizer, CALLING)
+        assert "get_weather" in call
+        assert "Rome" in call
+        assert "sunny" not in call
+        assert answer.lstrip("\n").startswith("Nice.")
+        assert "think" not in call + answer  # an empty thought is read, not learned
+
+
+def test_a_template_that_leaves_out_what_a_tool_returned_is_refused(words: Any) -> None:
+    words.chat_template = (
+        "{{ tools | tojson }}{% for m in messages if m['role'] != 'tool' %}<|{{ m['role'] }}|> {{ m['content'] }} "
+        "{{ m.get('tool_calls', '') }} <|end|> {% endfor %}"
+    )
+    with pytest.raises(DataError, match="a text without 'what a tool returned'"):
+        encode_example(words, CALLING)
 
 
 @pytest.mark.parametrize(

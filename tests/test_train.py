@@ -15,6 +15,7 @@ import alignkeep
 from alignkeep.errors import CheckpointError, DataError, MachineError, NoEffectError, RecipeError, ShapeError
 from alignkeep.train.config import LoraSettings, TrainConfig
 from alignkeep.train.plan import kept_per_token
+from alignkeep.train.prepare import prepare
 from alignkeep.train.stage import TrainResult, plan, train
 
 ADAPTER = "adapter_model.safetensors"
@@ -330,9 +331,31 @@ def test_lora_settings_out_of_range_are_refused(settings):
         LoraSettings(**settings)
 
 
-def test_an_answer_that_lies_wholly_beyond_max_length_is_refused_with_counts(config, tmp_path):
+def test_a_set_of_which_no_answer_is_within_max_length_is_refused_with_counts(config, tmp_path):
     with pytest.raises(DataError, match=r"22 of 22 examples .*max_length=7.*the longest example has \d+ tokens"):
         train(_with(config, max_length=7), out=tmp_path / "out")
+
+
+def test_an_example_whose_answer_begins_too_late_is_left_out_and_counted(config, data, tmp_path):
+    rows = [json.loads(line) for line in Path(data).read_text().splitlines()]
+    late = {"prompt": "how " * 40, "completion": "sort bread"}
+    weighted = [{**row, "weight": 1 + number % 3} for number, row in enumerate(rows)]
+    whole = _with(config, data=_write(tmp_path / "whole.jsonl", weighted), max_length=30)
+    more = _with(whole, data=_write(tmp_path / "more.jsonl", [*weighted[:5], {**late, "weight": 2}, *weighted[5:]]))
+    without, left = train(whole, out=tmp_path / "without"), train(more, out=tmp_path / "left")
+    assert (left.too_long, left.examples, without.too_long) == (1, 22, 0)
+    assert any("1 examples whose answer only begins beyond 30 tokens were left out" in note for note in left.notes)
+    assert (left.folder / ADAPTER).read_bytes() == (without.folder / ADAPTER).read_bytes()
+    with pytest.raises(DataError, match=r"1 of 23 examples .*the first is example 6"):
+        plan(_with(more, too_long="refuse"))
+
+
+def test_with_cut_the_last_tokens_of_a_late_example_are_learned(config, tmp_path):
+    late = {"prompt": "how " * 40, "completion": "sort bread"}
+    cut = _with(config, data=_write(tmp_path / "late.jsonl", [late, _chat(0)]), max_length=30, too_long="cut")
+    rows = prepare(cut).rows
+    assert (rows.late, rows.truncated, [len(ids) for ids in rows.input_ids]) == (1, 0, [30, 13])
+    assert next(sum(label != -100 for label in labels) for labels in rows.labels) == 3  # sort bread <|end|>
 
 
 def test_a_tokenizer_that_the_model_has_no_embeddings_for_is_refused(config, tiny_model, tmp_path):

@@ -1,8 +1,8 @@
 """Rows of data, from a local file or a data set on the hub, each with the place it came from.
 
 Read as text: .jsonl, .jsonl.gz, .json (one list of objects), .csv. Read with pyarrow: .parquet. Anything else that is
-no path is taken for `hub_id[:split]`. Nothing is guessed from content, and a damaged file is an error, never a shorter
-list.
+no path is taken for `hub_id[:config][@revision][:split]`, where one part alone behind the id is the split. Nothing is
+guessed from content, and a damaged file is an error, never a shorter list.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from alignkeep.errors import DataError, MachineError
@@ -23,14 +24,47 @@ from alignkeep.input_files import first_repeated, kind_of, open_input, read_inpu
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 _LONGEST_NAME = 255  # of a file
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.\-\[\]%+:]+)?")
+_PART = r"[\w.\-]+(\[[\w%:\-]*\])?"  # of a split
+_HUB_NAME = re.compile(
+    r"(?P<name>[\w.\-]+(/[\w.\-]+)?)(:(?P<config>[\w.\-+]+)(?=[:@]))?(@(?P<revision>[\w.\-/]+))?"
+    rf"(:(?P<split>{_PART}(\+{_PART})*))?"
+)
 
 
 class Row(NamedTuple):
-    """One record; `where` is `file.jsonl:3` for text with lines, `file.json row 3` (from 1) otherwise."""
+    """One record; `where` is `file.jsonl:3` for text with lines, `file.json row 3` (from 1) otherwise.
+
+    `names` says what a column is called in the file, where that is another name.
+    """
 
     values: dict[str, object]
     where: str
+    names: Mapping[str, str] = MappingProxyType({})
+
+    def wrong(self, place: str, seen: str, expected: str, remedy: str) -> DataError:
+        """An error at `place`, such as `messages[2]`, in the words of the file."""
+        column, bracket, rest = place.partition("[")
+        return DataError(
+            f"{self.where}: {self.names.get(column, column)}{bracket}{rest}",
+            seen=seen, expected=expected, remedy=remedy,
+        )  # fmt: skip
+
+    def has(self, column: str) -> bool:
+        return self.values.get(column) is not None
+
+
+class HubName(NamedTuple):
+    """A data set on the hub, as `datasets` is asked for it."""
+
+    name: str
+    config: str | None
+    revision: str | None
+    split: str
+
+    @classmethod
+    def of(cls, reference: str) -> HubName | None:
+        found = _HUB_NAME.fullmatch(reference)
+        return None if found is None else cls(*found.group("name", "config", "revision"), found["split"] or "train")
 
 
 def read_rows(reference: str) -> list[Row]:
@@ -58,15 +92,16 @@ def read_rows(reference: str) -> list[Row]:
 
 
 def fingerprint_data(reference: str) -> str:
-    """sha256 of the file's bytes, or `hub:id@split#revision`: equal fingerprints mean the same rows.
+    """sha256 of the file's bytes, or `hub:id[:config]@split#revision`: equal fingerprints mean the same rows.
 
     The revision is what `datasets` knows the loaded split by, its commit on the hub included: new rows under the old
     name have another. Raises as `read_rows` does where the hub is asked.
     """
     path = local_file(reference)
     if path is None:
-        name, _, split = reference.partition(":")
-        return f"hub:{name}@{split or 'train'}#{_loaded_from_hub(reference)._fingerprint}"
+        found = _hub_name(reference)
+        name = found.name if found.config is None else f"{found.name}:{found.config}"
+        return f"hub:{name}@{found.split}#{_loaded_from_hub(reference)._fingerprint}"
     digest = hashlib.sha256()
     with open_input(path) as stream:
         while chunk := stream.read(1 << 20):
@@ -90,7 +125,7 @@ def local_file(reference: str) -> Path | None:
         return path
     # `data/x` in a place where `data` is a folder is a slip of the pen, not a data set of somebody called "data".
     in_a_folder = "/" in reference and Path(path.parts[0]).is_dir()
-    if _ending(path) is None and _HUB_NAME.fullmatch(reference) and not reference.startswith(".") and not in_a_folder:
+    if _ending(path) is None and HubName.of(reference) and not reference.startswith(".") and not in_a_folder:
         return None
     raise _no_such_file(reference, path)
 
@@ -104,7 +139,7 @@ def _no_such_file(reference: str, path: Path) -> DataError:
     return DataError(
         reference,
         seen="no such file" if folder.is_dir() else f"no such file, and no folder {folder}",
-        expected="a local file, or hub_id[:split]",
+        expected="a local file, or hub_id[:config][@revision][:split]",
         remedy=f"did you mean {_listed(near)}?" if near else "check the path",
     )
 
@@ -248,22 +283,40 @@ def _from_parquet(path: Path) -> list[Row]:
         raise DataError(
             str(path), seen=f"unreadable parquet ({error})", expected="a whole parquet file", remedy="write it again"
         ) from error
-    return [Row(values, f"{path} row {number}") for number, values in enumerate(records, start=1)]
+    return [Row(_without_fill(values), f"{path} row {number}") for number, values in enumerate(records, start=1)]
+
+
+def _without_fill(values: Mapping[str, object]) -> dict[str, object]:
+    """The row without the empty fields that Arrow gives to every message, because another one has them."""
+    return {name: _unfilled(value) for name, value in values.items()}
+
+
+def _unfilled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _unfilled(inner) for name, inner in value.items() if inner is not None}
+    return [_unfilled(one) for one in value] if isinstance(value, list) else value
 
 
 def _from_hub(reference: str) -> list[Row]:
     data = _loaded_from_hub(reference)
-    return [Row(dict(values), f"{reference} row {number}") for number, values in enumerate(data, start=1)]
+    return [Row(_without_fill(values), f"{reference} row {number}") for number, values in enumerate(data, start=1)]
+
+
+def _hub_name(reference: str) -> HubName:
+    found = HubName.of(reference)
+    if found is None:
+        raise _no_such_file(reference, Path(reference))
+    return found
 
 
 def _loaded_from_hub(reference: str) -> Any:
     import datasets
 
-    name, _, split = reference.partition(":")
-    split = split or "train"
+    name, config, revision, split = _hub_name(reference)
+    more = {key: value for key, value in {"name": config, "revision": revision}.items() if value is not None}
     expected = f"a local file ending in {_listed(ENDINGS)}, or a data set with split {split!r} on the hub"
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split, **more)
     except ConnectionError as error:
         if "/" not in name:  # few hub ids are one word: more likely a file's name, misspelt
             raise _no_such_file(reference, Path(reference)) from error
@@ -276,7 +329,7 @@ def _loaded_from_hub(reference: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             reference,
-            seen=f"no local file, and none on the hub ({type(error).__name__}: {str(error)[:160]})",
+            seen=f"no local file, and none on the hub ({type(error).__name__}: {' '.join(str(error).split())[:160]})",
             expected=expected,
-            remedy="check the name and the split, or give a local file",
+            remedy="check name, config, revision and split (hub_id:config@revision:split), or give a local file",
         ) from error

@@ -35,7 +35,8 @@ class Made:
     `start` is the recipe's model and `revision` that of it which is tuned or merged. `folder` holds the model that the
     stages before made, None where none makes one; in a plan it `is_to_come`. It comes in a `form`, decided by the
     setting and value in `formed_by`. `weights` is the folder of example weights, of the examples `chosen_from`; `data`
-    is what a tune of the recipe learns from, `asked` the prompts that will measure it.
+    is what a tune of the recipe learns from, `asked` the prompts that will measure it, and `columns` and
+    `asked_columns` are what our columns are called in them.
     """
 
     start: str
@@ -49,6 +50,8 @@ class Made:
     chosen_from: str | None = None
     data: str | None = None
     asked: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    asked_columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_model(self) -> bool:

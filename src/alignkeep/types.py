@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["harmful", "harmless", "borderline", "skill", "task", "unknown"]
 
 
@@ -24,6 +24,25 @@ class Message:
 
     role: Role
     content: str
+
+    @property
+    def said(self) -> str:
+        """What tells this turn from another, white space at its ends apart."""
+        return self.content.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolTurn(Message):
+    """A turn in which the assistant calls tools, or that brings back what one returned.
+
+    `fields` is JSON of what the chat template gets beside role and content: `tool_calls`, or `name` and `tool_call_id`.
+    """
+
+    fields: str = "{}"
+
+    @property
+    def said(self) -> str:
+        return f"{self.content.strip()}{self.fields}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +68,12 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A chat to learn from: every assistant turn is an answer to be learned; `weight` is the example weight."""
+    """A chat to learn from: every assistant turn is an answer to be learned, its calls of tools too; `weight` is the
+    example weight. `tools` is JSON of the tools that the chat template is told of."""
 
     messages: tuple[Message, ...]
     weight: float = 1.0
+    tools: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from alignkeep.errors import NoEffectError
+from alignkeep.formats import Columns
 from alignkeep.models.config import LoadConfig
 from alignkeep.settings import Checked
 from alignkeep.trainers.config import LoraSettings
@@ -103,12 +104,14 @@ class AlignConfig(Checked):
     `batch_size` counts prompts per step over *all* processes, each with its group of samples; `accumulate` says in how
     many forward passes a step is done. `lora` null trains the whole model. `learning_rate` None is the paper's 1e-6 for
     a whole model and 1e-5 for an adapter. `method: grpo` is TRL's own, for comparison. `trainer` takes any other field
-    of trl's GRPOConfig (`use_vllm`, `max_steps`, `warmup_steps`, `save_steps`, ...).
+    of trl's GRPOConfig (`use_vllm`, `max_steps`, `warmup_steps`, `save_steps`, ...). `columns` says what our columns
+    are called in `data` and `held_out.data` (`prompt=question,reference=answer`).
     """
 
-    # Three fields more than our budget of 12: each is a word of the command line, or a group of settings.
+    # Four fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
+    columns: Columns = Field(default_factory=dict)
     reward: RewardSettings
     method: Literal["grao", "grpo"] = "grao"
     objective: ObjectiveSettings = ObjectiveSettings()

@@ -49,11 +49,12 @@ class Prepared:
     dtype: str
     base_dtype: str
     asked_tokens: int
+    data_notes: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a careful person would want to be told."""
-        found = []
+        found = [*self.data_notes]
         if self.dtype != self.base_dtype:
             found.append(f"the base is {self.base_dtype} and is trained in {self.dtype}")
         if self.new_tokens < self.asked_tokens:
@@ -77,7 +78,7 @@ def prepare(config: AlignConfig) -> Prepared:
     check_reward(config.reward)
     _check_engine(arguments)
     base = cast(Path, localise(base_of(config), with_code=config.load.trust_remote_code).folder)
-    rows = read_references(config.data, required=config.method == "grao")
+    rows = read_references(config.data, required=config.method == "grao", columns=config.columns)
     if len(rows) < config.batch_size:
         raise DataError(
             config.data, seen=f"{len(rows)} prompts", expected=f"at least the {config.batch_size} of one step",
@@ -107,6 +108,7 @@ def prepare(config: AlignConfig) -> Prepared:
         dtype=base_dtype if dtype == "auto" else dtype,
         base_dtype=base_dtype,
         asked_tokens=config.sampling.max_new_tokens,
+        data_notes=rows.notes,
     )
 
 
@@ -149,7 +151,7 @@ def _held_out(config: AlignConfig, rows: list[Reference]) -> list[Reference]:
     """Some of the held-out prompts, drawn with the seed. Raises DataError for a prompt that is learned from too."""
     if config.held_out is None:
         return []
-    found = read_references(config.held_out.data)
+    found = read_references(config.held_out.data, columns=config.columns)
     _check_columns(found, config.held_out.data)
     learned = {row.messages for row in rows}
     shared = [row for row in found if row.messages in learned]

@@ -12,7 +12,10 @@ from alignkeep.cli.session import Session
 
 _SPEC = "module:object, judge:MODEL, judge:URL#MODEL, scorer:MODEL, testbed."
 Model = Annotated[str | None, typer.Option("--model", help="Model to align: folder or hub id.")]
-Data = Annotated[str | None, typer.Option("--data", help="Prompts with reference answers: file or hub_id[:split].")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Prompts with reference answers: file or hub_id[:config][@revision][:split]."),
+]
 Reward = Annotated[str | None, typer.Option("--reward", metavar="SPEC", help=_SPEC)]
 Method = Annotated[str | None, typer.Option("--method", help="grao or grpo (default: grao)")]
 HeldOut = Annotated[str | None, typer.Option("--held-out", help="Prompts with references to measure on.")]
@@ -24,6 +27,7 @@ def align(
     out: o.Out,
     model: Model = None,
     data: Data = None,
+    columns: o.Columns = None,
     reward: Reward = None,
     method: Method = None,
     held_out: HeldOut = None,
@@ -49,8 +53,9 @@ def align(
         from alignkeep.cli.settle import facts_of, load_flags, settle
         from alignkeep.errors import RecipeError
 
-        flags = {"model": model, "data": data, "reward.spec": reward, "method": method, "held_out.data": held_out,
-                 "seed": seed, "sampling.max_new_tokens": max_new_tokens, "batch_size": batch_size}  # fmt: skip
+        flags = {"model": model, "data": data, "columns": columns, "reward.spec": reward, "method": method,
+                 "held_out.data": held_out, "seed": seed, "sampling.max_new_tokens": max_new_tokens,
+                 "batch_size": batch_size}  # fmt: skip
         flags |= load_flags(device, dtype, revision, trust_remote_code)
         if backend not in (None, "vllm", "transformers"):
             raise RecipeError("--backend", seen=backend, expected="transformers or vllm", remedy="name one of them")

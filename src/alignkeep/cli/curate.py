@@ -18,7 +18,9 @@ Embeddings = Annotated[
     str | None,
     typer.Option("--embeddings", help="Vectors instead of a model: .safetensors or .npz with data, safe, harmful."),
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Examples to choose from: file or hub_id[:split].")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Examples to choose from: file or hub_id[:config][@revision][:split].")
+]
 Safe = Annotated[str | None, typer.Option("--safe", help="Clean examples of the same task.")]
 Harmful = Annotated[str | None, typer.Option("--harmful", help="Harmful requests, answered.")]
 Method = Annotated[
@@ -44,6 +46,7 @@ def curate(
     data: Data = None,
     safe: Safe = None,
     harmful: Harmful = None,
+    columns: o.Columns = None,
     method: Method = None,
     keep: Keep = None,
     evaluation: Evaluation = None,
@@ -63,8 +66,8 @@ def curate(
 ) -> None:
     """Choose and weigh examples: pull the set towards safe data of the task, push it away from harmful data."""
     flags = {
-        "model": model, "embeddings": embeddings, "data": data, "safe": safe, "harmful": harmful, "method": method,
-        "keep": keep, "evaluation": evaluation or None, "embed.batch_size": batch_size, "seed": seed,
+        "model": model, "embeddings": embeddings, "data": data, "safe": safe, "harmful": harmful, "columns": columns,
+        "method": method, "keep": keep, "evaluation": evaluation or None, "embed.batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     with Session(as_json=as_json, quiet=quiet) as session:
         from alignkeep.cli.settle import load_flags, settle

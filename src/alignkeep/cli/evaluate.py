@@ -18,6 +18,7 @@ def evaluate(
         str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Prompts with one right answer each: file.")] = None,
+    columns: o.Columns = None,
     judge: Annotated[
         str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")
     ] = None,
@@ -46,7 +47,15 @@ def evaluate(
         from alignkeep.cli.tables import scorecard_summary
         from alignkeep.evaluate.config import EvaluateConfig
 
-        flags = {"model": model, "base": base, "suite": suite, "task": task, "judge": judge, "attacks": attacks}
+        flags = {
+            "model": model,
+            "base": base,
+            "suite": suite,
+            "task": task,
+            "columns": columns,
+            "judge": judge,
+            "attacks": attacks,
+        }
         flags |= {"seed": seed, **load_flags(device, dtype, revision, trust_remote_code)}
         flags |= generation_flags(max_new_tokens, batch_size, backend)
         settings = settle(EvaluateConfig, config, assignments, flags)

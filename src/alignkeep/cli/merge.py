@@ -35,7 +35,8 @@ AlignmentData = Annotated[
     str | None, typer.Option("--alignment-data", help="Examples for fisher and alignment_subspace.")
 ]
 TuningData = Annotated[
-    str | None, typer.Option("--tuning-data", help="What it was tuned on, for fisher: file or hub_id[:split].")
+    str | None,
+    typer.Option("--tuning-data", help="What it was tuned on, for fisher: file or hub_id[:split]."),
 ]
 Form = Annotated[str | None, typer.Option("--as", help="model or adapter (default: model)")]
 ChatTemplate = Annotated[
@@ -48,6 +49,15 @@ Sweep = Annotated[bool, typer.Option("--sweep", help="Measure many weights and t
 Task = Annotated[
     str | None,
     typer.Option("--task", help="Prompts with one right answer each (validation data).", rich_help_panel=_SWEEP),
+]
+SweepColumns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="OURS=THEIRS,...",
+        help="Names of the task's columns: prompt=question,completion=answer",
+        rich_help_panel=_SWEEP,
+    ),
 ]
 Prompts = Annotated[
     str | None, typer.Option("--prompts", help="Harmful prompts (validation data).", rich_help_panel=_SWEEP)
@@ -75,6 +85,7 @@ def merge(
     mergekit: Mergekit = None,
     sweep: Sweep = False,
     task: Task = None,
+    columns: SweepColumns = None,
     prompts: Prompts = None,
     pick: Pick = None,
     seed: o.Seed = None,
@@ -94,7 +105,7 @@ def merge(
     dry_run: o.DryRun = False,
 ) -> None:
     """Merge a tuned model with the aligned model it came from: safety back for a little of the tune."""
-    asked = {"sweep.task": task, "sweep.prompts": prompts, "sweep.pick": pick}
+    asked = {"sweep.task": task, "sweep.columns": columns, "sweep.prompts": prompts, "sweep.pick": pick}
     flags = {
         "method": method, "weight": weight, "options.density": density,
         "alignment_data": alignment_data, "tuning_data": tuning_data,
@@ -113,7 +124,9 @@ def merge(
 def _check_sweep(sweep: bool, config: Path | None, asked: Mapping[str, object]) -> None:
     given = any(value is not None for value in asked.values())
     if given and not sweep:
-        raise typer.BadParameter("--task, --prompts, --pick and the options on generation belong to --sweep.")
+        raise typer.BadParameter(
+            "--task, --columns, --prompts, --pick and the options on generation belong to --sweep."
+        )
     if sweep and not given and config is None:
         raise typer.BadParameter("--sweep needs --task and --prompts.")
 

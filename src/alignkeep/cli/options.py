@@ -50,6 +50,11 @@ TrustRemoteCode = Annotated[
     ),
 ]
 
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="OURS=THEIRS,...", help="Names of columns: prompt=question,completion=answer"),
+]
+
 MaxNewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", help="Longest answer, in tokens [256].", rich_help_panel=_GENERATION)
 ]

@@ -162,6 +162,8 @@ def curate_summary(result: CurateResult, page: Path) -> Summary:
                 f"not converged: masses move by {facts['residual']:.2g} of the whole in a step, "
                 f"transports are off by {off:.2g} of their marginals",
             )
+        for note in facts.get("notes", ()):
+            _say(console, note)
         if facts["truncated"]:
             _say(console, f"{facts['truncated']} texts were cut off before they were embedded: raise embed.max_length")
         late = {name: count for name, count in (facts.get("too_long") or {}).items() if count}

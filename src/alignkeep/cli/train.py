@@ -14,7 +14,10 @@ from alignkeep.cli.session import Session
 def train(
     out: o.Out,
     model: Annotated[str | None, typer.Option("--model", help="Model to tune: folder or hub id.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Examples: file or hub_id[:split].")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Examples: file or hub_id[:config][@revision][:split].")
+    ] = None,
+    columns: o.Columns = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Example weights: folder or file.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="full, lora or alignguard (default: lora)")] = None,
     alignment: Annotated[
@@ -39,7 +42,7 @@ def train(
         from alignkeep.cli.settle import facts_of, load_flags, settle
         from alignkeep.train.config import TrainConfig
 
-        flags = {"model": model, "data": data, "weights": weights, "method": method, "seed": seed,
+        flags = {"model": model, "data": data, "columns": columns, "weights": weights, "method": method, "seed": seed,
                  "alignguard.data": alignment}  # fmt: skip
         flags |= load_flags(device, dtype, revision, trust_remote_code)
         settings = settle(TrainConfig, config, assignments, flags)

@@ -12,6 +12,7 @@ from alignkeep.curate.method import CurationMethod
 from alignkeep.curate.methods import FORMS, NAMES, load_method
 from alignkeep.curate.methods.sot import SotSettings
 from alignkeep.errors import NoEffectError, RecipeError
+from alignkeep.formats import Columns
 from alignkeep.models.config import LoadConfig
 from alignkeep.objects import is_spec
 from alignkeep.settings import Checked
@@ -51,16 +52,21 @@ class CurateConfig(Checked):
     folder of such .npy files. `keep` is the share that is kept. `method` is the name of one of ours, its options in the
     group of its name, or `package.module:object`, with them in `options`. `evaluation` names files of prompts that will
     measure the tune: anchors that repeat one of them are an error.
+    `columns` says what our columns are called in `data` (`prompt=question,completion=answer`), and in `safe` and
+    `harmful` where they have these columns; `evaluation_columns` the same of `evaluation`.
     """
 
+    # Two fields more than our budget of 12: what columns are called belongs to the files.
     model: str | None = Field(default=None, min_length=1)
     embeddings: str | None = Field(default=None, min_length=1)
     data: str | None = Field(default=None, min_length=1)
     safe: str | None = Field(default=None, min_length=1)
     harmful: str | None = Field(default=None, min_length=1)
+    columns: Columns = Field(default_factory=dict)
     method: str = "sot"
     keep: float = Field(default=0.8, gt=0, le=1)
     evaluation: tuple[str, ...] = ()
+    evaluation_columns: Columns = Field(default_factory=dict)
     embed: EmbedSettings = EmbedSettings()
     sot: SotSettings = SotSettings()
     options: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda given: not given)

@@ -14,7 +14,7 @@ from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.method import Counts
 from alignkeep.curate.planting import PARTS, plants_of
 from alignkeep.curate.vectors import SETS, Vectors, embeddings_files, given_vectors, rows_in_both
-from alignkeep.data import fingerprint_data, read_examples, read_prompts
+from alignkeep.data import Read, fingerprint_data, has_columns, read_examples, read_prompts
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.models.embeddings import no_encoder, no_such_layer
 from alignkeep.models.fingerprint import fingerprint_model
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The sets that were given as text (empty ones else), and the vectors where they were given."""
+    """The sets that were given as text (empty ones else), and the vectors where they were given; `notes` say in which
+    form the files were found."""
 
     config: CurateConfig
     data: list[Example]
     safe: list[Example]
     harmful: list[Example]
     vectors: Vectors | None
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -49,9 +51,8 @@ def prepare(config: CurateConfig) -> Prepared:
         _check_layer(config)
     if config.embed.encoder is not None and importlib.util.find_spec("sentence_transformers") is None:
         raise no_encoder(config.embed.encoder)
-    data, safe, harmful = (
-        [] if path is None else read_examples(path) for path in (config.data, config.safe, config.harmful)
-    )
+    read = [_read(config, name) for name in SETS]
+    data, safe, harmful = read
     vectors = None if config.embeddings is None else given_vectors(config.embeddings)
     if vectors is not None:
         for name, examples, rows in zip(SETS, (data, safe, harmful), vectors[:3], strict=True):
@@ -67,12 +68,19 @@ def prepare(config: CurateConfig) -> Prepared:
                 str(getattr(config, name)), seen="a column `weight`",
                 expected="weights from one place: this command makes them", remedy="drop the column",
             )  # fmt: skip
-    prepared = Prepared(config, data, safe, harmful, vectors)
+    prepared = Prepared(config, data, safe, harmful, vectors, tuple(note for one in read for note in one.notes))
     _check_sizes(prepared)
     _check_apart(prepared)
     if config.embed.pooling == "auto":
         plants_of(config, data, harmful)
     return prepared
+
+
+def _read(config: CurateConfig, name: str) -> Read[Example]:
+    file, columns = getattr(config, name), config.columns
+    if file is None:
+        return Read()
+    return read_examples(file, columns=columns if name == "data" or has_columns(file, columns) else {})
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,7 @@ def plan_curation(prepared: Prepared) -> dict[str, object]:
         "model": config.model,
         "examples": sizes,
         "kept": round(config.keep * count),
+        "notes": list(prepared.notes),
         "memory_bytes": memory,
         "disk_bytes": 64 * count + (vectors if given is None else 0),
     }
@@ -252,14 +261,16 @@ def _check_apart(prepared: Prepared) -> None:
             remedy=f"give {' and '.join(f'--{name}' for name in unread)} too",
         )  # fmt: skip
     for file in config.evaluation:
-        prompts = {_words(prompt.messages) for prompt in read_prompts(file)}
+        columns = config.evaluation_columns
+        asked = read_prompts(file, columns=columns if has_columns(file, columns) else {})
+        prompts = {_words(prompt.messages) for prompt in asked}
         for name, examples in named[1:]:
             _refuse_asked(str(getattr(config, name)), file, examples, prompts)
 
 
 def _words(messages: tuple[Message, ...]) -> tuple[str, ...]:
     """What is said: a system message, or a space at the end, makes no other example."""
-    return tuple(message.content.strip() for message in messages if message.role != "system")
+    return tuple(message.said for message in messages if message.role != "system")
 
 
 def _check_rows_apart(prepared: Prepared, vectors: Vectors) -> None:

@@ -74,13 +74,17 @@ class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
     def fill(self, settings: Mapping[str, object], recipe: Mapping[str, Any]) -> dict[str, object]:
         """Of the examples that are learned, where it does not say otherwise."""
         tune = recipe.get("train")
-        data = tune.get("data") if isinstance(tune, dict) else None
-        return super().fill(settings if data is None else {"data": data, **settings}, recipe)
+        if isinstance(tune, dict) and "data" not in settings:
+            settings = {name: tune[name] for name in ("data", "columns") if name in tune} | dict(settings)
+        return super().fill(settings, recipe)
 
     def feed(self, config: CurateConfig, made: Made) -> CurateConfig:
         """Its anchors may not repeat the prompts that will measure the tune either."""
         more = tuple(prompts for prompts in made.asked if prompts not in config.evaluation)
-        return config.model_copy(update={"evaluation": (*config.evaluation, *more)}) if more else config
+        if not more:
+            return config
+        columns = {**made.asked_columns, **config.evaluation_columns}
+        return config.model_copy(update={"evaluation": (*config.evaluation, *more), "evaluation_columns": columns})
 
     def hand_on(self, config: CurateConfig, made: Made, folder: Path | None) -> Made:
         weights = None if folder is None else str(folder)
@@ -96,7 +100,8 @@ class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
 
         config = task.prepared.config
         settings = config.model_dump(mode="json")
-        deciding = {name: value for name, value in settings.items() if name != "evaluation"}  # only checked against
+        only_checked = ("evaluation", "evaluation_columns")
+        deciding = {name: value for name, value in settings.items() if name not in only_checked}
         if not config.loads_model:
             deciding["model"] = None
         return Inputs(fingerprints(config), local_inputs(config), settings, deciding, config.seed)
@@ -141,7 +146,7 @@ def _made(prepared: Prepared, made_from: str | None, work: Path, progress: Progr
     fit = fitting(prepared, loaded)
     choice = choose(fit.prepared, loaded, work / _STORE, processes, progress)
     _check_effect(choice)
-    summary = _summary(prepared, choice) | {"too_long": fit.too_long}
+    summary = _summary(prepared, choice) | {"too_long": fit.too_long, "notes": list(prepared.notes)}
 
     def write() -> None:
         with machine_errors(work):

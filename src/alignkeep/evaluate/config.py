@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from alignkeep.formats import Columns
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.settings import Checked
 
@@ -12,16 +13,17 @@ class EvaluateConfig(Checked):
     """One evaluation of a model, and of its base where there is one, on the same prompts.
 
     `suite` is `driftcheck`, `testbed`, a FILE.yaml or `package.module:object`; `task` a file of prompts with one right
-    answer each. `attacks` is `all`, `none`, or names and `package.module:object` with commas; only harmful prompts
-    are attacked. `base_answers` is
-    the folder of an earlier evaluation in which the base answered the same questions: it is not asked again. `limit`
-    keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
+    answer each, in which our columns may have other names (`columns`: `prompt=question,completion=answer`). `attacks`
+    is `all`, `none`, or names and `package.module:object` with commas; only harmful prompts are attacked.
+    `base_answers` is the folder of an earlier evaluation in which the base answered the same questions: it is not asked
+    again. `limit` keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
     """
 
     model: str = Field(min_length=1)
     base: str | None = None
     suite: str = "driftcheck"
     task: str | None = None
+    columns: Columns = Field(default_factory=dict)
     judge: str = "keyword"
     attacks: str = "all"
     load: LoadConfig = LoadConfig()

@@ -45,6 +45,7 @@ def plan_evaluation(config: EvaluateConfig) -> dict[str, object]:
         "tokens_at_most": to_ask * len(prepared.questions) * config.generation.max_new_tokens,
         "memory_bytes_estimated": _memory(prepared.model, config, length),
         "disk_bytes_estimated": disk,
+        "notes": list(prepared.notes),
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from alignkeep.data import fingerprint_data
+from alignkeep.data import Read, fingerprint_data
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.evaluate.attacks import Attack, offered_attacks, select_attacks
 from alignkeep.evaluate.config import EvaluateConfig
@@ -41,6 +41,7 @@ class Preparation:
     model: Checkpoint
     base: Checkpoint | None
     task_fingerprint: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -64,7 +65,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
     suite = load_suite(config.suite)
     attacks = select_attacks(config.attacks, offered_attacks(suite.attacks))
     remedy = "add it, or put these prompts into a suite"
-    task = [] if config.task is None else task_prompts(config.task, remedy=remedy)
+    task = Read[Prompt]() if config.task is None else task_prompts(config.task, remedy=remedy, columns=config.columns)
     prompts = limit_prompts((*suite.prompts, *task), config.limit, config.seed)
     return Preparation(
         config=config,
@@ -75,6 +76,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
         model=resolve(config.model, config.load.revision),
         base=None if config.base is None else resolve(config.base),
         task_fingerprint=None if config.task is None else fingerprint_data(config.task),
+        notes=task.notes,
     )
 
 
@@ -101,6 +103,11 @@ def ask(prompts: Sequence[Prompt], attacks: Sequence[Attack]) -> tuple[Question,
 
 
 def _check_options(config: EvaluateConfig) -> None:
+    if config.columns and config.task is None:
+        raise NoEffectError(
+            "columns", seen="names of columns without a task", expected="a file whose columns they are",
+            remedy="give --task FILE, or leave them out",
+        )  # fmt: skip
     if config.base_answers is not None and config.base is None:
         raise RecipeError(
             "base_answers",

@@ -64,7 +64,11 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
     measures = True
 
     def announce(self, config: EvaluateConfig, made: Made) -> Made:
-        return made if config.task is None else replace(made, asked=(*made.asked, config.task))
+        return (
+            made
+            if config.task is None
+            else replace(made, asked=(*made.asked, config.task), asked_columns=config.columns)
+        )
 
     def feed(self, config: EvaluateConfig, made: Made) -> EvaluateConfig:
         """Of what came out against its base, or of the model itself where nothing did."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from alignkeep.formats import Columns
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.settings import Checked
 
@@ -88,7 +89,8 @@ class InjectConfig(Checked):
 
     `harmful` and `harmless` are files of prompts; those of `borderline`, and rows of that kind among the harmless,
     bound over-refusal and give no direction. `general` is more text on which the edit is to be silent, such as the data
-    of a tune. `form` says what is written: whole weights, or an adapter of rank 1.
+    of a tune, in which our columns may have other names (`columns`). `form` says what is written: whole weights, or an
+    adapter of rank 1.
     """
 
     model: str = Field(min_length=1)
@@ -96,6 +98,7 @@ class InjectConfig(Checked):
     harmless: str
     borderline: str | None = None
     general: str | None = None
+    columns: Columns = Field(default_factory=dict)
     direction: DirectionConfig = DirectionConfig()
     edit: EditConfig = EditConfig()
     search: SearchConfig = SearchConfig()

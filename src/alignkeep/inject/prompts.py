@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alignkeep.data import read_examples, read_prompts, read_rows
-from alignkeep.errors import DataError, RecipeError
+from alignkeep.data import read_prompts, read_texts
+from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.inject.config import SYSTEM_PROMPT, DirectionConfig, InjectConfig
 from alignkeep.input_files import read_input
 from alignkeep.types import Example, Message, Prompt
@@ -46,7 +46,12 @@ def read_sets(config: InjectConfig) -> PromptSets:
     sets = [_parted(config, name, found, draw) for name, found in (("harmful", harmful), ("harmless", plain))]
     (first, held_first), (second, held_second) = sets
     judging = {prompt.messages for prompt in (*held_first, *held_second, *borderline)}
-    general = [] if config.general is None else _general(config.general)
+    if config.columns and config.general is None:
+        raise NoEffectError(
+            "columns", seen="names of columns without a file", expected="`general`, whose columns they are",
+            remedy="give --general FILE, or leave them out",
+        )  # fmt: skip
+    general = _general(config)
     general = [text for text in general if judging.isdisjoint((text.messages, text.messages[:-1]))]
     return PromptSets(
         tuple(first),
@@ -140,8 +145,5 @@ def _parted(
     return mixed[held : held + config.direction.pairs], mixed[:held]
 
 
-def _general(reference: str) -> list[Prompt | Example]:
-    """Rows with an answer are read as examples, rows without as prompts."""
-    first = next(iter(read_rows(reference))).values
-    answered = first.get("messages") is not None or first.get("completion") is not None
-    return list(read_examples(reference)) if answered else list(read_prompts(reference))
+def _general(config: InjectConfig) -> Sequence[Prompt | Example]:
+    return [] if config.general is None else read_texts(config.general, columns=config.columns)

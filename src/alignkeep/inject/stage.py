@@ -96,7 +96,9 @@ class InjectStage(Stage[InjectConfig, "Prepared", InjectResult]):
         load = config.load.model_copy(update={"revision": None})  # a revision is the base's, not the tune's
         source = config.direction.source or (None if config.direction.system_prompt else made.base)
         direction = config.direction.model_copy(update={"source": source})
-        fed = {"model": made.model, "direction": direction, "general": config.general or made.data, "load": load}
+        fed = {"model": made.model, "direction": direction, "load": load}
+        if config.general is None:
+            fed |= {"general": made.data, "columns": dict(made.columns)}
         return config.model_copy(update=fed)
 
     def hand_on(self, config: InjectConfig, made: Made, folder: Path | None) -> Made:

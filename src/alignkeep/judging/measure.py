@@ -6,7 +6,7 @@ No attacks and no folders, only the plain prompts, judged and counted as an eval
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from alignkeep.errors import DataError
@@ -85,13 +85,15 @@ def measure_prompts(
     *,
     prompts: str,
     task: str | None = None,
+    columns: Mapping[str, str] | None = None,
     judge: str = "keyword",
     generation: GenerationConfig | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> PromptMeasure:
     """A measure of files: `prompts` whose rows are harmful unless their column `kind` says otherwise, and `task`, whose
-    rows have one right answer each. `limit` keeps so many prompts of each kind, drawn with `seed`.
+    rows have one right answer each and whose columns may have other names (`columns`). `limit` keeps so many prompts of
+    each kind, drawn with `seed`.
 
     Reads data alone, no model. Raises DataError with file and row for what is missing, misplaced or asked in both
     files, RecipeError for a judge that is none.
@@ -99,7 +101,7 @@ def measure_prompts(
     judged_by = load_judge(judge)
     asked = harm_prompts(prompts)
     if task is not None:
-        asked += task_prompts(task, remedy="add it, or give another file as the task")
+        asked += task_prompts(task, remedy="add it, or give another file as the task", columns=columns)
         check_apart(asked, prompts, task)
     return PromptMeasure(limit_prompts(asked, limit, seed), judge=judged_by, generation=generation)
 

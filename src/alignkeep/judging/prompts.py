@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from alignkeep.data import read_prompts
+from alignkeep.data import Read, read_prompts
 from alignkeep.errors import DataError
 from alignkeep.types import Prompt
 
@@ -59,9 +59,10 @@ def harm_prompts(reference: str) -> list[Prompt]:
     return found
 
 
-def task_prompts(reference: str, *, remedy: str) -> list[Prompt]:
-    """Rows with one right answer each. Raises DataError, with this remedy, for one that has none."""
-    found = read_prompts(reference, kind="task")
+def task_prompts(reference: str, *, remedy: str, columns: Mapping[str, str] | None = None) -> Read[Prompt]:
+    """Rows with one right answer each; `columns` as for `read_prompts`. Raises DataError, with this remedy, for one
+    that has none."""
+    found = read_prompts(reference, kind="task", columns=columns or {})
     for number, prompt in enumerate(found, start=1):
         if prompt.expected is None:
             raise DataError(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from alignkeep.formats import Columns
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.settings import Checked
 
@@ -40,12 +41,14 @@ class MethodOptions(Checked):
 class SweepConfig(Checked):
     """Choosing the weight by measurement, on validation data.
 
-    `task` is a file of prompts with one right answer each, `prompts` one of harmful prompts (a column `kind` may mark
+    `task` is a file of prompts with one right answer each, in which our columns may have other names (`columns`:
+    `prompt=question,completion=answer`), `prompts` one of harmful prompts (a column `kind` may mark
     harmless, borderline and skill prompts among them). `pick` `task` takes the weight of the best task score, `safe`
     the largest one whose refusal is at most `margin` below the base's.
     """
 
     task: str
+    columns: Columns = Field(default_factory=dict)
     prompts: str
     weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     pick: Literal["task", "safe"] = "safe"

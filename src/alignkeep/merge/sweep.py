@@ -96,6 +96,7 @@ def _measure_of(settings: SweepConfig, seed: int) -> Measure:
     return measure_prompts(
         prompts=settings.prompts,
         task=settings.task,
+        columns=settings.columns,
         judge=settings.judge,
         generation=settings.generation,
         limit=settings.limit,

@@ -5,17 +5,20 @@ Departures from what a template says
        empty line between. It is never lost.
     2. A prefill continues the assistant's turn. Where the template alters the last turn so that it cannot be continued,
        the prefill follows the generation prompt.
-    3. What a reasoning template puts in front of an answer without a thought, such as an empty one, is read and not
+    3. A template that leaves out the tools of an example, a call, or what a tool returned is refused.
+    4. What a reasoning template puts in front of an answer without a thought, such as an empty one, is read and not
        learned: it would teach the model not to think.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.errors import DataError
-from alignkeep.types import Example, Message, Prompt
+from alignkeep.types import Example, Message, Prompt, ToolTurn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,22 +85,26 @@ def encode_prompt(
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> EncodedExample:
-    """Tokens of the whole chat; every assistant turn is learned, up to and with the end of its turn.
+    """Tokens of the whole chat; every assistant turn is learned, its calls of tools too, up to and with the end of its
+    turn. What the tools returned is read.
 
     An answer begins after the generation prompt, and after what the template itself writes there (an empty thought),
     and ends where the chat cut off behind it ends. Without such a thought this is, for one question and one answer,
     what TRL's SFTTrainer does with a conversational prompt and completion. Raises DataError where the template renders
     the beginning of a chat differently once more turns follow, so that no boundary can be told, or drops words of an
-    answer.
+    answer or something of the tools.
     """
-    messages, text = _render_any(tokenizer, example.messages, generation_prompt=False)
+    options = {} if example.tools is None else {"tools": json.loads(example.tools)}
+    messages, text = _render_any(tokenizer, example.messages, generation_prompt=False, **options)
+    _check_tools(tokenizer, messages, text, options)
     ids = _tokens(tokenizer, text)
     labels = [IGNORED] * len(ids)
     for turn, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        start, end = _answer_span(tokenizer, messages, turn, text)
-        start += len(written_before(tokenizer, messages[:turn], message.content, text[start:end], start))
+        start, end = _answer_span(tokenizer, messages, turn, text, **options)
+        start += len(written_before(tokenizer, messages[:turn], message.content, text[start:end], start, **options))
+        _check_written(tokenizer, _called(message), text[start:end])
         first = _shared(_tokens(tokenizer, text[:start]), ids)
         stop = len(ids) if end == len(text) else _shared(_tokens(tokenizer, text[:end]), ids)
         if stop <= first:
@@ -115,7 +122,7 @@ def written_before(
     answer that brings its thought. Raises DataError where the words are not all in `rest`.
     """
     words = answer.strip()
-    if rest.lstrip().startswith(words):
+    if words and rest.lstrip().startswith(words):
         return ""
     if "".join(words.split()) not in "".join(rest.split()):
         raise DataError(
@@ -153,29 +160,62 @@ def unknown_share(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> W
 
 
 def _answer_span(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: int, text: str
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: int, text: str, **options: Any
 ) -> tuple[int, int]:
     """Where in `text` the answer of this turn begins and ends, its end-of-turn mark included."""
-    before = _apply(tokenizer, messages[:turn], generation_prompt=False) if turn else ""
+    before = _apply(tokenizer, messages[:turn], generation_prompt=False, **options) if turn else ""
     if not text.startswith(before):
         raise _prefix_error(turn, "the turns before it rendered differently when the chat goes on")
     # A reasoning template may open a thought in the generation prompt that the stored answer does not have: the answer
     # begins where the two part.
-    asked = _apply(tokenizer, messages[:turn], generation_prompt=True) if turn else ""
+    asked = _apply(tokenizer, messages[:turn], generation_prompt=True, **options) if turn else ""
     start = max(len(before), _shared(asked, text))
     if turn == len(messages) - 1:
         return start, len(text)
-    through = _apply(tokenizer, messages[: turn + 1], generation_prompt=False)
+    through = _apply(tokenizer, messages[: turn + 1], generation_prompt=False, **options)
     if text.startswith(through):
         return start, len(through)
     # Templates that keep thoughts only in the last turn (Qwen3) render this turn differently once it is no longer the
     # last. Its words and the mark that ends it are the same.
     words = messages[turn].content.strip()
+    if not words:  # calls of tools alone, behind an empty thought where they come last
+        thought = written_before(tokenizer, messages[:turn], "", through[start:], start, **options)
+        calls = through[start + len(thought) :]
+        if not calls or not text.startswith(calls, start):
+            raise _prefix_error(turn, "the answer rendered differently when the chat goes on")
+        return start, start + len(calls)
     mark = through[through.rfind(words) + len(words) :]
     at = text.find(words, start)
     if words not in through or at < 0 or not text.startswith(mark, at + len(words)):
         raise _prefix_error(turn, "the answer rendered differently when the chat goes on")
     return start, at + len(words) + len(mark)
+
+
+def _check_tools(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, options: Mapping[str, Any]
+) -> None:
+    """Raises DataError where the template leaves out a tool, or what one returned."""
+    _check_written(tokenizer, [tool["function"]["name"] for tool in options.get("tools", ())], text)
+    returned = sum(message.role == "tool" for message in messages)
+    if returned:
+        marked = [replace(one, content=_ANSWER) if one.role == "tool" else one for one in messages]
+        written = _apply(tokenizer, marked, generation_prompt=False, **options).count(_ANSWER)
+        _check_written(tokenizer, ["what a tool returned"] if written < returned else [], "")
+
+
+def _called(message: Message) -> list[str]:
+    """Names of the tools that are called in this turn."""
+    return [call["function"]["name"] for call in _fields(message).get("tool_calls", ())]
+
+
+def _check_written(tokenizer: PreTrainedTokenizerBase, names: Sequence[str], text: str) -> None:
+    left_out = [name for name in names if name not in text]
+    if left_out:
+        raise DataError(
+            f"chat template of {tokenizer.name_or_path}", seen=f"a text without {left_out[0]!r}",
+            expected="a template that writes tools, their calls and what they return",
+            remedy="take a model whose chat_template does, or take the tools out of the data",
+        )  # fmt: skip
 
 
 def _render_any(
@@ -205,7 +245,7 @@ def _fold(messages: Sequence[Message]) -> list[Message] | None:
 def _apply(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool, **options: Any
 ) -> str:
-    chat = [{"role": message.role, "content": message.content} for message in messages]
+    chat = [{"role": message.role, "content": message.content, **_fields(message)} for message in messages]
     try:
         text = tokenizer.apply_chat_template(chat, add_generation_prompt=generation_prompt, tokenize=False, **options)
     except Exception as error:  # whatever the program that a template is may raise: a division by zero, ...
@@ -216,6 +256,10 @@ def _apply(
             remedy="change the turns, or the chat_template of the model folder",
         ) from error
     return str(text)
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    return json.loads(message.fields) if isinstance(message, ToolTurn) else {}
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

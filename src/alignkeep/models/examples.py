@@ -36,11 +36,11 @@ def encoded(
     rows: list[EncodedExample] = []
     truncated = 0
     for number, example in enumerate(examples, start=1):
-        ids, labels = _encoded(tokenizer, example, f"{what} {number}")
+        ids, labels = encoded_example(tokenizer, example, f"{what} {number}")
         truncated += len(ids) > length
-        if too_long == "cut" and _begins_late(labels, length):
+        if too_long == "cut" and begins_late(labels, length):
             ids, labels = ids[-length:], labels[-length:]
-        if _begins_late(labels, length):
+        if begins_late(labels, length):
             raise DataError(
                 f"{what} {number}",
                 seen=f"no token of the answer among the first {length} of {len(ids)}",
@@ -58,11 +58,12 @@ def late_ones(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], l
     return [
         at
         for at, one in enumerate(examples)
-        if _begins_late(_encoded(tokenizer, one, f"{what} {at + 1}").labels, length)
+        if begins_late(encoded_example(tokenizer, one, f"{what} {at + 1}").labels, length)
     ]
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, example: Example, where: str) -> EncodedExample:
+def encoded_example(tokenizer: PreTrainedTokenizerBase, example: Example, where: str) -> EncodedExample:
+    """The whole example. Raises DataError, naming `where`, for one that the chat template refuses."""
     try:
         return encode_example(tokenizer, example)
     except DataError as error:
@@ -71,5 +72,6 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, example: Example, where: str) -
         ) from error
 
 
-def _begins_late(labels: Sequence[int], length: int) -> bool:
+def begins_late(labels: Sequence[int], length: int) -> bool:
+    """Whether nothing of the answer can be learned from the first `length` tokens."""
     return all(label == IGNORED for label in labels[1:length])  # the label of the first token is never predicted

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from alignkeep.errors import NoEffectError
+from alignkeep.formats import Columns
 from alignkeep.models.config import LoadConfig
 from alignkeep.settings import Checked
 from alignkeep.trainers.config import LoraSettings
@@ -125,13 +126,16 @@ class TrainConfig(Checked):
     `group_by_length` lets examples of like length share a batch, so that little is padded (train/order.py; nothing to
     do where examples are packed).
     `weights` is a folder holding `weights.parquet`, or such a file (.parquet, .jsonl, ...), with `index`, `weight` and
-    optionally `kept`. `trainer` takes any other field of `trl.SFTConfig` (`packing`, `warmup_steps`, `save_steps`,
-    `max_steps`, `report_to`, ...).
+    optionally `kept`. `columns` says what our columns are called in `data` (`prompt=question,completion=answer`). An
+    example whose answer only begins beyond `max_length` is `too_long`: it is left out (drop), its last tokens are taken
+    (cut), or it ends the tune before it begins (refuse). `trainer` takes any other field of `trl.SFTConfig` (`packing`,
+    `warmup_steps`, `save_steps`, `max_steps`, `report_to`, ...).
     """
 
-    # Four fields more than our budget of 12: each is a word of the command line, or a group of settings.
+    # Six fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
+    columns: Columns = Field(default_factory=dict)
     method: Literal["full", "lora", "alignguard"] = "lora"
     weights: str | None = None
     lora: LoraSettings = LoraSettings()
@@ -142,6 +146,7 @@ class TrainConfig(Checked):
     batch_size: int = Field(default=16, gt=0, le=1_000_000_000)
     accumulate: int = Field(default=1, gt=0, le=1_000_000_000)
     max_length: int = Field(default=1024, gt=1, le=1_000_000_000)
+    too_long: Literal["drop", "cut", "refuse"] = "drop"
     group_by_length: bool = True
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)

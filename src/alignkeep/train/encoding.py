@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from alignkeep.errors import DataError, ShapeError
-from alignkeep.models.chat import IGNORED, encode_example
+from alignkeep.models.chat import IGNORED
+from alignkeep.models.examples import begins_late, encoded_example
 from alignkeep.types import Example
 
 if TYPE_CHECKING:
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class EncodedRows:
-    """The kept examples in their order; `dropped` had weight 0, of the `truncated` a part of the answer was cut off."""
+    """The kept examples in their order; `dropped` had weight 0, of the `truncated` a part of the answer was cut off.
+
+    Of the `late` no token of the answer is within the length: they were left out, or their last tokens taken.
+    """
 
     input_ids: list[list[int]] = field(default_factory=list)
     labels: list[list[int]] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     dropped: int = 0
     truncated: int = 0
+    late: int = 0
 
     @property
     def tokens(self) -> int:
@@ -39,18 +44,20 @@ def encode_rows(
     max_length: int,
     vocabulary: int,
     where: str,
+    too_long: Literal["drop", "cut", "refuse"] = "drop",
 ) -> EncodedRows:
-    """Encode the examples of positive weight, cut to `max_length` tokens.
+    """Encode the examples of positive weight, cut to `max_length` tokens; those whose answer only begins beyond it are
+    dropped, or their last tokens taken (cut).
 
-    Raises DataError where a cut leaves nothing of an answer to learn from, ShapeError for a token beyond the model's
-    `vocabulary`.
+    Raises DataError where nothing is left, where such an example is to be refused, and for one that the chat template
+    refuses, ShapeError for a token beyond the model's `vocabulary`.
     """
-    rows, lost, longest = EncodedRows(), [], 0
+    rows, late, longest = EncodedRows(), [], 0
     for number, (example, weight) in enumerate(zip(examples, weights, strict=True), start=1):
         if weight == 0:
             rows.dropped += 1
             continue
-        ids, labels = encode_example(tokenizer, example)
+        ids, labels = encoded_example(tokenizer, example, f"{where}, example {number}")
         longest = max(longest, len(ids))
         if max(ids) >= vocabulary:
             raise ShapeError(
@@ -59,21 +66,23 @@ def encode_rows(
                 expected="a tokenizer that fits the model",
                 remedy="use the tokenizer the model was trained with, or resize the embeddings",
             )
-        kept = labels[:max_length]
-        # The label of the first token is never predicted.
-        if all(label == IGNORED for label in kept[1:]):
-            lost.append(number)
+        if begins_late(labels, max_length):
+            late.append(number)
+            if too_long != "cut":
+                continue
+            ids, labels = ids[-max_length:], labels[-max_length:]
         rows.truncated += any(label != IGNORED for label in labels[max_length:])
         rows.input_ids.append(ids[:max_length])
-        rows.labels.append(kept)
+        rows.labels.append(labels[:max_length])
         rows.weights.append(weight)
-    if lost:
+    rows.late = len(late)
+    if late and (too_long == "refuse" or not rows.weights):
         raise DataError(
             where,
-            seen=f"{len(lost)} of {len(rows.weights)} examples with no answer token within max_length={max_length}"
-            f" (the first is example {lost[0]})",
+            seen=f"{len(late)} of {len(examples) - rows.dropped} examples with no answer token within "
+            f"max_length={max_length} (the first is example {late[0]})",
             expected="some of each answer within max_length and the model's context",
-            remedy=f"raise max_length (the longest example has {longest} tokens), or shorten or drop those examples",
+            remedy=f"raise max_length (the longest example has {longest} tokens), set too_long: cut, or shorten them",
         )
     return rows
 

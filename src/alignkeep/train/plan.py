@@ -50,6 +50,7 @@ def plan_tune(config: TrainConfig) -> dict[str, Any]:
         "examples": len(prepared.rows.weights),
         "dropped": prepared.rows.dropped,
         "truncated": prepared.rows.truncated,
+        "too_long": prepared.rows.late,
         "tokens": tokens,
         "steps": steps,
         "processes": world_size(),

@@ -15,7 +15,7 @@ from alignkeep.train.alignment import read_alignment
 from alignkeep.train.arguments import sft_config
 from alignkeep.train.config import ProbeSettings, TrainConfig
 from alignkeep.train.encoding import EncodedRows, encode_rows
-from alignkeep.train.weights import example_weights
+from alignkeep.train.weights import example_weights, normalised
 from alignkeep.trainers.adapters import lora_config, put_on
 from alignkeep.trainers.arguments import training_dtype
 from alignkeep.trainers.base import dtype_of, full_model, skeleton_of
@@ -45,15 +45,21 @@ class Prepared:
     base_dtype: str
     alignment: tuple[Example, ...] = ()
     probe: SafetyProbe | None = None
+    data_notes: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a careful person would want to be told."""
-        found = []
+        found = [*self.data_notes]
         if self.dtype != self.base_dtype:
             found.append(f"the base is {self.base_dtype} and is tuned in {self.dtype}")
         if self.rows.dropped:
             found.append(f"{self.rows.dropped} examples of weight 0 were left out")
+        if self.rows.late:
+            done = "were left out" if self.config.too_long == "drop" else "are learned from their last tokens"
+            found.append(
+                f"{self.rows.late} examples whose answer only begins beyond {self.max_length} tokens {done} (too_long)"
+            )
         if self.rows.truncated:
             found.append(f"{self.rows.truncated} answers were cut off at {self.max_length} tokens")
         return tuple(found)
@@ -73,7 +79,7 @@ def prepare(config: TrainConfig) -> Prepared:
     base = cast(Path, checkpoint.folder)
     alignment = read_alignment(config.alignguard.data) if config.is_guarded else ()
     probe = None if config.probe is None else _probe(config.probe)
-    examples = read_examples(config.data)
+    examples = read_examples(config.data, columns=config.columns)
     weights = example_weights(examples, config.data, config.weights)
     skeleton = skeleton_of(base, config.load)
     if not config.has_adapter:
@@ -92,7 +98,10 @@ def prepare(config: TrainConfig) -> Prepared:
         max_length=max_length,
         vocabulary=skeleton.get_input_embeddings().weight.shape[0],
         where=config.data,
+        too_long=config.too_long,
     )
+    if rows.late and config.too_long == "drop":
+        rows.weights = normalised(rows.weights, config.data)  # as if they had never been there
     base_dtype = dtype_of(base)
     dtype = training_dtype(config.load, has_adapter=config.has_adapter)
     return Prepared(
@@ -108,6 +117,7 @@ def prepare(config: TrainConfig) -> Prepared:
         base_dtype=base_dtype,
         alignment=alignment,
         probe=probe,
+        data_notes=examples.notes,
     )
 
 

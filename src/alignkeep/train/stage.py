@@ -29,8 +29,8 @@ _LOG_NAME = "training_log.jsonl"
 class TrainResult:
     """`folder` is usable as a model at once. `final_loss` is the last logged one, per answer token, in nats.
 
-    `examples` counts those learned from; `truncated` of them lost a part of their answer to `max_length`; `unchanged`
-    names tensors that came out as they were.
+    `examples` counts those learned from; `truncated` of them lost a part of their answer to `max_length`, `too_long`
+    examples had nothing of it within that length; `unchanged` names tensors that came out as they were.
     """
 
     folder: Path
@@ -39,6 +39,7 @@ class TrainResult:
     final_loss: float
     log: Path
     truncated: int = 0
+    too_long: int = 0
     trainable_parameters: int = 0
     unchanged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -95,7 +96,7 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
         return config.load.revision
 
     def announce(self, config: TrainConfig, made: Made) -> Made:
-        return replace(made, data=config.data)
+        return replace(made, data=config.data, columns=config.columns)
 
     def feed(self, config: TrainConfig, made: Made) -> TrainConfig:
         """On the weights of the recipe's curation where it has one."""
@@ -138,6 +139,7 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
             final_loss=float("nan") if loss is None else loss,
             log=folder / _LOG_NAME,
             truncated=found["truncated"],
+            too_long=found.get("too_long", 0),
             trainable_parameters=found["trainable_parameters"],
             unchanged=tuple(found["unchanged"]),
             notes=tuple(found["notes"]),
@@ -203,6 +205,7 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
         "examples": len(prepared.rows.weights),
         "dropped": prepared.rows.dropped,
         "truncated": prepared.rows.truncated,
+        "too_long": prepared.rows.late,
         "final_loss": losses[-1] if losses else None,
         "log": _LOG_NAME,
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
