@@ -66,6 +66,24 @@ _METHODS = {
             "By default the alignment term alone is on; trust region and collision terms are options.",
         ),
         _method(
+            "kl_anchor",
+            "The base's own distribution on alignment answers as an anchor",
+            "li2018learning ziegler2019fine",
+            "The anchor are the base's answers to alignment prompts, a few in turns; the papers take the task's own "
+            "inputs, and samples.",
+            "Of the base's distribution the most likely tokens are kept, all others as one: a lower bound of the "
+            "divergence.",
+            "The weight that follows a target does not fall below a floor.",
+        ),
+        _method(
+            "replay",
+            "Alignment examples in every step",
+            "bianchi2024safety",
+            "They are a term of their own in the loss of every step, weighed as in a mixed batch; the paper shuffles "
+            "them into the data.",
+            "The answers are the base's own; the paper's were written by another model.",
+        ),
+        _method(
             "grao",
             "Online alignment that imitates, explores and transcends",
             "wang2025learning shao2024deepseekmath",

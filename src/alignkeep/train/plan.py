@@ -17,7 +17,7 @@ from alignkeep.trainers.arguments import uses_accelerator, world_size
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ADAM = 12  # bytes per trainable parameter beside the parameter: a float32 gradient and two float32 moments
 # Numbers per token that a decoder layer keeps for backward, in hidden sizes; chosen: measured on a 30 M Llama.
-_SAVED_PER_TOKEN = {"full": 32, "lora": 48, "alignguard": 48}
+_SAVED_PER_TOKEN = {False: 32, True: 48}  # with an adapter
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
 
@@ -47,22 +47,12 @@ def plan_tune(config: TrainConfig) -> dict[str, Any]:
         "memory_bytes": _memory(config, prepared, total, trainable),
         "disk_bytes": _disk(config, prepared, trainable),
         "seconds": None if uses_accelerator(config.load) else round(_seconds(total, trainable, tokens), 1),
-        "notes": [*prepared.notes, *_directions(config, prepared)],
+        "notes": [*prepared.notes, *_foreseen(prepared)],
     }
 
 
-def _directions(config: TrainConfig, prepared: Prepared) -> list[str]:
-    """What a cap below the width of a matrix may leave unguarded; which share of the trace it is, only data can say."""
-    from alignkeep.models.matrices import matrices, widths
-
-    widest = max(max(widths(module)) for module in matrices(prepared.skeleton).modules.values())
-    if not config.is_guarded or widest <= config.alignguard.most:
-        return []
-    return [
-        f"alignguard keeps at most {config.alignguard.most} directions of matrices up to {widest} wide: the share of "
-        f"the Fisher's trace that they hold ({config.alignguard.share:.0%} is asked for) is measured first, logged as "
-        "alignguard/trace_held and kept in the record"
-    ]
+def _foreseen(prepared: Prepared) -> tuple[str, ...]:
+    return () if prepared.defence is None else prepared.defence.foresee(prepared.before)
 
 
 def count_steps(config: TrainConfig, prepared: Prepared, rows: int) -> int:
@@ -82,7 +72,7 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int)
     size = _BYTES[prepared.dtype]
     longest = prepared.max_length if prepared.arguments.packing else max(map(len, prepared.rows.input_ids))
     tokens = longest * config.batch_size // world_size()
-    kept = 1 if prepared.arguments.gradient_checkpointing else _SAVED_PER_TOKEN[config.method]
+    kept = 1 if prepared.arguments.gradient_checkpointing else _SAVED_PER_TOKEN[config.has_adapter]
     activations = tokens * text.hidden_size * text.num_hidden_layers * kept * (2 if prepared.arguments.bf16 else size)
     adapter = 0 if prepared.adapter is None else trainable * 4
     return total * size + adapter + trainable * _ADAM + activations
@@ -90,7 +80,7 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int)
 
 def _disk(config: TrainConfig, prepared: Prepared, trainable: int) -> int:
     """The result, the trainer's checkpoints (weights and two moments), and one copy while it is placed."""
-    base = _size_of(prepared.base) if config.method == "full" else 0
+    base = 0 if config.has_adapter else _size_of(prepared.base)
     result = base or trainable * 4
     return result + trainable * (4 + 8) * _CHECKPOINTS + trainable * 4
 

@@ -70,7 +70,10 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
     name = "train"
     config = TrainConfig
-    references = (("data",), ("weights",), ("alignguard", "data"), ("probe", "harmful"), ("probe", "harmless"))
+    references = (
+        *(("data",), ("weights",), ("alignguard", "data"), ("defence", "data")),
+        *(("probe", "harmful"), ("probe", "harmless")),
+    )
     makes_model = True
     together = True
     less_memory = "halve batch_size and double accumulate"
@@ -145,14 +148,17 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
         method = str(settings.get("method", "lora"))
-        return {"lora": ("sft", "lora"), "alignguard": ("sft", "lora", "alignguard")}.get(method, ("sft",))
+        beside = (settings.get("defence") or {}).get("name")
+        trained = ("sft",) if method == "full" else ("sft", "lora")
+        return tuple(dict.fromkeys((*trained, *([method] if method != "full" else []), *([beside] if beside else []))))
 
 
 TRAIN = TrainStage()
 
 
 def _local_inputs(config: TrainConfig) -> list[Path]:
-    named = (config.model, config.data, config.weights, config.alignguard.data, *_probed(config).values())
+    defended = {} if config.chosen is None else config.chosen.files
+    named = (config.model, config.data, config.weights, *defended.values(), *_probed(config).values())
     return [path for path in map(Path, filter(None, named)) if path.exists()]
 
 
@@ -167,8 +173,9 @@ def _fingerprints(config: TrainConfig) -> dict[str, str]:
     }
     if config.weights is not None:
         inputs["weights"] = fingerprint_data(weights_file(config.weights))
-    if config.is_guarded and config.alignguard.data is not None:
-        inputs["alignguard.data"] = fingerprint_data(config.alignguard.data)
+    chosen = config.chosen
+    if chosen is not None and not chosen.is_off:
+        inputs.update({name: fingerprint_data(file) for name, file in chosen.files.items()})
     inputs.update({name: fingerprint_data(file) for name, file in _probed(config).items()})
     return inputs
 
@@ -181,7 +188,7 @@ def _probed(config: TrainConfig) -> dict[str, str]:
 
 def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, object]:
     from alignkeep.train.probe import PROBED
-    from alignkeep.train.tuning import SUBSPACES_NAME
+    from alignkeep.train.tuning import MEASURED_NAME
     from alignkeep.trainers.base import check_unwritten
     from alignkeep.trainers.log import write_log
     from alignkeep.trainers.saving import place_adapter, place_model
@@ -197,7 +204,7 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
     check_unwritten(config.model, config.load.revision, job.fingerprints["model"])
     losses = write_log(trainer.state.log_history, work / _LOG_NAME, {PROBED})
     shutil.rmtree(work / "trainer")
-    (work / SUBSPACES_NAME).unlink(missing_ok=True)
+    (work / MEASURED_NAME).unlink(missing_ok=True)
     return {
         "steps": trainer.state.global_step,
         "examples": len(prepared.rows.weights),
@@ -207,23 +214,9 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
         "log": _LOG_NAME,
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
         "unchanged": unchanged,
-        "notes": [*prepared.notes, *_unguarded(config, tuned), *_stopped(prepared, trainer.state)],
-        **({"energies": tuned.energies, "trace_held": tuned.trace_held} if tuned.energies else {}),
+        "notes": [*prepared.notes, *tuned.outcome.notes, *_stopped(prepared, trainer.state)],
+        **tuned.outcome.facts,
     }
-
-
-def _unguarded(config: TrainConfig, tuned: Tuned) -> list[str]:
-    """What the cap on the guarded directions left out."""
-    held, share, most = tuned.trace_held, config.alignguard.share, config.alignguard.most
-    short = {name: one for name, one in held.items() if one < share - 1e-4}
-    if not short:
-        return []
-    least = min(short, key=lambda name: short[name])
-    return [
-        f"alignguard keeps {most} directions of a matrix at most: in {len(short)} of {len(held)} they hold less than "
-        f"{share:.0%} of the Fisher's trace (mean {sum(held.values()) / len(held):.1%}, least {short[least]:.1%} in "
-        f"{least}); the rest is not guarded (alignguard.most)"
-    ]
 
 
 def _stopped(prepared: Prepared, state: Any) -> list[str]:
