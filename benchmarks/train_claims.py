@@ -68,8 +68,9 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "neighbours": {
         "KL anchor, weight 1": {"method": "kl_anchor"},
         "KL anchor, weight 0.3": {"method": "kl_anchor", "weight": 0.3},
-        "KL anchor, target 0.05": {"method": "kl_anchor", "target": 0.05},
-        "replay of 4": {"method": "replay"},
+        "KL anchor, target 0.005": {"method": "kl_anchor", "target": 0.005},
+        "replay of 4, weight 1": {"method": "replay", "weight": 1.0},
+        "replay of 4, weight 0.25": {"method": "replay", "weight": 0.25},
     },
     "full rates": {f"full, rate {one:g}": {"method": "full", "learning_rate": one} for one in (1e-4, 1e-3)},
     "trusts": {f"trust {one:g}": {"trust": one} for one in (0.001, 0.01)},

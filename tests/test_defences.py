@@ -50,7 +50,7 @@ LEASH = Leash()
 
 
 def config(**changes: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"model": "m", "data": "d", **changes})
+    return TrainConfig(**{"model": "m", "data": "d", **changes})
 
 
 # Names and options

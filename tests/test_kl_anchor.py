@@ -172,15 +172,15 @@ def test_a_step_has_the_tasks_gradient_and_once_the_anchors(batches: dict[str, A
     assert [row["kl_anchor/weight"] for row in rows] == pytest.approx([0.3] * 2)
 
 
-def test_replay_weighs_its_answers_as_a_mixed_batch_would(tiny: Tiny) -> None:
+def test_a_step_has_the_gradient_of_its_own_answers_and_once_that_of_the_replayed(tiny: Tiny) -> None:
     options = {"learning_rate": 0.0, "max_grad_norm": 0.0, "gradient_accumulation_steps": 2}
     plain, ours = (tiny.sft(adapter(tiny.base()), **options) for _ in range(2))
-    known, a_step = Known(tiny), 2 * plain.args.per_device_train_batch_size
-    REPLAY.attach(ReplaySettings(examples=3), known.measured, ours)
+    known = Known(tiny)
+    REPLAY.attach(ReplaySettings(examples=3, weight=0.3), known.measured, ours)
     (task, _), (both, _) = learned(plain), learned(ours)
     parts = trained(ours.model)
     loss = answer_loss(ours.model.eval(), padded(known.rows, ours.model.device))
-    force = dict(zip(parts, grad(3 / a_step * loss, list(parts.values())), strict=True))
+    force = dict(zip(parts, grad(0.3 * loss, list(parts.values())), strict=True))
     for found, theirs in zip(both, task, strict=True):
         is_near(found, {name: one + force[name] for name, one in theirs.items()})
 

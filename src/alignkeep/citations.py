@@ -79,8 +79,8 @@ _METHODS = {
             "replay",
             "Alignment examples in every step",
             "bianchi2024safety",
-            "They are a term of their own in the loss of every step, weighed as in a mixed batch; the paper shuffles "
-            "them into the data.",
+            "They are a term of their own in the loss of every step, as heavy as the task's; the paper shuffles them into "
+            "the data.",
             "The answers are the base's own; the paper's were written by another model.",
         ),
         _method(

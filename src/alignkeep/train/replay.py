@@ -8,7 +8,8 @@ Source
 Departures
     1. Every step has the same number of them, in turns, where the paper shuffles them into the data: as a term of their
        own in the loss, so that it means the same in SFT, DPO and GRPO, for any accumulation and number of processes.
-    2. Its weight is k over the examples of a step, which is theirs in a mixed batch of answers of equal length.
+    2. The term weighs as much as the task's own mean loss unless `weight` says otherwise; in a mixed batch it would have
+       its share of the tokens, which keeps less (docs/alignguard.md).
     3. The answers are the base's own; the paper's were written by another model.
 """
 
@@ -32,13 +33,12 @@ if TYPE_CHECKING:
 
 class ReplaySettings(Checked):
     """`data` are examples of the base's alignment: harmful prompts with its own refusals, and harmless ones with its
-    answers; `examples` of them are learned from in each step. `weight` is that of their mean loss, None being
-    `examples` over the number of the tune's own in a step.
+    answers; `examples` of them are learned from in each step. `weight` is that of their mean loss beside the task's.
     """
 
     data: str | None = None
     examples: int = Field(default=4, ge=0, le=1_000_000)
-    weight: float | None = Field(default=None, ge=0, le=1e6)
+    weight: float = Field(default=1.0, ge=0, le=1e6)
 
 
 class Replay(Defence[ReplaySettings]):
@@ -62,14 +62,12 @@ class Replay(Defence[ReplaySettings]):
     def attach(self, options: ReplaySettings, measured: Measured, trainer: Any) -> Callable[[], Outcome]:
         from alignkeep.train.loss_terms import Terms, add_to_loss
 
-        rows, args = rows_of(measured), trainer.args
-        turns = in_turns(len(rows), options.examples, args.seed)
-        a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        weight = options.examples / a_step if options.weight is None else options.weight
+        rows = rows_of(measured)
+        turns = in_turns(len(rows), options.examples, trainer.args.seed)
 
         def terms(model: Any, step: int) -> Terms:
             found = answer_loss(model, padded([rows[at] for at in turns(step)], trainer.accelerator.device))
-            return Terms(weight * found, {"loss": found})
+            return Terms(options.weight * found, {"loss": found})
 
         remedy = "raise defence.weight, or set it to 0 for a tune without"
         add_to_loss(trainer, self.name, terms, remedy=remedy)
