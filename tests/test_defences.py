@@ -101,20 +101,21 @@ def test_a_name_or_an_option_that_does_not_fit_is_refused_with_the_nearest(
         config(**changes)
 
 
-def test_what_a_defence_is_cited_by_follows_from_the_method() -> None:
-    assert TRAIN.methods({}) == ("sft", "lora")
-    assert TRAIN.methods({"method": "full"}) == ("sft",)
-    assert TRAIN.methods({"method": "kl_anchor"}) == ("sft", "lora", "kl_anchor")
-    assert TRAIN.methods({"method": "full", "defence": {"name": "replay"}}) == ("sft", "replay")
+def test_what_a_defence_is_cited_by_stands_in_the_object() -> None:
+    def cited(**settings: Any) -> list[str]:
+        return [one if isinstance(one, str) else one.name for one in TRAIN.methods(settings)]
+
+    assert cited() == ["sft", "lora"]
+    assert cited(method="full") == ["sft"]
+    assert cited(method="kl_anchor") == ["sft", "lora", "kl_anchor"]
+    assert cited(method="full", defence={"name": "replay"}) == ["sft", "replay"]
+    assert cited(method="gone:away") == ["sft", "lora"]
 
 
-def test_the_command_and_the_list_of_methods_name_all_defences() -> None:
-    from alignkeep.citations import known
+def test_the_command_names_all_defences_each_with_its_works() -> None:
     from alignkeep.cli.train import _METHODS
 
-    names = [one.name for one in DEFENCES]
-    assert list(known(names)) == names
-    assert all(name in _METHODS for name in names)
+    assert all(one.name in _METHODS and one.works and one.departures for one in DEFENCES)
 
 
 # Ours

@@ -1,7 +1,7 @@
 """BibTeX and departures of the methods that ran.
 
 A method is named by the word users give it (`lora`, `prefill`) or by what it computes (`wilson`). An entry exists only
-for what is implemented; a new method adds its works to `works.jsonl` and one `Method` to `_METHODS`.
+for what is implemented. A method that is an object of its own brings its entry along; the others are in `_METHODS`.
 """
 
 from __future__ import annotations
@@ -22,66 +22,24 @@ class Method:
     departures: tuple[str, ...] = ()
 
 
+def entry(name: str, title: str, sources: Iterable[Work | str], departures: Iterable[str] = ()) -> Method:
+    """An entry; a work of ours goes by its key."""
+    found = (one if isinstance(one, Work) else works()[one] for one in sources)
+    return Method(name, title, tuple(found), tuple(departures))
+
+
 def _method(name: str, title: str, keys: str, *departures: str) -> Method:
-    return Method(name, title, tuple(works()[key] for key in keys.split()), departures)
+    return entry(name, title, keys.split(), departures)
 
 
 _METHODS = {
     method.name: method
     for method in (
         _method(
-            "sot",
-            "Push-pull weights by optimal transport",
-            "wang2026safeguarding cuturi2013sinkhorn brauer2017sinkhorn yuille2003concave",
-            "Masses are kept near the uniform ones, so that their effective sample size does not fall below a share.",
-            "The gradient is the dual potential; no iteration is unrolled, and the masses are a fixed point of the "
-            "convex-concave procedure in place of the end of gradient steps.",
-            "Training weights are a softmax of the logits; the paper's exponential of masses is one option away.",
-        ),
-        _method("mean_cosine", "Mean cosine to safe minus mean cosine to harmful references", "wang2026safeguarding"),
-        _method(
-            "dsir",
-            "Importance ratio of hashed n-grams",
-            "xie2023data",
-            "The largest ratios are taken, without the noise of resampling.",
-        ),
-        _method(
-            "bidirectional",
-            "Gradients towards safe and away from harmful references",
-            "he2024what",
-            "All answer tokens count, by plain products; the paper takes the first ten, and cosines.",
-        ),
-        _method(
             "lora",
             "Low-rank adaptation",
             "hu2022lora",
             "Every linear layer is adapted unless target_modules says otherwise; the paper adapts attention only.",
-        ),
-        _method(
-            "alignguard",
-            "LoRA that keeps what alignment rests on",
-            "das2025alignguard martens2015optimizing",
-            "The subspace is of a matrix's inputs, as the paper's dW = A B has it; outputs and both are options.",
-            "Penalties are sums over entries with the Fisher divided by its largest eigenvalue; as means they vanish.",
-            "By default the alignment term alone is on; trust region and collision terms are options.",
-        ),
-        _method(
-            "kl_anchor",
-            "The base's own distribution on alignment answers as an anchor",
-            "li2018learning ziegler2019fine",
-            "The anchor are the base's answers to alignment prompts, a few in turns; the papers take the task's own "
-            "inputs, and samples.",
-            "Of the base's distribution the most likely tokens are kept, all others as one: a lower bound of the "
-            "divergence.",
-            "The weight that follows a target does not fall below a floor.",
-        ),
-        _method(
-            "replay",
-            "Alignment examples in every step",
-            "bianchi2024safety",
-            "They are a term of their own in the loss of every step, as heavy as the task's; the paper shuffles them into "
-            "the data.",
-            "The answers are the base's own; the paper's were written by another model.",
         ),
         _method(
             "grao",
@@ -221,15 +179,17 @@ _METHODS = {
 }
 
 
-def known(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the names that have an entry: there is none for what is not implemented."""
-    return tuple(name for name in names if name in _METHODS)
+def known(used: Iterable[str | Method]) -> tuple[str | Method, ...]:
+    """Entries, and those of the names that have one: there is none for what is not implemented."""
+    return tuple(one for one in used if isinstance(one, Method) or one in _METHODS)
 
 
-def cite(names: Iterable[str]) -> tuple[Method, ...]:
-    """The methods of these names, each once and in the order of this file; names without an entry are left out."""
-    wanted = set(names)
-    return tuple(method for name, method in _METHODS.items() if name in wanted)
+def cite(used: Iterable[str | Method]) -> tuple[Method, ...]:
+    """The entries that are given, and behind them those of the names, each once and in the order of this file; names
+    without an entry are left out."""
+    used = tuple(used)
+    own = {method.name: method for method in used if isinstance(method, Method)}
+    return (*own.values(), *(method for name, method in _METHODS.items() if name in used and name not in own))
 
 
 def bibtex(methods: Iterable[Method]) -> str:

@@ -20,10 +20,6 @@ from alignkeep.stages import methods_of
 PAGE_NAME = "explain.html"
 _LEFT, _WIDE, _TOP, _TALL = 8, 88, 30, 220  # percent across, pixels down
 _KINDS = {"kept": ("kept", 2), "dropped": ("left out", 1), "safe": ("safe anchor", 3), "harmful": ("harmful", 4)}
-_WORDS = {
-    "sot": "optimal transport", "mean_cosine": "mean cosine", "dsir": "importance ratio of n-grams",
-    "bidirectional": "gradients", "random": "chance",
-}  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -73,7 +69,7 @@ def write_explanation(folder: Path) -> Path:
 def explanation_page(found: Explanation) -> ExplanationPage:
     """The page as plain values."""
     methods = cite(methods_of("curate", {"method": found.method}))
-    by_mass = found.method == "sot"
+    by_mass = found.weighed
     lead = (
         f"The {len(found.dropped)} examples of least mass, the least first. Texts are shortened to 160 characters."
         if by_mass
@@ -83,7 +79,7 @@ def explanation_page(found: Explanation) -> ExplanationPage:
     return ExplanationPage(
         title="Which examples were left out, and why",
         about=(
-            ("Method", _WORDS.get(found.method, found.method)),
+            ("Method", found.title or found.method),
             ("Examples", str(found.n)),
             ("Kept", str(found.kept)),
         ),
@@ -105,7 +101,7 @@ def curations_of(found: Sequence[Curated]) -> tuple[Figure, ...]:
 
 
 def _figures(behind: str, beside: str, found: Explanation) -> tuple[Figure, ...]:
-    drawn = [_masses(f"masses{behind}", beside, found)] if found.method == "sot" else []
+    drawn = [_masses(f"masses{behind}", beside, found)] if found.weighed else []
     if any(found.points.values()):
         drawn.append(_plane(f"plane{behind}", beside, found))
     return tuple(drawn)

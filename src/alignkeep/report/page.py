@@ -176,7 +176,7 @@ def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
 
 
 def _methods(sources: Sources) -> tuple[Method, ...]:
-    names: list[str] = []
+    names: list[str | Method] = []
     measuring = [stage.name for stage in STAGES if stage.measures]  # their scorecards say what was measured
     for record in sources.records:
         config = record.facts.get("config")

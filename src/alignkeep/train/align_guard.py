@@ -283,6 +283,12 @@ class AlignGuardDefence(Defence[AlignGuardSettings]):
     title = "LoRA that keeps what alignment rests on"
     options = AlignGuardSettings
     strength = "alignment"
+    works = ("das2025alignguard", "martens2015optimizing")
+    departures = (
+        "The subspace is of a matrix's inputs, as the paper's dW = A B has it; outputs and both are options.",
+        "Penalties are sums over entries with the Fisher divided by its largest eigenvalue; as means they vanish.",
+        "By default the alignment term alone is on; trust region and collision terms are options.",
+    )
 
     def is_off(self, options: AlignGuardSettings) -> bool:
         return options.is_off
@@ -308,6 +314,15 @@ class AlignGuardDefence(Defence[AlignGuardSettings]):
             f"Fisher's trace that they hold ({options.share:.0%} is asked for) is measured first, logged as "
             "alignguard/trace_held and kept in the record",
         )
+
+    def memory(self, options: AlignGuardSettings, before: Before) -> int:
+        """Of the Fisher factors that are held at a time."""
+        from alignkeep.models.matrices import factor_bytes, matrices, passes
+
+        modules = matrices(before.skeleton).modules
+        sides = {"input": [0], "output": [1], "both": [0, 1]}[options.side]
+        groups = passes(modules)
+        return max(sum(factor_bytes(modules[name])[side] for name in group for side in sides) for group in groups)
 
     def measure(self, options: AlignGuardSettings, base: Base) -> Measured:
         examples = check_alignment(base, str(options.data))

@@ -24,10 +24,11 @@ class AlignGuardSettings(Checked):
     `data` are examples of the base's alignment: harmful prompts with its own refusals, and harmless ones with its
     answers. `alignment`, `trust` and `collision` are the strengths of the paper's three terms (lambda_A, lambda_T,
     lambda_NC), sums over entries; `overlap` is the share of E_RM against E_geo in the third (alpha), and `emphasis`
-    what E_RM weighs entries by. `side`, `fisher`, `share` and `most` say what the subspace is: of inputs, outputs or both; whole or its diagonal; holding this share
-    of the trace, with at most so many directions; `unit` is the largest eigenvalue that Fisher factors are divided by:
-    each matrix's own, or the model's. `curvature` is the trust region's H: none (1 everywhere), or the
-    running mean of the task's squared gradients; `metric` what E_geo weighs coordinates by.
+    what E_RM weighs entries by. `side`, `fisher`, `share` and `most` say what the subspace is: of inputs, outputs or
+    both; whole or its diagonal; holding this share of the trace, with at most so many directions; `unit` is the largest
+    eigenvalue that Fisher factors are divided by: each matrix's own, or the model's. `curvature` is the trust region's
+    H: none (1 everywhere), or the running mean of the task's squared gradients; `metric` what E_geo weighs coordinates
+    by.
     """
 
     data: str | None = None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkeep.models.loading import LoadedModel
+    from alignkeep.works import Work
 
 Options = TypeVar("Options", bound=BaseModel)
 Measured = Mapping[str, "Tensor"]
@@ -72,13 +73,16 @@ class Defence(Protocol[Options]):
 
     It is a word, `name`, under which its terms are logged, and a `title`. `options` are settings whose defaults do for
     all but data; each field is described in the class's docstring, or by its `description`. One of them, `strength`,
-    says how strongly it acts, from 0.
+    says how strongly it acts, from 0. `works` are those it is from, ours by their key, and `departures` where it leaves
+    them.
     """
 
     name: str
     title: str
     options: type[Options]
     strength: str
+    works: tuple[Work | str, ...] = ()
+    departures: tuple[str, ...] = ()
 
     def is_off(self, options: Options) -> bool:
         """Whether the options ask for no defence: the tune is then the plain one, bit for bit."""
@@ -95,6 +99,14 @@ class Defence(Protocol[Options]):
     def foresee(self, options: Options, before: Before) -> tuple[str, ...]:
         """Notes for the plan."""
         return ()
+
+    def memory(self, options: Options, before: Before) -> int:
+        """Bytes that measuring takes beside the model, roughly."""
+        return 0
+
+    def beside(self, options: Options) -> int:
+        """Examples that it takes through the model in each step, beside the step's own."""
+        return 0
 
     def measure(self, options: Options, base: Base) -> Measured:
         """What it needs to know of the base, as tensors; asked once, and kept until the tune has ended."""

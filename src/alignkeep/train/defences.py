@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 DEFENCES: tuple[Defence[Any], ...] = (ALIGNGUARD, KL_ANCHOR, REPLAY)
 _FORM = "package.module:object"
-_METHODS = ("is_off", "files", "check", "foresee", "measure", "attach")
+_METHODS = ("is_off", "files", "check", "foresee", "memory", "beside", "measure", "attach")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,13 @@ class Chosen:
 
     def foresee(self, before: Before) -> tuple[str, ...]:
         return self._called("foresee", lambda: self.defence.foresee(self.options, before))
+
+    def memory(self, before: Before) -> int:
+        return self._called("memory", lambda: self.defence.memory(self.options, before))
+
+    @property
+    def beside(self) -> int:
+        return self._called("beside", lambda: self.defence.beside(self.options))
 
     def measure(self, base: Base) -> Measured:
         return self._called("measure", lambda: self.defence.measure(self.options, base))

@@ -113,6 +113,15 @@ class KLAnchor(Defence[KLAnchorSettings]):
     title = "The base's own distribution on alignment answers as an anchor"
     options = KLAnchorSettings
     strength = "weight"
+    works = ("li2018learning", "ziegler2019fine")
+    departures = (
+        "The anchor are the base's answers to alignment prompts; the papers take the task's own inputs, and samples.",
+        "Of the base's distribution the most likely tokens are kept, all others as one: the divergence's lower bound.",
+        "The weight that follows a target does not fall below a floor.",
+    )
+
+    def beside(self, options: KLAnchorSettings) -> int:
+        return options.examples
 
     def check(self, options: KLAnchorSettings, before: Before) -> None:
         read_alignment(options.data, before)

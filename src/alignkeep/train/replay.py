@@ -8,8 +8,8 @@ Source
 Departures
     1. Every step has the same number of them, in turns, where the paper shuffles them into the data: as a term of their
        own in the loss, so that it means the same in SFT, DPO and GRPO, for any accumulation and number of processes.
-    2. The term weighs as much as the task's own mean loss unless `weight` says otherwise; in a mixed batch it would have
-       its share of the tokens, which keeps less (docs/alignguard.md).
+    2. The term weighs as much as the task's own mean loss unless `weight` says otherwise; in a mixed batch it would
+       have its share of the tokens, which keeps less (docs/alignguard.md).
     3. The answers are the base's own; the paper's were written by another model.
 """
 
@@ -48,6 +48,14 @@ class Replay(Defence[ReplaySettings]):
     title = "Alignment examples in every step"
     options = ReplaySettings
     strength = "weight"
+    works = ("bianchi2024safety",)
+    departures = (
+        "They are a term of their own in every step, as heavy as the task's; the paper shuffles them into the data.",
+        "The answers are the base's own; the paper's were written by another model.",
+    )
+
+    def beside(self, options: ReplaySettings) -> int:
+        return options.examples
 
     def is_off(self, options: ReplaySettings) -> bool:
         return options.examples == 0 or options.weight == 0

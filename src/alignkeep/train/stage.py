@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.records import Record
+from alignkeep.citations import Method, entry
 from alignkeep.data import fingerprint_data
+from alignkeep.errors import RecipeError
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 from alignkeep.train.config import TrainConfig
+from alignkeep.train.defences import find_defence
 
 if TYPE_CHECKING:
     from alignkeep.train.prepare import Prepared
@@ -146,11 +149,18 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
             notes=tuple(found["notes"]),
         )
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
+        """None of a stranger's defence whose module is not here any more."""
         method = str(settings.get("method", "lora"))
-        beside = (settings.get("defence") or {}).get("name")
+        name = (settings.get("defence") or {}).get("name") if method in ("full", "lora") else method
         trained = ("sft",) if method == "full" else ("sft", "lora")
-        return tuple(dict.fromkeys((*trained, *([method] if method != "full" else []), *([beside] if beside else []))))
+        try:
+            one = None if name is None else find_defence("train.method", str(name))
+        except RecipeError:
+            return trained
+        if one is None or not (one.works or one.departures):
+            return trained
+        return (*trained, entry(one.name, one.title, one.works, one.departures))
 
 
 TRAIN = TrainStage()
