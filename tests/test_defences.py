@@ -23,21 +23,19 @@ from command import run_command
 from micro import write_rows
 
 MINE = """\
-from pydantic import Field
-from alignkeep.settings import Checked
-from alignkeep.train.defence import Defence
+from pydantic import BaseModel, Field
+from alignkeep.train import Defence, Terms, add_to_loss
 
 
-class LeashSettings(Checked):
+class LeashSettings(BaseModel):
     pull: float = Field(default=0.1, ge=0, description="weight of the adapter's squared norm")
 
 
 class Leash(Defence[LeashSettings]):
     name, title, options, strength = "leash", "A short leash", LeashSettings, "pull"
+    departures = ("It is nobody's.",)
 
     def attach(self, options, measured, trainer):
-        from alignkeep.train.loss_terms import Terms, add_to_loss
-
         def terms(model, step):
             length = sum(p.square().sum() for p in model.parameters() if p.requires_grad)
             return Terms(options.pull * length, {"length": length})
@@ -193,6 +191,7 @@ def test_a_defence_of_thirty_lines_is_used_from_command_recipe_and_python(mine: 
     recipe.write_text(f"model: m\ntrain: {{data: d, method: '{mine}:Leash', defence: {{pull: 0.5}}}}\n")
     chosen = Recipe.read(recipe).train.chosen
     assert chosen.options.pull == 0.5
+    assert TRAIN.methods({"method": f"{mine}:Leash"})[-1].departures == ("It is nobody's.",)
     with pytest.raises(RecipeError, match=r"defence\.pul .*did you mean pull\?"):
         config(method=f"{mine}:LEASH", defence={"pul": 1})
 

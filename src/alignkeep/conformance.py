@@ -284,7 +284,8 @@ def defence(obj: object, options: Mapping[str, object] | None = None, *, any_bat
         resumed = tunes.resumed("resumed")
         _expect(resumed == whole, what, "other bytes after an interruption", "those of a tune that had none")
         if any_batches:
-            one, two = (tunes.by_parts(f"by {count}", found.name, count) for count in (1, 2))
+            halves = tunes.made("halves", batch_size=2, accumulate=2)
+            one, two = (made.terms(found.name) for made in (whole, halves))
             close = all(abs(a - b) <= 1e-2 * max(abs(a), abs(b)) + 1e-6 for a, b in zip(one, two, strict=True))
             _expect(close, what, f"{one} of whole batches, {two} of halves, accumulated", "the same terms")
 
@@ -293,6 +294,11 @@ def defence(obj: object, options: Mapping[str, object] | None = None, *, any_bat
 class _Made:
     adapter: bytes
     log: str
+
+    def terms(self, name: str) -> list[float]:
+        """All that was logged of a defence."""
+        rows = map(json.loads, self.log.splitlines())
+        return [value for row in rows for key, value in sorted(row.items()) if key.startswith(f"{name}/")]
 
 
 class _Interrupting(Silent):
@@ -328,7 +334,7 @@ class _Tunes:
         self._settings = {
             "model": str(materialise("models/aligned", root / "T")),
             "data": write("data.jsonl", sets.rows("task_train")[:16]), "load": {"device": "cpu"},
-            "batch_size": 4, "learning_rate": 1e-2, "trainer": {"max_steps": 4, "save_steps": 2},
+            "batch_size": 4, "learning_rate": 0.1, "trainer": {"max_steps": 4, "save_steps": 2, "optim": "sgd"},
         }  # fmt: skip
 
     def made(self, name: str, method: str | None = None, progress: Any = None, **options: Any) -> _Made:
@@ -345,13 +351,6 @@ class _Tunes:
         except KeyboardInterrupt:
             return self.made(name)
         raise AssertionError("the tune was not interrupted")
-
-    def by_parts(self, name: str, term: str, parts: int) -> list[float]:
-        """The logged terms of a tune with four examples a step, in so many forward passes."""
-        trainer = {"max_steps": 4, "optim": "sgd"}
-        made = self.made(name, batch_size=4 // parts, accumulate=parts, learning_rate=0.1, trainer=trainer)
-        rows = map(json.loads, made.log.splitlines())
-        return [value for row in rows for key, value in sorted(row.items()) if key.startswith(f"{term}/")]
 
     def _config(self, method: str | None, changes: dict[str, Any]) -> Any:
         from alignkeep.train.config import TrainConfig

@@ -18,7 +18,7 @@ def train(
     model: Annotated[str | None, typer.Option("--model", help="Model to tune: folder or hub id.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Examples: file or hub_id[:split].")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Example weights: folder or file.")] = None,
-    method: Annotated[str | None, typer.Option("--method", metavar="NAME", help=_METHODS)] = None,
+    method: Annotated[str | None, typer.Option("--method", help=_METHODS)] = None,
     alignment: Annotated[
         str | None,
         typer.Option("--alignment-data", help="For a defence: the base's refusals and answers."),

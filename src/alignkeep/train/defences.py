@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from alignkeep.checkpoint.files import says_no_memory
 from alignkeep.errors import AlignkeepError, RecipeError
 from alignkeep.objects import is_spec, load_object
-from alignkeep.settings import Settings
+from alignkeep.settings import Settings, nearest
 from alignkeep.train.align_guard import ALIGNGUARD
 from alignkeep.train.defence import Base, Before, Defence, Measured, Outcome
 from alignkeep.train.kl_anchor import KL_ANCHOR
@@ -121,6 +121,12 @@ def checked(where: str, name: str, found: Any) -> Defence[Any]:
 def choose(name: str, given: Mapping[str, Any], key: str) -> Chosen:
     """The defence of this name with its options. Raises RecipeError for what does not fit, with the nearest name."""
     defence = find_defence("train.method", name)
+    known = defence.options.model_fields
+    for option in given.keys() - known.keys():  # pydantic passes over them unless it is told not to
+        raise RecipeError(
+            f"{key}.{option}", seen="an unknown key", expected=f"one of {', '.join(known)}",
+            remedy=f"did you mean {near}?" if (near := nearest(option, known)) else "remove it",
+        )  # fmt: skip
     source = Settings(dict(given), source=f"options of {defence.name}")
     try:
         return Chosen(name, defence, defence.options.model_validate(source.values), key)
