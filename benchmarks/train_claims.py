@@ -65,6 +65,13 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "strengths": {f"alignment {one:g}": {"alignment": one} for one in (0.03, 0.05, 0.1, 0.3)},
     "wide strengths": {f"alignment {one:g}": {"alignment": one} for one in (0.05, 0.3, 1.0, 3.0, 10.0, 30.0)},
     "units": {f"one unit, {one:g}": {"alignment": one, "unit": "model"} for one in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)},
+    "neighbours": {
+        "KL anchor, weight 1": {"method": "kl_anchor"},
+        "KL anchor, weight 0.3": {"method": "kl_anchor", "weight": 0.3},
+        "KL anchor, target 0.005": {"method": "kl_anchor", "target": 0.005},
+        "replay of 4, weight 1": {"method": "replay", "weight": 1.0},
+        "replay of 4, weight 0.25": {"method": "replay", "weight": 0.25},
+    },
     "full rates": {f"full, rate {one:g}": {"method": "full", "learning_rate": one} for one in (1e-4, 1e-3)},
     "trusts": {f"trust {one:g}": {"trust": one} for one in (0.001, 0.01)},
     "curvatures": {f"trust {one:g}, running curvature": {"trust": one, "curvature": "running"} for one in (0.1, 1.0)},
@@ -86,11 +93,11 @@ def settings_of(world, variant: dict[str, object], data: Path, seed: int) -> Tra
     decay = own.pop("decay", None)
     if decay is not None:
         own |= {"alignment": 0.0, "trust": decay}
-    if method == "alignguard":
+    if method not in ("full", "lora"):
         own["data"] = str(world.data["alignment"])
     return TrainConfig.model_validate(
         {
-            "model": str(world.models["aligned"]), "data": str(data), "method": method, "alignguard": own,
+            "model": str(world.models["aligned"]), "data": str(data), "method": method, "defence": own,
             "epochs": 3, "learning_rate": rate, "seed": seed,
         }
     )  # fmt: skip

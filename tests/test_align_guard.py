@@ -27,9 +27,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
 from alignkeep.models.collectors import collect_factors, collect_sides
 from alignkeep.models.loading import LoadedModel
-from alignkeep.train.align_guard import AlignGuard, Penalty
+from alignkeep.train.align_guard import AlignGuard
 from alignkeep.train.config import AlignGuardSettings
 from alignkeep.train.guarded_sft import AlignGuardConfig, AlignGuardSFTTrainer
+from alignkeep.train.stacked import Penalty
 from alignkeep.types import Checkpoint
 from test_collectors import EXAMPLES, tiny_gpt2
 from test_trainer import PLAIN, _rows

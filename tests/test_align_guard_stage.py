@@ -22,9 +22,10 @@ from alignkeep.data import fingerprint_data
 from alignkeep.errors import CheckpointError, DataError, NoEffectError, RecipeError
 from alignkeep.testbed import sets
 from alignkeep.testbed.stage import materialise
-from alignkeep.train.align_guard import NO_FORCE, AlignGuard, check_force
+from alignkeep.train.align_guard import AlignGuard
 from alignkeep.train.config import AlignGuardSettings, TrainConfig
 from alignkeep.train.guarded_sft import AlignGuardConfig, AlignGuardSFTTrainer
+from alignkeep.train.loss_terms import NO_FORCE, check_force
 from alignkeep.train.stage import plan, train
 from checkpoints import changed_copy, hashes, refused
 from command import run_command
@@ -207,7 +208,7 @@ def test_the_stage_leaves_an_adapter_that_peft_loads_and_says_what_it_rests_on(b
     with torch.no_grad():
         assert (model(asked).logits - base(asked).logits).abs().max() > 1e-3
     assert {path.name for path in whole.iterdir()} >= {ADAPTER, "record.json", "training_log.jsonl"}
-    assert not list(whole.parent.rglob("subspaces*")) + list(whole.rglob("checkpoint-*"))
+    assert not list(whole.parent.rglob("measured*")) + list(whole.rglob("checkpoint-*"))
     assert [path.name for path in whole.parent.iterdir()] == ["out"]
     record = json.loads((whole / "record.json").read_text())
     assert record["inputs"]["alignguard.data"] == fingerprint_data(str(bed.alignment))
@@ -264,12 +265,12 @@ def test_a_killed_guarded_tune_continues_to_the_very_bytes_of_one_never_killed(b
     ended = subprocess.run(script, env=environment, capture_output=True, timeout=600)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     kept = tmp_path / ".out.partial"
-    assert (kept / "subspaces.safetensors").exists()
+    assert (kept / "measured.safetensors").exists()
     assert (kept / "trainer" / "checkpoint-4" / "curvature.safetensors").exists()
     again = _alone(bed.probed(), tmp_path / "out")
     assert (again / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
     assert (again / "training_log.jsonl").read_bytes() == (whole / "training_log.jsonl").read_bytes()
-    assert not list(again.rglob("subspaces*"))
+    assert not list(again.rglob("measured*"))
 
 
 def test_the_command_takes_alignment_data_and_its_dry_run_writes_nothing(bed: Bed, whole: Path, tmp_path: Path) -> None:
@@ -411,10 +412,10 @@ def test_a_trainer_whose_loss_never_passes_by_is_told_at_its_first_step(tiny: Ti
 def test_how_much_a_penalty_has_to_pull_at_least(looks: int, largest: float, fails: bool) -> None:
     ratios = [0.0] * (looks - 1) + [largest]
     if not fails:
-        check_force(ratios)
+        check_force("alignguard", ratios, "raise it")
         return
     with pytest.raises(NoEffectError, match="penalties whose gradient was at most"):
-        check_force(ratios)
+        check_force("alignguard", ratios, "raise it")
 
 
 def test_a_guard_of_two_trainers_weighs_each_by_its_own_curvature(tiny: Tiny) -> None:

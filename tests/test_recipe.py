@@ -82,7 +82,7 @@ def test_a_stage_without_settings_has_its_defaults_and_a_name_is_that_of_the_fil
         (
             "method",
             "  method: ful",
-            "train.method (recipe.yaml:6): seen 'ful'; expected 'full', 'lora' or 'alignguard'",
+            "train.method (recipe.yaml:6): seen 'ful'; expected 'full', 'lora', 'alignguard', 'kl_anchor'",
         ),
         ("type", "  epochs: two", "train.epochs (recipe.yaml:6): seen 'two'; expected a valid number"),
         ("range", "  batch_size: 0", "train.batch_size (recipe.yaml:6): seen 0; expected greater than 0"),

@@ -26,14 +26,6 @@ _METHODS = {
             "Every linear layer is adapted unless target_modules says otherwise; the paper adapts attention only.",
         ),
         _method(
-            "alignguard",
-            "LoRA that keeps what alignment rests on",
-            "das2025alignguard martens2015optimizing",
-            "The subspace is of a matrix's inputs, as the paper's dW = A B has it; outputs and both are options.",
-            "Penalties are sums over entries with the Fisher divided by its largest eigenvalue; as means they vanish.",
-            "By default the alignment term alone is on; trust region and collision terms are options.",
-        ),
-        _method(
             "grao",
             "Online alignment that imitates, explores and transcends",
             "wang2025learning shao2024deepseekmath",

@@ -152,9 +152,11 @@ class Recipe(create_model("Stages", __base__=Top, **_STAGES)):
         return self.model_copy(update=update)
 
 
-def _changed(config: BaseModel, key: Key, change: Callable[[str], str]) -> BaseModel:
+def _changed(config: Any, key: Key, change: Callable[[str], str]) -> Any:
     """The config with the reference at `key` (or each of several) changed; as it is, where none stands there."""
     name, *inner = key
+    if isinstance(config, dict):  # options of an object that brings its own
+        return {**config, name: change(config[name])} if isinstance(config.get(name), str) else config
     value = getattr(config, name)
     if value is None or value == "":
         return config

@@ -260,7 +260,7 @@ def alignguard(family: _Family) -> None:
         train_dataset=as_dataset(prepared.rows, prepared.arguments, prepared.max_length),
     )  # fmt: skip
     check_loss(trainer.model)
-    guard = AlignGuard.measure(trainer.model, loaded.tokenizer, prepared.alignment, config.alignguard)
+    guard = AlignGuard.measure(trainer.model, loaded.tokenizer, read_examples(str(refusals)), config.alignguard)
     guard.attach(trainer)
     trainer.train()
     logged = [row for row in trainer.state.log_history if any(key.startswith("alignguard/") for key in row)]

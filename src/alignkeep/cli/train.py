@@ -10,6 +10,8 @@ import typer
 from alignkeep.cli import options as o
 from alignkeep.cli.session import Session
 
+_METHODS = "full, lora, or LoRA with a defence: alignguard, kl_anchor, replay, or package.module:object (default: lora)"
+
 
 def train(
     out: o.Out,
@@ -19,10 +21,10 @@ def train(
     ] = None,
     columns: o.Columns = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Example weights: folder or file.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="full, lora or alignguard (default: lora)")] = None,
+    method: Annotated[str | None, typer.Option("--method", help=_METHODS)] = None,
     alignment: Annotated[
         str | None,
-        typer.Option("--alignment-data", help="alignguard: examples of the base's refusals and answers."),
+        typer.Option("--alignment-data", help="For a defence: the base's refusals and answers."),
     ] = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
@@ -37,13 +39,13 @@ def train(
     quiet: o.Quiet = False,
     dry_run: o.DryRun = False,
 ) -> None:
-    """Tune a model on examples: in full, with a low-rank adapter, or with one that keeps what alignment rests on."""
+    """Tune a model on examples: in full or with a low-rank adapter, alone or with a defence that keeps it safe."""
     with Session(as_json=as_json, quiet=quiet) as session:
         from alignkeep.cli.settle import facts_of, load_flags, settle
         from alignkeep.train.config import TrainConfig
 
         flags = {"model": model, "data": data, "columns": columns, "weights": weights, "method": method, "seed": seed,
-                 "alignguard.data": alignment}  # fmt: skip
+                 "defence.data": alignment}  # fmt: skip
         flags |= load_flags(device, dtype, revision, trust_remote_code)
         settings = settle(TrainConfig, config, assignments, flags)
         from alignkeep.train import stage

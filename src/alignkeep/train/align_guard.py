@@ -12,56 +12,36 @@ the trainer's logged loss stays the task's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
+from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.models.adapters import start_in_base
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import under_adapter
 from alignkeep.progress import Progress
-from alignkeep.train.config import AlignGuardSettings
-from alignkeep.train.subspaces import measure_subspaces, read_subspaces, write_subspaces
+from alignkeep.train.align_guard_settings import AlignGuardSettings
+from alignkeep.train.alignment import check_alignment, read_alignment
+from alignkeep.train.defence import Base, Before, Defence, Measured, Outcome
+from alignkeep.train.subspaces import (
+    measure_subspaces,
+    read_subspaces,
+    subspaces_of,
+    tensors_of,
+    write_subspaces,
+)
 from alignkeep.types import Checkpoint, Example
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from alignkeep.models.squares import RunningSquares
     from alignkeep.train.split import Subspace
-    from alignkeep.train.stacked import Stacked
+    from alignkeep.train.stacked import Adapted, Penalty, Stacked
 
-EVERY = (
-    10  # steps between two looks at the size of the penalty's gradient (chosen: it costs a backward pass of its own)
-)
-NO_FORCE = 1e-3  # a penalty whose gradient is never more than this share of the task's does nothing (chosen)
-LOOKS = 10
-_GUARDED = "_is_guarded_by_alignkeep"
-
-
-class Penalty(NamedTuple):
-    """What is added to the loss, and its parts, weighted: the alignment term, the trust region, the overlap and the
-    coherence. `inside` and `beside` are the squared norms of the update in and out of the subspace."""
-
-    total: Tensor
-    fisher: Tensor
-    trust: Tensor
-    collision: Tensor
-    coherence: Tensor
-    inside: Tensor
-    beside: Tensor
-
-
-class Adapted(NamedTuple):
-    """A module with a LoRA adapter: dW = scaling * B A."""
-
-    down: Any  # A
-    up: Any  # B
-    scaling: float
-    base: Any
-    whole: Any  # the base's matrix with its adapter
+_CURVATURE = "curvature.safetensors"
+_STRONGER = "raise alignguard.alignment, or set all strengths to 0 for plain LoRA"
 
 
 @dataclass
@@ -158,13 +138,8 @@ class AlignGuard:
         if self.settings.is_off:
             return
         _refuse_unguarded(trainer.model, modules)
-        if getattr(trainer, _GUARDED, False):
-            raise RecipeError(
-                "alignguard", seen="a trainer that is guarded already", expected="one guard", remedy="attach it once"
-            )
-        setattr(trainer, _GUARDED, True)
         from alignkeep.models.squares import RunningSquares
-        from alignkeep.train.guarded import guard
+        from alignkeep.train.loss_terms import Terms, add_to_loss, keep_in_checkpoints
 
         if self.settings.curvature == "running":
             if getattr(trainer.args, "n_gpu", 1) > 1:
@@ -175,11 +150,27 @@ class AlignGuard:
                     remedy="start it with torchrun or accelerate launch, or set curvature: none",
                 )
             self._curvature = RunningSquares({name: one.whole for name, one in modules.items()})
-        guard(trainer, self, self._curvature)
+        curvature, held = self._curvature, self.trace_held().values()
+
+        def terms(model: Any, step: int) -> Terms:
+            found = self.penalty(model, curvature)._asdict()
+            return Terms(found.pop("total"), found)
+
+        def after_backward(accelerator: Any) -> None:
+            if curvature is not None:
+                scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
+                curvature.end_step(partial(accelerator.reduce, reduction="sum"), accelerator.device, scale)
+
+        constants = {"trace_held": sum(held) / len(held)}
+        add_to_loss(trainer, "alignguard", terms, remedy=_STRONGER, constants=constants, after_backward=after_backward)
+        if curvature is not None:
+            keep_in_checkpoints(trainer, _CURVATURE, curvature, "set curvature: none")
 
 
 def adapted(model: Any) -> dict[str, Adapted]:
     """The LoRA modules by their names in the base. Raises RecipeError for none, or a kind whose update is not B A."""
+    from alignkeep.train.stacked import Adapted
+
     if any(parameter.is_meta for parameter in model.parameters()):
         raise CheckpointError(
             "model", seen="weights on the meta device", expected="numbers", remedy="load the model first"
@@ -285,14 +276,85 @@ def _refuse_other_starts(model: Any) -> None:
             )
 
 
-def check_force(ratios: Sequence[float]) -> None:
-    """Raises NoEffectError where the penalty never pulled. Over few looks it has little to pull at: the update is
-    small."""
-    least = NO_FORCE if len(ratios) >= LOOKS else NO_FORCE / 100
-    if ratios and max(ratios) < least:
-        raise NoEffectError(
-            "alignguard",
-            seen=f"penalties whose gradient was at most {max(ratios):.1e} of the task's",
-            expected=f"a share above {least:g} at some step",
-            remedy="raise alignguard.alignment, or set all strengths to 0 for plain LoRA",
+class AlignGuardDefence(Defence[AlignGuardSettings]):
+    """AlignGuard as `--method alignguard` has it."""
+
+    name = "alignguard"
+    title = "LoRA that keeps what alignment rests on"
+    options = AlignGuardSettings
+    strength = "alignment"
+    works = ("das2025alignguard", "martens2015optimizing")
+    departures = (
+        "The subspace is of a matrix's inputs, as the paper's dW = A B has it; outputs and both are options.",
+        "Penalties are sums over entries with the Fisher divided by its largest eigenvalue; as means they vanish.",
+        "By default the alignment term alone is on; trust region and collision terms are options.",
+    )
+
+    def is_off(self, options: AlignGuardSettings) -> bool:
+        return options.is_off
+
+    def check(self, options: AlignGuardSettings, before: Before) -> None:
+        if not before.has_adapter:
+            raise RecipeError(
+                "train.method", seen="full with alignguard", expected="lora, whose update it looks at",
+                remedy="give --method alignguard, or take another defence",
+            )  # fmt: skip
+        read_alignment(options.data, before)
+        check_kinds(before.skeleton)
+
+    def foresee(self, options: AlignGuardSettings, before: Before) -> tuple[str, ...]:
+        """What a cap below the width of a matrix may leave unguarded; which share of the trace, only data can say."""
+        from alignkeep.models.matrices import matrices, widths
+
+        widest = max(max(widths(module)) for module in matrices(before.skeleton).modules.values())
+        if widest <= options.most:
+            return ()
+        return (
+            f"alignguard keeps at most {options.most} directions of matrices up to {widest} wide: the share of the "
+            f"Fisher's trace that they hold ({options.share:.0%} is asked for) is measured first, logged as "
+            "alignguard/trace_held and kept in the record",
         )
+
+    def memory(self, options: AlignGuardSettings, before: Before) -> int:
+        """Of the Fisher factors that are held at a time."""
+        from alignkeep.models.matrices import factor_bytes, matrices, passes
+
+        modules = matrices(before.skeleton).modules
+        sides = {"input": [0], "output": [1], "both": [0, 1]}[options.side]
+        groups = passes(modules)
+        return max(sum(factor_bytes(modules[name])[side] for name in group for side in sides) for group in groups)
+
+    def measure(self, options: AlignGuardSettings, base: Base) -> Measured:
+        examples = check_alignment(base, str(options.data))
+        guard = AlignGuard.measure(
+            base.loaded.model, base.loaded.tokenizer, examples, options, max_length=base.max_length,
+            progress=base.progress,
+        )  # fmt: skip
+        return tensors_of(guard.subspaces)
+
+    def attach(self, options: AlignGuardSettings, measured: Measured, trainer: Any) -> Callable[[], Outcome]:
+        guard = AlignGuard(subspaces_of(measured), options)
+        guard.attach(trainer)
+
+        def outcome() -> Outcome:
+            held = guard.trace_held()
+            energies = guard.energies(trainer.accelerator.unwrap_model(trainer.model))
+            return Outcome({"energies": energies, "trace_held": held}, _unguarded(options, held))
+
+        return outcome
+
+
+def _unguarded(options: AlignGuardSettings, held: Mapping[str, float]) -> tuple[str, ...]:
+    """What the cap on the guarded directions left out."""
+    short = {name: one for name, one in held.items() if one < options.share - 1e-4}
+    if not short:
+        return ()
+    least = min(short, key=lambda name: short[name])
+    return (
+        f"alignguard keeps {options.most} directions of a matrix at most: in {len(short)} of {len(held)} they hold "
+        f"less than {options.share:.0%} of the Fisher's trace (mean {sum(held.values()) / len(held):.1%}, least "
+        f"{short[least]:.1%} in {least}); the rest is not guarded (alignguard.most)",
+    )
+
+
+ALIGNGUARD = AlignGuardDefence()

@@ -2,105 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from alignkeep.errors import NoEffectError
+from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.formats import Columns
 from alignkeep.models.config import LoadConfig
 from alignkeep.settings import Checked
+from alignkeep.train.align_guard_settings import AlignGuardSettings as AlignGuardSettings
+from alignkeep.train.align_guard_settings import EmphasisSettings as EmphasisSettings
+from alignkeep.train.defences import Chosen, choose, expected, is_known
 from alignkeep.trainers.config import LoraSettings
 
-
-class EmphasisSettings(Checked):
-    """How much more the overlap counts where the update, or the base's weight with it, is large (the paper's eta)."""
-
-    beta: float = Field(default=4.0, ge=0, le=1e6)
-    tau: float = Field(default=0.01, gt=0, allow_inf_nan=False)
-    compares: Literal["update", "relative", "weight"] = "update"
-
-
-class AlignGuardSettings(Checked):
-    """How strongly alignment is kept (AlignGuard-LoRA).
-
-    `data` are examples of the base's alignment: harmful prompts with its own refusals, and harmless ones with its
-    answers. `alignment`, `trust` and `collision` are the strengths of the paper's three terms (lambda_A, lambda_T,
-    lambda_NC), sums over entries; `overlap` is the share of E_RM against E_geo in the third (alpha). `side`, `fisher`,
-    `share` and `most` say what the subspace is: of inputs, outputs or both; whole or its diagonal; holding this share
-    of the trace, with at most so many directions; `unit` is the largest eigenvalue that Fisher factors are divided by:
-    each matrix's own, or the model's. `curvature` is the trust region's H: none (1 everywhere), or the
-    running mean of the task's squared gradients; `metric` what E_geo weighs coordinates by.
-    """
-
-    data: str | None = None
-    alignment: float = Field(default=0.05, ge=0, le=1e6)
-    trust: float = Field(default=0.0, ge=0, le=1e6)
-    collision: float = Field(default=0.0, ge=0, le=1e6)
-    overlap: float = Field(default=0.5, ge=0, le=1)
-    emphasis: EmphasisSettings = EmphasisSettings()
-    side: Literal["input", "output", "both"] = "input"
-    fisher: Literal["full", "diagonal"] = "full"
-    share: float = Field(default=0.9, gt=0, le=1)
-    most: int = Field(default=64, gt=0, le=1_000_000_000)
-    unit: Literal["matrix", "model"] = "matrix"
-    curvature: Literal["none", "running"] = "none"
-    metric: Literal["fisher", "curvature"] = "fisher"
-
-    @property
-    def is_off(self) -> bool:
-        """All strengths 0: plain LoRA, asked for by name."""
-        return not (self.alignment or self.trust or self.collision)
-
-    @property
-    def measured(self) -> dict[str, Any]:
-        """What the subspaces depend on."""
-        return {"side": self.side, "fisher": self.fisher, "share": self.share, "most": self.most, "unit": self.unit}
-
-    @classmethod
-    def published(cls, data: str | None = None) -> AlignGuardSettings:
-        """The constants that reviews of the paper name."""
-        return cls(data=data, alignment=0.25, trust=0.5, collision=0.1, overlap=0.5, curvature="running")
-
-    @model_validator(mode="after")
-    def _acts(self) -> AlignGuardSettings:
-        if self.fisher == "diagonal" and self.collision:
-            raise NoEffectError(
-                "alignguard.collision",
-                seen=f"{self.collision:g} with fisher: diagonal",
-                expected="a full Fisher: under a mask of coordinates both collision terms are 0 for every update",
-                remedy="set fisher: full, or collision: 0",
-            )
-        weighs = self.collision > 0 and self.overlap < 1 and self.metric == "curvature"
-        if self.metric == "curvature" and not weighs:
-            raise NoEffectError(
-                "alignguard.metric",
-                seen=f"curvature with collision {self.collision:g} and overlap {self.overlap:g}",
-                expected="an E_geo term for it to weigh",
-                remedy="set collision above 0 and overlap below 1, or metric: fisher",
-            )
-        if self.curvature == "running" and not (self.trust or weighs):
-            raise NoEffectError(
-                "alignguard.curvature",
-                seen="running with trust 0",
-                expected="a term for it to weigh",
-                remedy="set trust above 0, or curvature: none",
-            )
-        if not self.collision and (self.emphasis != EmphasisSettings() or self.overlap != 0.5):
-            raise NoEffectError(
-                "alignguard.emphasis" if self.emphasis != EmphasisSettings() else "alignguard.overlap",
-                seen="a setting of the collision terms with collision 0",
-                expected="a term for it to shape",
-                remedy="set collision above 0, or leave it out",
-            )
-        if self.metric == "curvature" and self.curvature == "none":
-            raise NoEffectError(
-                "alignguard.metric",
-                seen="curvature, of which there is none",
-                expected="coordinates that weigh differently: where all are 1, E_geo is 0 for every update",
-                remedy="set curvature: running, or metric: fisher",
-            )
-        return self
+_TRAINED = ("full", "lora")
 
 
 class ProbeSettings(Checked):
@@ -122,7 +38,8 @@ class TrainConfig(Checked):
 
     `batch_size` counts examples per forward pass over *all* processes, `accumulate` forward passes per step, so the
     number of processes changes nothing but the time. `learning_rate` None is 2e-5 for full and 2e-4 otherwise.
-    `alignguard` is looked at by the method of that name, which is LoRA with penalties.
+    `method` is what is trained, `full` or `lora`, or a defence beside LoRA: its name, or `package.module:object`.
+    `defence` holds its options, and beside `full` its `name` too; those of AlignGuard may stand in `alignguard`.
     `group_by_length` lets examples of like length share a batch, so that little is padded (train/order.py; nothing to
     do where examples are packed).
     `weights` is a folder holding `weights.parquet`, or such a file (.parquet, .jsonl, ...), with `index`, `weight` and
@@ -132,14 +49,16 @@ class TrainConfig(Checked):
     `warmup_steps`, `save_steps`, `max_steps`, `report_to`, ...).
     """
 
-    # Six fields more than our budget of 12: each is a word of the command line, or a group of settings.
+    # Seven fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
     columns: Columns = Field(default_factory=dict)
-    method: Literal["full", "lora", "alignguard"] = "lora"
+    method: str = "lora"
     weights: str | None = None
     lora: LoraSettings = LoraSettings()
     alignguard: AlignGuardSettings = AlignGuardSettings()
+    # Left out of a record where there is none: tunes without one are what they were.
+    defence: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda options: not options)
     probe: ProbeSettings | None = None
     learning_rate: float | None = Field(default=None, ge=0, le=1e38)
     epochs: float = Field(default=1, gt=0, le=1_000_000)
@@ -152,10 +71,50 @@ class TrainConfig(Checked):
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way_to_say_it(cls, values: Any) -> Any:
+        """A defence beside LoRA is the method; options stand in the group of its name where there is one."""
+        if not isinstance(values, dict) or not values.get("defence"):
+            return values
+        given = values["defence"]
+        given = given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else given
+        if not isinstance(given, dict):
+            return values
+        given, values = dict(given), dict(values)
+        name, method = given.get("name"), values.get("method", "lora")
+        if method != "full" and name is not None:
+            if method not in ("lora", name):
+                raise RecipeError(
+                    "train.defence.name", seen=f"{name!r} with method {method}", expected="one defence",
+                    remedy="leave one of them out",
+                )  # fmt: skip
+            values["method"] = given.pop("name")
+        own = values.get("method")
+        if isinstance(own, str) and own not in _TRAINED and own in cls.model_fields:
+            group = values.get(own) or {}
+            group = group.model_dump(exclude_unset=True) if isinstance(group, BaseModel) else group
+            given, values[own] = {}, {**group, **given}
+        return {**values, "defence": given}
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, method: str) -> str:
+        if method not in _TRAINED and not is_known(method):
+            raise PydanticCustomError("method", "{expected}", {"expected": expected(_TRAINED)})
+        return method
+
     @model_validator(mode="after")
     def _acts(self) -> TrainConfig:
-        """Raises NoEffectError for settings of a method that is not taken: a guard that was only half asked for."""
-        if self.method != "alignguard" and self.alignguard != AlignGuardSettings():
+        """Raises NoEffectError for options of a defence that is not there, one that was only half asked for, and
+        RecipeError for options that do not fit."""
+        chosen = self.chosen
+        if chosen is None and self.defence:
+            raise NoEffectError(
+                "train.defence", seen=f"options of a defence ({', '.join(self.defence)}) with method {self.method}",
+                expected="a defence for them", remedy="name it (--method, or defence.name), or leave them out",
+            )  # fmt: skip
+        if self.alignguard != AlignGuardSettings() and (chosen is None or chosen.key != "alignguard"):
             raise NoEffectError(
                 "train.alignguard", seen=f"settings of alignguard with method {self.method}",
                 expected="method alignguard for them",
@@ -169,9 +128,21 @@ class TrainConfig(Checked):
         return self.method != "full"
 
     @property
+    def chosen(self) -> Chosen | None:
+        """The defence with its options; None for a plain tune."""
+        options = dict(self.defence)
+        name = options.pop("name", None) if self.method in _TRAINED else self.method
+        if name is None:
+            return None
+        if not is_known(str(name)):
+            raise RecipeError("train.defence.name", seen=repr(name), expected=expected(), remedy="name one of these")
+        own = getattr(self, name) if name in type(self).model_fields else None
+        return choose(name, options if own is None else own.model_dump(), "defence" if own is None else name)
+
+    @property
     def is_guarded(self) -> bool:
-        """Whether penalties are added. With all strengths 0 it is plain LoRA, asked for by name."""
-        return self.method == "alignguard" and not self.alignguard.is_off
+        """Whether a defence takes part. With all its strengths 0 it is the plain tune, asked for by name."""
+        return self.chosen is not None and not self.chosen.is_off
 
     @property
     def rate(self) -> float:

@@ -13,7 +13,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from alignkeep.data import example_of, read_examples
 from alignkeep.errors import RecipeError
 from alignkeep.train.align_guard import AlignGuard
-from alignkeep.train.config import AlignGuardSettings
+from alignkeep.train.align_guard_settings import AlignGuardSettings
 from alignkeep.types import Example
 
 

@@ -20,14 +20,15 @@ _GRADIENT, _MOMENTS = 4, 8  # bytes per trainable parameter beside the parameter
 _PROCESS = 600_000_000  # bytes of the libraries themselves; measured
 # What a decoder layer keeps of a token for backward: so many hidden sizes, and so many widths of its feed-forward part;
 # counted on Llamas through autograd's saved tensors (GPT-2, with its dropout and activation, keeps twice that).
-_HIDDEN_SIZES = {"full": 9, "lora": 8, "alignguard": 8}
+_HIDDEN_SIZES = {"full": 9}  # of a full tune
+_WITH_ADAPTER = 8
 _INNER_WIDTHS = 4
 # TRL projects answer tokens to the vocabulary in tiles; so many float32 copies of one are held, and blocks below the
 # allocator's threshold lie in a heap with holes. Chosen: seven peaks of Llamas of 21, 31 and 135 M parameters with 512
 # to 12,288 tokens a step were then 0.86 to 1.00 of the estimate.
 _TILE, _COPIES = (4096, 32768), 11
 _HEAP_BLOCK, _HOLES = 32 * 2**20, 1.45
-_FISHER_BATCH = 8  # examples that an alignment subspace is measured with at a time
+_MEASURED = 8  # alignment examples that the base is measured with at a time
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
 
@@ -62,24 +63,14 @@ def plan_tune(config: TrainConfig) -> dict[str, Any]:
         "seconds": None if uses_accelerator(config.load) else round(_seconds(total, trainable, tokens), 1),
         "notes": [
             *prepared.notes,
-            *_directions(config, prepared),
+            *_foreseen(prepared),
             *_lacks(config, prepared, memory, lambda size: _memory(config, prepared, total, trainable, size)),
         ],
     }
 
 
-def _directions(config: TrainConfig, prepared: Prepared) -> list[str]:
-    """What a cap below the width of a matrix may leave unguarded; which share of the trace it is, only data can say."""
-    from alignkeep.models.matrices import matrices, widths
-
-    widest = max(max(widths(module)) for module in matrices(prepared.skeleton).modules.values())
-    if not config.is_guarded or widest <= config.alignguard.most:
-        return []
-    return [
-        f"alignguard keeps at most {config.alignguard.most} directions of matrices up to {widest} wide: the share of "
-        f"the Fisher's trace that they hold ({config.alignguard.share:.0%} is asked for) is measured first, logged as "
-        "alignguard/trace_held and kept in the record"
-    ]
+def _foreseen(prepared: Prepared) -> tuple[str, ...]:
+    return () if prepared.defence is None else prepared.defence.foresee(prepared.before)
 
 
 def count_steps(config: TrainConfig, prepared: Prepared, rows: int) -> int:
@@ -101,7 +92,8 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int,
     packed = arguments.packing
     lengths = [prepared.max_length] if packed else sorted(map(len, prepared.rows.input_ids), reverse=True)
     mine = -(-batch_size // world_size())
-    tokens = lengths[0] * mine
+    beside = 0 if prepared.defence is None else prepared.defence.beside
+    tokens = lengths[0] * (mine + beside)
     kept = 1 if arguments.gradient_checkpointing else kept_per_token(text, config.method) / text.hidden_size
     kept *= text.hidden_size * text.num_hidden_layers * (2 if arguments.bf16 else size)
     in_heap = 0 if uses_accelerator(config.load) else _HEAP_BLOCK // (_inner_width(text) * size)
@@ -113,11 +105,11 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int,
     scored = min(tokens, mine * (lengths[0] if packed else max(answers)), _TILE[0])
     passing = for_backward(tokens) + scored * min(text.vocab_size, _TILE[1]) * 4 * _COPIES
     guard = 0
-    if config.is_guarded:
+    if prepared.defence is not None:
         # They are measured before the first step, on alignment examples taken to be as long as those of the data.
-        guard = _factors(config, prepared)
+        guard = prepared.defence.memory(prepared.before)
         longest = max(map(len, prepared.rows.input_ids))
-        passing = max(passing, for_backward(_FISHER_BATCH * longest))
+        passing = max(passing, for_backward(_MEASURED * longest))
     adapter = 0 if prepared.adapter is None else trainable * 4
     # Gradients come as what was kept for them goes.
     return int(_PROCESS + total * size + adapter + trainable * _MOMENTS + max(trainable * _GRADIENT, passing) + guard)
@@ -125,7 +117,7 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int,
 
 def kept_per_token(text: Any, method: str) -> float:
     """Numbers that a decoder layer keeps of a token for backward."""
-    return _HIDDEN_SIZES[method] * text.hidden_size + _INNER_WIDTHS * _inner_width(text)
+    return _HIDDEN_SIZES.get(method, _WITH_ADAPTER) * text.hidden_size + _INNER_WIDTHS * _inner_width(text)
 
 
 def _inner_width(text: Any) -> int:
@@ -137,16 +129,6 @@ def _inner_width(text: Any) -> int:
     )
     inner = max(inner) if isinstance(inner, list | tuple) else inner
     return inner * (experts or 1)
-
-
-def _factors(config: TrainConfig, prepared: Prepared) -> int:
-    """Bytes of the Fisher factors that are held at a time."""
-    from alignkeep.models.matrices import factor_bytes, matrices, passes
-
-    modules = matrices(prepared.skeleton).modules
-    sides = {"input": [0], "output": [1], "both": [0, 1]}[config.alignguard.side]
-    groups = passes(modules)
-    return max(sum(factor_bytes(modules[name])[side] for name in group for side in sides) for group in groups)
 
 
 def _lacks(config: TrainConfig, prepared: Prepared, memory: int, needs: Callable[[int], int]) -> list[str]:
@@ -174,7 +156,7 @@ def _lacks(config: TrainConfig, prepared: Prepared, memory: int, needs: Callable
 
 def _disk(config: TrainConfig, prepared: Prepared, trainable: int) -> int:
     """The result, the trainer's checkpoints (weights and two moments), and one copy while it is placed."""
-    base = _size_of(prepared.base) if config.method == "full" else 0
+    base = 0 if config.has_adapter else _size_of(prepared.base)
     result = base or trainable * 4
     return result + trainable * (4 + 8) * _CHECKPOINTS + trainable * 4
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkeep.data import read_examples
-from alignkeep.models.examples import encoded
 from alignkeep.models.folders import localise
 from alignkeep.models.loading import check_loads, load_tokenizer
-from alignkeep.train.alignment import read_alignment
 from alignkeep.train.arguments import sft_config
 from alignkeep.train.config import ProbeSettings, TrainConfig
+from alignkeep.train.defence import Before
+from alignkeep.train.defences import Chosen
 from alignkeep.train.encoding import EncodedRows, encode_rows
 from alignkeep.train.weights import example_weights, normalised
 from alignkeep.trainers.adapters import lora_config, put_on
@@ -26,12 +25,13 @@ if TYPE_CHECKING:
     from trl.trainer.sft_config import SFTConfig
 
     from alignkeep.train.probe import SafetyProbe
-    from alignkeep.types import Checkpoint, Example
+    from alignkeep.types import Checkpoint
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked tune. `skeleton` is the model without numbers (on torch's meta device), `max_length` what is used."""
+    """A checked tune. `skeleton` is the model without numbers (on torch's meta device), `max_length` what is used;
+    `defence` takes part in it, None where there is none or it is off, knowing what was known `before`."""
 
     config: TrainConfig
     base: Path
@@ -43,7 +43,8 @@ class Prepared:
     max_length: int
     dtype: str
     base_dtype: str
-    alignment: tuple[Example, ...] = ()
+    before: Before
+    defence: Chosen | None = None
     probe: SafetyProbe | None = None
     data_notes: tuple[str, ...] = ()
 
@@ -77,7 +78,6 @@ def prepare(config: TrainConfig) -> Prepared:
         full_model(config.model, config.load.revision, "train"), with_code=config.load.trust_remote_code
     )
     base = cast(Path, checkpoint.folder)
-    alignment = read_alignment(config.alignguard.data) if config.is_guarded else ()
     probe = None if config.probe is None else _probe(config.probe)
     examples = read_examples(config.data, columns=config.columns)
     weights = example_weights(examples, config.data, config.weights)
@@ -89,8 +89,12 @@ def prepare(config: TrainConfig) -> Prepared:
     tokenizer = load_tokenizer(config.model, config.load)
     context = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
     max_length = min(config.max_length, context or config.max_length)
-    if config.is_guarded:
-        _check_guard(tokenizer, alignment, max_length, adapted, str(config.alignguard.data))
+    chosen = config.chosen
+    defence = None if chosen is None or chosen.is_off else chosen
+    key = "" if defence is None else defence.key
+    before = Before(key, tokenizer, skeleton if adapted is None else adapted, max_length, config.has_adapter)
+    if defence is not None:
+        defence.check(before)
     rows = encode_rows(
         tokenizer,
         examples,
@@ -115,18 +119,11 @@ def prepare(config: TrainConfig) -> Prepared:
         max_length=max_length,
         dtype=base_dtype if dtype == "auto" else dtype,
         base_dtype=base_dtype,
-        alignment=alignment,
+        before=before,
+        defence=defence,
         probe=probe,
         data_notes=examples.notes,
     )
-
-
-def _check_guard(tokenizer: Any, alignment: Sequence[Example], max_length: int, adapted: Any, where: str) -> None:
-    """What would only be found after the model has been loaded and has answered."""
-    from alignkeep.train.align_guard import check_kinds
-
-    encoded(tokenizer, alignment, max_length, f"{where}, example")
-    check_kinds(adapted)
 
 
 def _probe(settings: ProbeSettings) -> SafetyProbe:

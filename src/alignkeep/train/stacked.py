@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from alignkeep.errors import RecipeError
@@ -14,11 +15,31 @@ from alignkeep.train.penalties import Emphasis, coherence, collision, fisher_pen
 from alignkeep.train.split import LowRankSplit, Side, Subspace, split
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from alignkeep.models.squares import RunningSquares
-    from alignkeep.train.align_guard import Adapted, Penalty
-    from alignkeep.train.config import AlignGuardSettings
+    from alignkeep.train.align_guard_settings import AlignGuardSettings
+
+
+class Penalty(NamedTuple):
+    """What is added to the loss, and its parts, weighted: the alignment term, the trust region, the overlap and the
+    coherence. `inside` and `beside` are the squared norms of the update in and out of the subspace."""
+
+    total: Tensor
+    fisher: Tensor
+    trust: Tensor
+    collision: Tensor
+    coherence: Tensor
+    inside: Tensor
+    beside: Tensor
+
+
+class Adapted(NamedTuple):
+    """A module with a LoRA adapter: dW = scaling * B A."""
+
+    down: Any  # A
+    up: Any  # B
+    scaling: float
+    base: Any
+    whole: Any  # the base's matrix with its adapter
 
 
 class Stacked:
@@ -48,8 +69,6 @@ class Stacked:
     def penalty(self, modules: Mapping[str, Adapted], curvature: RunningSquares | None = None) -> Penalty:
         """`curvature` is what H is made of where the settings want one; before its first step H has no entries yet,
         and the terms that weigh by it are 0."""
-        from alignkeep.train.align_guard import Penalty
-
         settings = self._settings
         device = next(iter(modules.values())).up.device
         sums = {name: torch.zeros((), device=device) for name in Penalty._fields[1:]}

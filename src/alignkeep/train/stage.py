@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.records import Record
+from alignkeep.citations import Method, entry
 from alignkeep.data import fingerprint_data
+from alignkeep.errors import RecipeError
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 from alignkeep.train.config import TrainConfig
+from alignkeep.train.defences import find_defence
 
 if TYPE_CHECKING:
     from alignkeep.train.prepare import Prepared
@@ -71,7 +74,10 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
     name = "train"
     config = TrainConfig
-    references = (("data",), ("weights",), ("alignguard", "data"), ("probe", "harmful"), ("probe", "harmless"))
+    references = (
+        *(("data",), ("weights",), ("alignguard", "data"), ("defence", "data")),
+        *(("probe", "harmful"), ("probe", "harmless")),
+    )
     makes_model = True
     together = True
     less_memory = "halve batch_size and double accumulate"
@@ -145,16 +151,26 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
             notes=tuple(found["notes"]),
         )
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
+        """None of a stranger's defence whose module is not here any more."""
         method = str(settings.get("method", "lora"))
-        return {"lora": ("sft", "lora"), "alignguard": ("sft", "lora", "alignguard")}.get(method, ("sft",))
+        name = (settings.get("defence") or {}).get("name") if method in ("full", "lora") else method
+        trained = ("sft",) if method == "full" else ("sft", "lora")
+        try:
+            one = None if name is None else find_defence("train.method", str(name))
+        except RecipeError:
+            return trained
+        if one is None or not (one.works or one.departures):
+            return trained
+        return (*trained, entry(one.name, one.title, one.works, one.departures))
 
 
 TRAIN = TrainStage()
 
 
 def _local_inputs(config: TrainConfig) -> list[Path]:
-    named = (config.model, config.data, config.weights, config.alignguard.data, *_probed(config).values())
+    defended = {} if config.chosen is None else config.chosen.files
+    named = (config.model, config.data, config.weights, *defended.values(), *_probed(config).values())
     return [path for path in map(Path, filter(None, named)) if path.exists()]
 
 
@@ -169,8 +185,9 @@ def _fingerprints(config: TrainConfig) -> dict[str, str]:
     }
     if config.weights is not None:
         inputs["weights"] = fingerprint_data(weights_file(config.weights))
-    if config.is_guarded and config.alignguard.data is not None:
-        inputs["alignguard.data"] = fingerprint_data(config.alignguard.data)
+    chosen = config.chosen
+    if chosen is not None and not chosen.is_off:
+        inputs.update({name: fingerprint_data(file) for name, file in chosen.files.items()})
     inputs.update({name: fingerprint_data(file) for name, file in _probed(config).items()})
     return inputs
 
@@ -183,7 +200,7 @@ def _probed(config: TrainConfig) -> dict[str, str]:
 
 def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, object]:
     from alignkeep.train.probe import PROBED
-    from alignkeep.train.tuning import SUBSPACES_NAME
+    from alignkeep.train.tuning import MEASURED_NAME
     from alignkeep.trainers.base import check_unwritten
     from alignkeep.trainers.log import write_log
     from alignkeep.trainers.saving import place_adapter, place_model
@@ -199,7 +216,7 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
     check_unwritten(config.model, config.load.revision, job.fingerprints["model"])
     losses = write_log(trainer.state.log_history, work / _LOG_NAME, {PROBED})
     shutil.rmtree(work / "trainer")
-    (work / SUBSPACES_NAME).unlink(missing_ok=True)
+    (work / MEASURED_NAME).unlink(missing_ok=True)
     return {
         "steps": trainer.state.global_step,
         "examples": len(prepared.rows.weights),
@@ -210,23 +227,9 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
         "log": _LOG_NAME,
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
         "unchanged": unchanged,
-        "notes": [*prepared.notes, *_unguarded(config, tuned), *_stopped(prepared, trainer.state)],
-        **({"energies": tuned.energies, "trace_held": tuned.trace_held} if tuned.energies else {}),
+        "notes": [*prepared.notes, *tuned.outcome.notes, *_stopped(prepared, trainer.state)],
+        **tuned.outcome.facts,
     }
-
-
-def _unguarded(config: TrainConfig, tuned: Tuned) -> list[str]:
-    """What the cap on the guarded directions left out."""
-    held, share, most = tuned.trace_held, config.alignguard.share, config.alignguard.most
-    short = {name: one for name, one in held.items() if one < share - 1e-4}
-    if not short:
-        return []
-    least = min(short, key=lambda name: short[name])
-    return [
-        f"alignguard keeps {most} directions of a matrix at most: in {len(short)} of {len(held)} they hold less than "
-        f"{share:.0%} of the Fisher's trace (mean {sum(held.values()) / len(held):.1%}, least {short[least]:.1%} in "
-        f"{least}); the rest is not guarded (alignguard.most)"
-    ]
 
 
 def _stopped(prepared: Prepared, state: Any) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkeep.subspace.fisher import Factor
-    from alignkeep.train.config import AlignGuardSettings
+    from alignkeep.train.align_guard_settings import AlignGuardSettings
     from alignkeep.train.split import Side, Subspace
 
 _FORMAT = "alignkeep.subspace/1"
@@ -81,17 +81,38 @@ def measure_subspaces(
     return found if settings.unit == "matrix" else _in_one_unit(found, largest)
 
 
+def tensors_of(subspaces: Mapping[str, Subspace]) -> dict[str, Tensor]:
+    """Every part under a name of its own, on the CPU: the way into a file."""
+    return {
+        f"{name}|{at}|{part}": values.float().cpu().contiguous()
+        for name, one in subspaces.items()
+        for at, side in zip(_BOTH, one, strict=True)
+        if side is not None
+        for part, values in zip(_PARTS, side, strict=True)
+    }
+
+
+def subspaces_of(tensors: Mapping[str, Tensor]) -> dict[str, Subspace]:
+    """The way back."""
+    from alignkeep.train.split import Side, Subspace
+
+    found: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, values in tensors.items():
+        name, at, part = key.split("|")
+        found.setdefault(name, {}).setdefault(at, {})[part] = values
+    return {
+        name: Subspace(*(Side(*(one[at][part] for part in _PARTS)) if at in one else None for at in _BOTH))
+        for name, one in found.items()
+    }
+
+
 def write_subspaces(path: Path, subspaces: Mapping[str, Subspace], model: Any, settings: AlignGuardSettings) -> None:
     """Put them into a file (atomically), with what the model is known by."""
-    tensors: dict[str, Tensor] = {}
+    tensors = tensors_of(subspaces)
     modules = matrices(model).modules
     tensors[f"{_HEAD}|known by"] = _known_by(model.get_output_embeddings())
-    for name, one in subspaces.items():
+    for name in subspaces:
         tensors[f"{name}|known by"] = _known_by(modules[name])
-        for at, side in zip(_BOTH, one, strict=True):
-            if side is not None:
-                for part, values in zip(_PARTS, side, strict=True):
-                    tensors[f"{name}|{at}|{part}"] = values.float().cpu().contiguous()
     write_tensors(path, tensors, {"format": _FORMAT, "measured": json.dumps(settings.measured, sort_keys=True)})
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from alignkeep.checkpoint.files import write_tensors
 from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.models.matrices import untouched
 from alignkeep.progress import Progress
-from alignkeep.train.alignment import check_alignment
 from alignkeep.train.config import TrainConfig
+from alignkeep.train.defence import Base, Outcome
 from alignkeep.train.encoding import as_dataset
 from alignkeep.train.prepare import Prepared, base_of
 from alignkeep.trainers.adapters import check_adapted, freeze_beside_language
@@ -22,20 +24,17 @@ from alignkeep.trainers.failures import train_from
 from alignkeep.trainers.processes import by_first
 
 if TYPE_CHECKING:
-    from alignkeep.train.align_guard import AlignGuard
     from alignkeep.train.trainer import WeightedSFTTrainer
 
 _EXPERTS = ("num_local_experts", "n_routed_experts", "moe_num_experts")  # what configs call how many there are
-SUBSPACES_NAME = "subspaces.safetensors"  # beside the checkpoints while a guarded tune runs
+MEASURED_NAME = "measured.safetensors"  # of the base, by a defence: beside the checkpoints while the tune runs
 
 
 class Tuned(NamedTuple):
-    """The trainer after its last step; of every matrix of a guarded tune the energies of its update, and the share of
-    its Fisher factor's trace that was guarded."""
+    """The trainer after its last step, and what its defence says of the tune."""
 
     trainer: WeightedSFTTrainer
-    energies: dict[str, tuple[float, float]]
-    trace_held: dict[str, float]
+    outcome: Outcome
 
 
 def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress) -> Tuned:
@@ -71,12 +70,11 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
     latest = by_first(lambda: last_checkpoint(checkpoints))
     if prepared.probe is not None and latest is None:
         prepared.probe.prepare(trainer.model, loaded.tokenizer)
-    guard = _guard(config, prepared, trainer, work, progress) if config.is_guarded else None
+    outcome = _defend(config, prepared, trainer, work, progress)
     trainer.add_callback(Watch(progress, "train"))  # after all that put something into a checkpoint
     train_from(latest, trainer, "train")
     _refuse_base(prepared)
-    energies = {} if guard is None else guard.energies(trainer.accelerator.unwrap_model(trainer.model))
-    return Tuned(trainer, energies, {} if guard is None else guard.trace_held())
+    return Tuned(trainer, outcome())
 
 
 def fit_for_trl(model: Any, coefficient: float | None = None) -> None:
@@ -156,23 +154,20 @@ def _refuse_base(prepared: Prepared) -> None:
         )
 
 
-def _guard(
+def _defend(
     config: TrainConfig, prepared: Prepared, trainer: WeightedSFTTrainer, work: Path, progress: Progress
-) -> AlignGuard:
-    """Measure the base's alignment subspaces, or read those of a run that was killed, and keep to them."""
-    from alignkeep.train.align_guard import AlignGuard
+) -> Callable[[], Outcome]:
+    """Measure the base for the tune's defence, or read what a run that was killed has measured, and attach it."""
+    from safetensors.torch import load_file
 
-    model, kept = trainer.model, work / SUBSPACES_NAME
+    defence, kept = prepared.defence, work / MEASURED_NAME
+    if defence is None:
+        return lambda: Outcome({})
     if by_first(lambda: is_whole(kept)):
-        guard = AlignGuard.load(kept, model, config.alignguard)
-    else:
-        loaded = LoadedModel(model, prepared.tokenizer, replace(base_of(config), is_adapter=True))
-        with loaded.as_base():
-            by_first(lambda: check_alignment(loaded, prepared.alignment, str(config.alignguard.data), progress))
-        guard = AlignGuard.measure(
-            model, prepared.tokenizer, prepared.alignment, config.alignguard, max_length=prepared.max_length,
-            progress=progress,
-        )  # fmt: skip
-        by_first(lambda: (guard.save(kept, model), seal(kept)))
-    guard.attach(trainer)
-    return guard
+        return defence.attach(load_file(kept), trainer)
+    checkpoint = replace(base_of(config), is_adapter=config.has_adapter)
+    loaded = LoadedModel(trainer.model, prepared.tokenizer, checkpoint)
+    measured = defence.measure(Base(loaded, prepared.max_length, progress, by_first))
+    if measured:
+        by_first(lambda: (write_tensors(kept, measured, {}), seal(kept)))
+    return defence.attach(measured, trainer)
