@@ -1,29 +1,19 @@
 """BibTeX and departures of the methods that ran.
 
 A method is named by the word users give it (`lora`, `prefill`) or by what it computes (`wilson`). An entry exists only
-for what is implemented; a new method adds its works to `works.jsonl` and one `Method` to `_METHODS`.
+for what is implemented. A method that is an object of its own (a merge method) has its entry there; another adds its
+works to `works.jsonl` and an entry to `_METHODS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from alignkeep.works import Work, works
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method in use: what it is for, the works it comes from, and where it departs from them."""
-
-    name: str
-    title: str
-    works: tuple[Work, ...]
-    departures: tuple[str, ...] = ()
+from alignkeep.works import Citation
 
 
-def _method(name: str, title: str, keys: str, *departures: str) -> Method:
-    return Method(name, title, tuple(works()[key] for key in keys.split()), departures)
+def _method(name: str, title: str, keys: str, *departures: str) -> Citation:
+    return Citation(name, title, tuple(keys.split()), departures)
 
 
 _METHODS = {
@@ -84,57 +74,6 @@ _METHODS = {
             "The weight is given, or chosen in a sweep on validation prompts by a rule, with intervals; the paper "
             "tries ten.",
             "Arithmetic is in float32 and rounded once, whatever type the weights are stored in.",
-        ),
-        _method(
-            "slerp",
-            "Merging along the arc between two tensors",
-            "shoemake1985animating",
-            "Per tensor, on tensors as they are; nearly parallel ones are mixed linearly.",
-        ),
-        _method("task_arithmetic", "Adding scaled task vectors", "ilharco2023editing"),
-        _method(
-            "ties",
-            "Trimmed task vectors with one sign per entry",
-            "yadav2023ties",
-            "Magnitudes are ranked within a tensor, not over the whole model.",
-        ),
-        _method(
-            "dare",
-            "Task vectors with entries dropped by chance and rescaled",
-            "yu2024language",
-            "Draws depend on seed and tensor name, not on the order of the tensors.",
-        ),
-        _method(
-            "della",
-            "Task vectors with entries dropped by rank and chance",
-            "deep2024della",
-            "Ranks are taken within a row of a matrix.",
-        ),
-        _method(
-            "breadcrumbs",
-            "Task vectors without their largest and smallest entries",
-            "davari2024model",
-            "Magnitudes are ranked within a tensor.",
-        ),
-        _method(
-            "model_stock",
-            "A weight from the angle between tuned models",
-            "jang2024model",
-            "The ratio is taken per tensor; the paper's is per layer.",
-            "Where the formula has no positive denominator the base's tensor is kept.",
-        ),
-        _method(
-            "fisher",
-            "Averaging base and tune by what each one's data depends on",
-            "matena2022merging jin2023dataless martens2015optimizing",
-            "The Fisher's input side, of few leading directions, in place of its diagonal.",
-            "Between the base on alignment data and the tune on its own: our use, published nowhere.",
-        ),
-        _method(
-            "alignment_subspace",
-            "Taking back what a tune did to alignment inputs",
-            "das2025alignguard martens2015optimizing",
-            "The projector is that paper's; merging with it is ours, and published nowhere.",
         ),
         _method(
             "rosi",
@@ -203,18 +142,33 @@ _METHODS = {
 }
 
 
-def known(names: Iterable[str]) -> tuple[str, ...]:
+Cited = str | Citation  # a name that has an entry here, or what a method that is an object says of itself
+
+
+def known(names: Iterable[Cited]) -> tuple[Cited, ...]:
     """Those of the names that have an entry: there is none for what is not implemented."""
-    return tuple(name for name in names if name in _METHODS)
+    return tuple(one for one in names if isinstance(one, Citation) or one in _METHODS)
 
 
-def cite(names: Iterable[str]) -> tuple[Method, ...]:
-    """The methods of these names, each once and in the order of this file; names without an entry are left out."""
-    wanted = set(names)
-    return tuple(method for name, method in _METHODS.items() if name in wanted)
+def cite(names: Iterable[Cited]) -> tuple[Citation, ...]:
+    """The citations of these names, each once and in the order of this file, what an object says of itself behind the
+    name before it; names without an entry are left out."""
+    behind: dict[str, dict[Citation, None]] = {}
+    last = ""
+    for one in names:
+        if isinstance(one, Citation):
+            behind.setdefault(last, {})[one] = None
+        else:
+            last = one
+            behind.setdefault(last, {})
+    ordered = [*behind.get("", ())]
+    for name, entry in _METHODS.items():
+        if name in behind:
+            ordered += [entry, *behind[name]]
+    return tuple(dict.fromkeys(ordered))
 
 
-def bibtex(methods: Iterable[Method]) -> str:
+def bibtex(methods: Iterable[Citation]) -> str:
     """The works of the methods as one BibTeX file, each work once."""
     works = {work.key: work for method in methods for work in method.works}
     return "".join(work.bibtex() + "\n\n" for work in works.values()).rstrip("\n") + ("\n" if works else "")

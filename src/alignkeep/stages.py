@@ -22,8 +22,10 @@ def stage_named(name: str) -> Stage[Any, Any, Any] | None:
     return next((stage for stage in STAGES if stage.name == name), None)
 
 
-def methods_of(name: str, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
-    """Names of the methods that a stage with these settings uses and that `citations` has an entry for; none for an
-    unknown stage. `metrics` are the names that were measured, None where nothing was yet."""
+def methods_of(
+    name: str, settings: Mapping[str, Any], metrics: Iterable[str] | None = None
+) -> tuple[citations.Cited, ...]:
+    """Citations of the methods that a stage with these settings uses, by the names that `citations` has an entry for;
+    none for an unknown stage. `metrics` are the names that were measured, None where nothing was yet."""
     stage = stage_named(name)
     return () if stage is None else citations.known(stage.methods(settings, metrics))

@@ -40,3 +40,19 @@ def works() -> dict[str, Work]:
     text = files("alignkeep").joinpath("works.jsonl").read_text(encoding="utf-8")
     found = [Work(**json.loads(line)) for line in text.splitlines()]
     return {work.key: work for work in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """What to cite for a method in use: its name, what it is for, the works it comes from (a key of the bibliography,
+    or a Work of your own) and where it departs from them."""
+
+    name: str
+    title: str
+    sources: tuple[str | Work, ...]
+    departures: tuple[str, ...] = ()
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """Raises KeyError for a key that the bibliography does not have."""
+        return tuple(works()[one] if isinstance(one, str) else one for one in self.sources)

@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from alignkeep.checkpoint.explanations import EXPLANATION_NAME, Explanation, Neighbour, Shown, read_explanation
 from alignkeep.checkpoint.files import write_text
-from alignkeep.citations import Method, bibtex, cite
+from alignkeep.citations import bibtex, cite
 from alignkeep.report.figures import marker, number, picture, round_ticks
 from alignkeep.report.html import percent, render_explanation, shorten, visible
 from alignkeep.report.panels import Figure, Table
 from alignkeep.report.sources import Curated
 from alignkeep.stages import methods_of
+from alignkeep.works import Citation
 
 PAGE_NAME = "explain.html"
 _LEFT, _WIDE, _TOP, _TALL = 8, 88, 30, 220  # percent across, pixels down
@@ -51,7 +52,7 @@ class ExplanationPage(NamedTuple):
     lead: str
     figures: tuple[Figure, ...]
     examples: tuple[Left, ...]
-    methods: tuple[Method, ...]
+    methods: tuple[Citation, ...]
     bibtex: str
 
 
@@ -83,7 +84,7 @@ def explanation_page(found: Explanation) -> ExplanationPage:
     return ExplanationPage(
         title="Which examples were left out, and why",
         about=(
-            ("Method", _WORDS.get(found.method, found.method)),
+            ("Citation", _WORDS.get(found.method, found.method)),
             ("Examples", str(found.n)),
             ("Kept", str(found.kept)),
         ),
