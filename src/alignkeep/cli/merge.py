@@ -38,7 +38,7 @@ Methods = Annotated[
     bool,
     typer.Option(
         "--methods",
-        help="List the methods with their options, and yours if --method names it before, and leave.",
+        help="List all methods and their options, and yours where --method names it.",
         callback=_list_methods,
     ),
 ]
