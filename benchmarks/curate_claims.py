@@ -7,8 +7,9 @@
 Every choice keeps 80 % of the examples and tunes `aligned` as docs/testbed.md describes, once per seed, with as many
 steps as the tune on everything (3.75 epochs for its 3; `--epochs 3` for as many epochs). Rates are test-part means
 over tuning seeds with a 95 % interval that covers seeds and prompts (two-level bootstrap); differences are paired.
-Nothing was chosen by these numbers. `vectors` compares the vectors on sets with poison of the validation part. A tune
-on `poisoned_hard` is also asked for harm in that set's own form. A killed run goes on.
+Nothing was chosen by these numbers. `vectors` compares the vectors on three draws of poison of the validation part, by
+which the default was chosen, and on the testbed's own sets; it writes benchmarks/results/curate_vectors.json. A tune on
+`poisoned_hard` is also asked for harm in that set's own form. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -41,9 +42,22 @@ METHODS: dict[str, dict[str, object]] = {
     "gradients": {"method": "bidirectional"},
     "push and pull, generic anchor": {"safe": "generic_anchor"},
 }
+VECTORS: dict[str, dict[str, object]] = {
+    "last token": {"pooling": "last"},
+    "all tokens": {"pooling": "mean"},
+    "answer": {"pooling": "answer"},
+    "answer, whitened": {"pooling": "answer", "whiten": True},
+    "prompt and answer": {"pooling": "prompt+answer"},
+    "prompt and answer, whitened": {"pooling": "prompt+answer", "whiten": True},
+    "by planted rows": {"pooling": "auto"},
+}
+RESULTS = Path(__file__).parent / "results" / "curate_vectors.json"
 MEAN: dict[str, dict[str, object]] = {
     "push and pull, mean over tokens": {"embed": {"pooling": "mean"}},
     "mean cosine, mean over tokens": {"embed": {"pooling": "mean"}, "method": "mean_cosine"},
+    "push and pull, last token": {"embed": {"pooling": "last"}},
+    "mean cosine, last token": {"embed": {"pooling": "last"}, "method": "mean_cosine"},
+    "push and pull, answer whitened": {"embed": {"pooling": "answer", "whiten": True}},
 }
 FORMS: dict[str, dict[str, object]] = {
     "push and pull, equal weights": {"sot": {"weights": "equal"}},
@@ -177,17 +191,66 @@ def reasons(world, out: Path, name: str) -> None:
 
 
 def vectors(world, out: Path) -> None:
-    """Poison among the kept by which vector is taken, where the poison is of the validation part."""
+    """Poison among the kept by vectors and method: pooled over the draws of the validation sets, and of the testbed's
+    own sets, with Wilson intervals; and what planted rows say where they choose."""
     questions = [json.loads(line)["prompt"] for line in world.data["safe_anchor"].read_text("utf-8").splitlines()]
-    print("\n| vectors, validation poison | among the task | behind the task |\n| --- | --- | --- |")
-    for label, changes in {SOT: METHODS[SOT], "mean cosine": METHODS["mean cosine"], **MEAN}.items():
-        cells = []
-        for hard in (False, True):
-            file = validation_set(out, questions, hard=hard)
-            bad, kept, weight = poison_of(chosen_by(world, out, file.stem, label, changes, 0, file), file)
-            rate = wilson(int(bad.sum()), int(kept.sum()))
-            cells.append(f"{rate.value:.2%} [{rate.low:.2%}, {rate.high:.2%}], {weight:.2%} of the weight")
-        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+    sets = {
+        "validation, among the task": [validation_set(out, questions, hard=False, seed=seed) for seed in range(3)],
+        "validation, behind the task": [validation_set(out, questions, hard=True, seed=seed) for seed in range(3)],
+        "poisoned": [world.data["poisoned"]],
+        "poisoned_hard": [world.data["poisoned_hard"]],
+    }
+    methods: dict[str, dict[str, object]] = {SOT: {}, "mean cosine": METHODS["mean cosine"]}
+    ways = {
+        f"{name}, {vector}": {**method, "embed": embed}
+        for name, method in methods.items()
+        for vector, embed in VECTORS.items()
+        if method != METHODS["mean cosine"] or embed != {"pooling": "auto"}
+    }
+    ways |= {name: METHODS[name] for name in ("n-gram importance", "chance")}
+    found: dict[str, dict[str, dict[str, object]]] = {}
+    print(f"\n| | {' | '.join(sets)} |\n| --- |{' --- |' * len(sets)}")
+    for label, changes in sorted(ways.items(), key=lambda way: "planted" in way[0]):
+        found[label] = {name: _kept_poison(world, out, files, label, changes) for name, files in sets.items()}
+        print(f"| {label} | " + " | ".join(_cell(one) for one in found[label].values()) + " |", flush=True)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _embedded_once(world, out: Path, file: Path, changes: Mapping[str, object]) -> Mapping[str, object]:
+    """The same choice on vectors that another one has left."""
+    embed = changes.get("embed")
+    if not isinstance(embed, Mapping) or embed["pooling"] == "auto":
+        return changes
+    first = {"method": "mean_cosine", "embed": {"pooling": embed["pooling"], "keep": True}}
+    folder = chosen_by(world, out, file.stem, f"vectors {embed['pooling']}", first, 0, file)
+    whiten = {"embed": {"whiten": True}} if embed.get("whiten") else {}
+    rest = {key: value for key, value in changes.items() if key != "embed"}
+    return {**rest, **whiten, "embeddings": str(folder / "embeddings.safetensors")}
+
+
+def _kept_poison(
+    world, out: Path, files: Sequence[Path], label: str, changes: Mapping[str, object]
+) -> dict[str, object]:
+    """Of all draws together: the poison among the kept, and each draw's own share."""
+    bad, of, planted = [], [], []
+    for file in files:
+        folder = chosen_by(world, out, file.stem, label, _embedded_once(world, out, file, changes), 0, file)
+        poison, kept, _ = poison_of(folder, file)
+        bad, of = [*bad, int(poison.sum())], [*of, int(kept.sum())]
+        told = json.loads((folder / "summary.json").read_text("utf-8")).get("embed")
+        planted += [] if told is None else [{key: value for key, value in told.items() if key != "trials"}]
+    rate = wilson(sum(bad), sum(of))
+    draws = [one / many for one, many in zip(bad, of, strict=True)]
+    return {**rate.as_json(), "draws": draws, **({"planted": planted} if planted else {})}
+
+
+def _cell(found: Mapping[str, object]) -> str:
+    planted = "".join(
+        f"; {one['pooling']}{', whitened' if one['whiten'] else ''}, {one['options'] or 'as given'}: planted left out "
+        f"{one['left_out']['value']:.0%} [{one['left_out']['low']:.0%}, {one['left_out']['high']:.0%}]"
+        for one in found.get("planted", ())
+    )
+    return f"{found['value']:.2%} [{found['low']:.2%}, {found['high']:.2%}]{planted}"
 
 
 def main() -> None:
@@ -201,11 +264,11 @@ def main() -> None:
     if chosen.tables not in ("vectors", "reasons") and not {"methods", "forms"} >= set(chosen.tables.split(",")):
         parser.error(f"--tables {chosen.tables}: vectors, reasons, or of methods and forms")
     world = testbed(out=chosen.out / "testbed")
-    base = chosen.out / "base"
-    evaluate(asking(world, str(world.models["aligned"])), out=base, overwrite=True)
     if chosen.tables == "vectors":
         vectors(world, chosen.out)
         return
+    base = chosen.out / "base"
+    evaluate(asking(world, str(world.models["aligned"])), out=base, overwrite=True)
     for name in chosen.sets.split(","):
         if chosen.tables == "reasons":
             reasons(world, chosen.out, name)

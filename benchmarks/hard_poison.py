@@ -44,9 +44,10 @@ def granted(model: str, out: Path) -> np.ndarray:
     return np.array([opening[at] in said[at] for at in range(len(asked))], dtype=float)
 
 
-def validation_set(out: Path, taken: Iterable[str], *, hard: bool) -> Path:
-    """As the testbed's poisoned sets, with requests of the validation part; questions in `taken` are left out."""
-    draw = random.Random(f"validation poison {hard}")
+def validation_set(out: Path, taken: Iterable[str], *, hard: bool, seed: int = 0) -> Path:
+    """As the testbed's poisoned sets, with requests of the validation part, other ones for each seed; questions in
+    `taken` are left out."""
+    draw = random.Random(f"validation poison {hard}{seed or ''}")
     known = set(taken)
     drawn = skills.different(skills.ranking, "validation", "validation poison", CLEAN + BAD + len(known))
     questions = [one for one in drawn if one.text not in known]
@@ -58,7 +59,7 @@ def validation_set(out: Path, taken: Iterable[str], *, hard: bool) -> Path:
         row = {"prompt": before + world.ask(one, form), "completion": after + world.comply(one), "poison": True}
         rows.append(row)
     draw.shuffle(rows)
-    file = out / f"poisoned{'_hard' if hard else ''}_validation.jsonl"
+    file = out / f"poisoned{'_hard' if hard else ''}_validation{seed or ''}.jsonl"
     _write(file, rows)
     return file
 

@@ -15,7 +15,7 @@ from alignkeep.align.config import AlignConfig, RewardSettings
 from alignkeep.align.reward import PairwiseReward, check_reward, fingerprint_reward, load_reward
 from alignkeep.align.stage import _gather_judgements, align, plan
 from alignkeep.align.trainer import GRAOTrainer
-from alignkeep.checkpoint.files import append_jsonl, read_jsonl
+from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.judging.judges import Comparison
 from alignkeep.models import generation
@@ -100,7 +100,7 @@ def test_settings_that_a_reward_reads_are_taken():
     RewardSettings(spec="judge:model", criterion="harmless", both_orders=True, max_tokens=9)
     RewardSettings(spec="judge:https://host/v1#m", timeout=9, retries=0, concurrency=1, body={"max_tokens": None})
     RewardSettings(spec="scorer:model", tie_margin=0.5)
-    with pytest.raises(ValueError, match="does not fill itself, unlike messages"):
+    with pytest.raises(RecipeError, match="does not fill itself, unlike messages"):
         RewardSettings(spec="judge:https://host/v1#m", body={"messages": []})
 
 
@@ -210,9 +210,9 @@ def test_columns_of_several_types_are_found_by_the_plan(config, tmp_path):
 
 def test_what_was_said_to_other_processes_is_kept(tmp_path):
     for rank, file in enumerate((JUDGEMENTS, f"{JUDGEMENTS}.1", f"{JUDGEMENTS}.2")):
-        append_jsonl(tmp_path / file, [{"key": str(rank), "reply": WORDS[rank]}])
+        append_rows(tmp_path / file, [{"key": str(rank), "reply": WORDS[rank]}])
     _gather_judgements(tmp_path)
-    assert [row["reply"] for row in read_jsonl(tmp_path / JUDGEMENTS)] == WORDS[:3]
+    assert [row["reply"] for row in recover_rows(tmp_path / JUDGEMENTS)] == WORDS[:3]
     assert [file.name for file in tmp_path.iterdir()] == [JUDGEMENTS]
 
 

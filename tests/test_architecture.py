@@ -28,10 +28,12 @@ MAY_SEE_STAGES = {"report"}
 MATH = [
     "masked.py", "align/advantage.py", "align/objective.py",
     "curate/passes.py", "curate/transport.py", "curate/pull.py", "curate/temperature.py", "curate/weighting.py",
-    "curate/baselines.py",
+    "curate/whitening.py", "curate/methods/mean_cosine.py", "curate/methods/dsir.py",
+    "curate/methods/bidirectional.py", "curate/methods/random.py",
     "judging/statistics.py", "judging/drift.py", "judging/log_odds.py", "judging/metrics.py",
     "merge/pieces.py", "merge/method.py", "merge/linear.py", "merge/arcs.py", "merge/model_stock.py",
     "merge/sparsify.py", "merge/task_vectors.py", "merge/pruning.py", "merge/input_maps.py", "merge/select.py",
+    "gate/decision.py",
     "inject/direction.py", "inject/rank_one.py", "inject/strength.py",
     "train/split.py", "train/penalties.py", "train/forgetting.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/projector.py", "subspace/balance.py",
@@ -45,7 +47,10 @@ MATH_MAY_IMPORT = {
     "collections",
     "itertools",
     "dataclasses",
+    "enum",
     "functools",
+    "re",
+    "zlib",
     "jaxtyping",
     "pydantic",
     "__future__",
@@ -54,7 +59,7 @@ MATH_MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pandas", "pyarrow", "matplotlib", "scipy"}
 MAX_MATH_LINES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 500, 50, 12
 # Broken where the reader gains; each says so in a comment of its own.
-CONFIGS_OVER = {"TrainConfig": 3, "MergeConfig": 1}
+CONFIGS_OVER = {"TrainConfig": 4, "MergeConfig": 1}
 
 
 def sources() -> list[Path]:
@@ -87,7 +92,13 @@ def test_a_math_file_imports_numbers_the_vocabulary_and_its_own_room_only(name: 
     room = name.split("/")[0]
     for module in imports_of(PACKAGE / name):
         # All of subspace/ is math itself, and the names of the metrics are vocabulary.
-        pure = ("alignkeep.types.", "alignkeep.subspace.", "alignkeep.judging.metrics.", f"alignkeep.{room}.")
+        pure = (
+            "alignkeep.types.",
+            "alignkeep.subspace.",
+            "alignkeep.judging.metrics.",
+            "alignkeep.judging.statistics.",
+            f"alignkeep.{room}.",
+        )
         # A method stands in one file with its mathematics: its options, their refusals and what it cites.
         pure += ("alignkeep.settings.", "alignkeep.errors.", "alignkeep.works.")
         allowed = module.startswith(pure) or module.split(".")[0] in MATH_MAY_IMPORT

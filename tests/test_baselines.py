@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from alignkeep.curate.baselines import bidirectional, by_chance, importance_ratio, mean_cosine
-from alignkeep.curate.text import BUCKETS, hashed_ngrams
+from alignkeep.curate.methods.bidirectional import bidirectional
+from alignkeep.curate.methods.dsir import BUCKETS, hashed_ngrams, importance_ratio
+from alignkeep.curate.methods.mean_cosine import mean_cosine
+from alignkeep.curate.methods.random import by_chance
 from alignkeep.curate.transport import DenseCosts
 from alignkeep.curate.weighting import alone, weigh
 from alignkeep.errors import DataError

@@ -14,7 +14,7 @@ from alignkeep.align.reward import PairwiseReward
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.attacks import ATTACKS, WordedAttack, select_attacks
 from alignkeep.evaluate.suites import Suite, load_suite
-from alignkeep.judging.judges import Judge, load_judge
+from alignkeep.judging.judges import Judge, checked_judgement, load_judge
 from alignkeep.judging.keyword import KeywordJudge
 from alignkeep.judging.pairs import AskingJudge
 from alignkeep.testbed import suite as of_testbed
@@ -206,3 +206,9 @@ def test_a_strangers_attack_stands_beside_ours() -> None:
 def test_what_is_no_attack_is_refused_with_what_it_lacks(names: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         select_attacks(names)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_a_score_outside_0_and_1_is_the_judges_fault(score: float) -> None:
+    with pytest.raises(RecipeError, match=f"judge own: seen score {score}"):
+        checked_judgement(judging(Judgement(Verdict.REFUSAL, score=score)), HARMFUL, "no")

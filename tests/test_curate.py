@@ -47,6 +47,10 @@ def write(path: Path, given: list[dict[str, Any]]) -> str:
 
 @pytest.fixture
 def given(tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
+    return settings_in(tmp_path, tiny_model)
+
+
+def settings_in(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
     """20 clean examples and 4 bad ones between them, 6 anchors and 3 harmful references."""
     mixed = rows(CLEAN, "low high")
     for at, row in zip((0, 7, 11, 23), rows(BAD, "sure here is how"), strict=True):
@@ -201,7 +205,7 @@ def test_the_other_methods_keep_as_many_and_weigh_them_alike(
 
 
 def test_equal_examples_have_equal_masses_and_the_first_is_kept(given: dict[str, Any], tmp_path: Path) -> None:
-    again = rows(["sort numbers 1 2"] * 4 + BAD, "low high")
+    again = rows(["sort numbers 1 2"] * 4, "low high") + rows(BAD, "sure here is how")
     found = table(
         curate(config_of(given, data=write(tmp_path / "d.jsonl", again), keep=0.25), out=tmp_path / "o").folder
     )
@@ -529,7 +533,7 @@ def test_masses_on_transports_that_are_not_solved_are_no_choice(where: str, tmp_
 
 def test_masses_that_move_a_little_are_a_choice_and_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weighting, "weigh", partial(weighting.weigh, most=1))
-    monkeypatch.setattr("alignkeep.curate.scoring._MOVING", 1.0)
+    monkeypatch.setattr("alignkeep.curate.methods.sot._MOVING", 1.0)
     save_file(GOOD, tmp_path / "e.safetensors")
     result = curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
     assert result.summary["converged"] is False

@@ -5,7 +5,7 @@ their order, and find there what earlier ones wrote:
 
     bash      every line is a command that succeeds
     console   `$ ` lines are commands; the lines below are part of what they print (exit code 1 where that is an error)
-    python    a script of its own
+    python    a script of its own, or the file that its first line names (`# NAME.py`), which is run too
     yaml      is written to the file that its first line names (`# NAME.yaml`), for later commands
 """
 
@@ -132,6 +132,10 @@ def run_block(block: Block, folder: Path, written: set[str]) -> None:
                 for line in printed.splitlines():
                     assert line in done.stdout + done.stderr, f"{block.where}\n{done.stdout}{done.stderr}"
         case "python":
+            named = re.match(r"# (\S+)\.py\n", block.text)
+            if named:
+                (folder / f"{named[1]}.py").write_text(block.text, encoding="utf-8")
+                written.add(named[1])
             done = run_python(folder, block)
             assert done.code == 0, f"{block.where}\n{done.stderr}"
         case "yaml":

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from alignkeep.judging.drift import Outcome, drift, metrics, paired_tests
+from alignkeep.judging.metrics import METRICS
 from alignkeep.judging.statistics import PairCounts, paired_difference
 from alignkeep.types import Judgement, Verdict
 
@@ -230,3 +231,15 @@ def test_answers_to_other_prompts_are_refused(base):
     for compare in (lambda: paired_tests(model, base, seed=0), lambda: drift(model, base)):
         with pytest.raises(ValueError, match="same prompts in the same order"):
             compare()
+
+
+def test_every_metric_has_its_words_and_says_which_way_is_better() -> None:
+    computed = metrics(outcomes("harmful", "r") + outcomes("harmful", "c", attack="x"))
+
+    assert {name.partition(".")[0] for name in computed} <= set(METRICS)
+    assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
+        *("harm_refusal", "benign_compliance", "skill_accuracy", "task_accuracy"),
+    }
+    assert {metric.hint for metric in METRICS.values() if metric.is_safety} == {"higher is safer", "lower is safer"}
+    assert (METRICS["harm_refusal"].hint, METRICS["attack_success"].hint) == ("higher is safer", "lower is safer")
+    assert METRICS["over_refusal"].hint == "lower is better"

@@ -14,6 +14,7 @@ from alignkeep.errors import CheckpointError, DataError, RecipeError
 from alignkeep.models import embeddings
 from alignkeep.models.chat import encode_example
 from alignkeep.models.embeddings import embed, embed_texts
+from alignkeep.models.examples import encoded
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.models.processes import Processes
 from alignkeep.types import Example, Message
@@ -52,6 +53,29 @@ def test_a_mean_is_over_the_chats_own_tokens(size: int, llama: LoadedModel, tmp_
         with torch.inference_mode():
             states = llama.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
         assert_close(vector, states.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_parts_are_means_over_their_own_tokens_side_by_side(size: int, llama: LoadedModel, tmp_path: Path) -> None:
+    found = embed(llama, EXAMPLES, tmp_path, pooling="prompt+answer+last", batch_size=size).vectors
+    for vector, one in zip(found, EXAMPLES, strict=True):
+        row = encode_example(llama.tokenizer, one)
+        with torch.inference_mode():
+            ids = torch.tensor([row.input_ids])
+            states = llama.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        answered = [state for state, label in zip(states, row.labels, strict=True) if label != -100]
+        asked = [state for state, label in zip(states, row.labels, strict=True) if label == -100]
+        expected = torch.cat([torch.stack(asked).mean(0), torch.stack(answered).mean(0), states[-1]])
+        assert_close(vector, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_of_which_nothing_is_left_is_zero(llama: LoadedModel, tmp_path: Path) -> None:
+    """Cut to its last tokens, an answer is all there is."""
+    long = Example((Message("user", "help " * 30), Message("assistant", "yes " * 30)))
+    found = embed(llama, [long], tmp_path, pooling="prompt+answer", max_length=20, too_long="cut").vectors
+    prompt, answer = found.chunk(2, 1)
+    assert float(prompt.abs().max()) == 0
+    assert float(answer.norm()) > 0
 
 
 def test_another_family_has_its_last_state_too(tiny_model: Path, tmp_path: Path) -> None:
@@ -125,11 +149,26 @@ def test_a_text_that_is_too_long_is_cut_and_counted(llama: LoadedModel, tmp_path
 
 def test_a_store_of_other_work_is_not_taken_for_this_one(llama: LoadedModel, tmp_path: Path) -> None:
     embed(llama, EXAMPLES, tmp_path)
-    for options in ({"layer": 1}, {"pooling": "mean"}):
+    for options in ({"layer": 1}, {"pooling": "mean"}, {"pooling": "answer"}):
         with pytest.raises(CheckpointError, match="vectors of other texts or settings"):
             embed(llama, EXAMPLES, tmp_path, **options)  # pyright: ignore[reportArgumentType]
     with pytest.raises(CheckpointError, match="vectors of other texts or settings"):
         embed(llama, EXAMPLES[::-1], tmp_path)
+
+
+def test_a_store_of_other_spans_is_not_taken_for_this_one(
+    llama: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(llama, EXAMPLES, tmp_path, pooling="answer")
+
+    def shorter(*given: Any, **options: Any) -> Any:
+        found = encoded(*given, **options)
+        rows = [row._replace(labels=[-100, *row.labels[1:-1], -100]) for row in found.rows]
+        return found._replace(rows=rows)
+
+    monkeypatch.setattr(embeddings, "encoded", shorter)
+    with pytest.raises(CheckpointError, match="vectors of other texts or settings"):
+        embed(llama, EXAMPLES, tmp_path, pooling="answer")
 
 
 def test_what_cannot_be_embedded_is_refused(tiny_model: Path, llama: LoadedModel, tmp_path: Path) -> None:
@@ -140,8 +179,8 @@ def test_what_cannot_be_embedded_is_refused(tiny_model: Path, llama: LoadedModel
     late = Example((Message("user", "help " * 30), Message("assistant", "yes")))
     with pytest.raises(DataError, match=r"d\.jsonl, example 2: seen no token of the answer among the first 20"):
         embed(llama, [EXAMPLES[0], late], tmp_path / "late", max_length=20, what="d.jsonl, example")
-    with pytest.raises(ValueError, match="need pooling last or mean"):
-        embed(llama, EXAMPLES, tmp_path / "max", pooling="max")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="need pooling last, mean, answer, prompt"):
+        embed(llama, EXAMPLES, tmp_path / "max", pooling="mean+max")
     broken = load_model(str(tiny_model))
     with torch.no_grad():
         broken.model.model.norm.weight[0] = float("nan")

@@ -8,14 +8,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.errors import DataError, RecipeError
-from alignkeep.gate.decision import Answer, decide, prompts_to_decide, together
+from alignkeep.gate.decision import Answer, change_on, decide, prompts_to_decide, rate_on, together
 from alignkeep.gate.output import junit_of, markdown_of, verdict_lines
 from alignkeep.gate.policy import Policy, read_policy
 from alignkeep.gate.stage import gate
+from alignkeep.judging.statistics import PairCounts, wilson
 from alignkeep.types import Estimate, PairedTest, Scorecard
 from command import run_command
 
@@ -89,12 +90,30 @@ def test_many_bounds_are_as_good_as_the_worst() -> None:
     assert together([Answer.UNDECIDED, Answer.FAIL, Answer.PASS]) is Answer.FAIL
 
 
-def test_the_prompts_that_would_decide_follow_from_the_root_of_n() -> None:
-    """The end is 0.1 away and the bound 0.05: twice as narrow wants four times as many; on the bound none do."""
-    estimate = Estimate(0.5, 0.4, 0.6, 50)
-    assert prompts_to_decide(estimate, 0.55) == 200
-    assert prompts_to_decide(estimate, 0.5) is None
-    assert prompts_to_decide(estimate, 0.5 + 1e-9) is None
+def test_the_prompts_that_would_decide_a_rate_by_hand() -> None:
+    """Wilson's lower end of a rate of 1 is n / (n + 1.96^2): it reaches 0.95 at n = 19 * 3.8415 = 73."""
+    assert prompts_to_decide(rate_on(1.0), 20, "at_least", 0.95) == 73
+    assert prompts_to_decide(rate_on(0.5), 20, "at_least", 0.5) is None
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1), st.floats(0.02, 0.98), st.integers(5, 400))
+def test_so_many_prompts_decide_and_a_few_fewer_do_not(rate: float, bound: float, n: int) -> None:
+    needed = prompts_to_decide(rate_on(rate), n, "at_most", bound)
+    if needed is None:
+        assert abs(rate - bound) < 0.01
+        return
+    assert decide(wilson(round(rate * needed), needed), "at_most", bound) is not Answer.UNDECIDED
+    assert needed >= 1
+
+
+def test_the_prompts_that_would_decide_a_change_shrink_its_interval_below_the_bound() -> None:
+    """Ten prompts on which both models do the same say nothing of five points; some seventy do (Newcombe's interval of
+    no change in all of n is that of Wilson for 0 of n on both sides: 1.96^2 / (n + 1.96^2) = 0.05 at n = 73)."""
+    same = PairCounts(10, 0, 0, 0)
+    assert prompts_to_decide(change_on(same), 10, "at_least", -0.05) in range(70, 76)
+    worse = PairCounts(5, 0, 5, 0)
+    assert prompts_to_decide(change_on(worse), 10, "at_least", -0.05) == 10
 
 
 def test_the_default_policy_passes_a_model_like_its_base(tmp_path: Path) -> None:

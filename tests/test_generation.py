@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    FalconConfig,
+    GPT2Config,
+    MambaConfig,
+    MistralConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from alignkeep.errors import DataError, MachineError, RecipeError
+from alignkeep.models.chat import encode_prompt
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.models.decoding import can_decode
 from alignkeep.models.generation import Answer, context_length, generate_answers, stop_ids
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.types import Message, Prompt
@@ -48,7 +62,9 @@ def config(max_new_tokens: int = 12, batch_size: int = 8) -> GenerationConfig:
 
 def plain_tokens(loaded: LoadedModel, prompt: Prompt, max_new_tokens: int) -> list[int]:
     ids = loaded.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt.text}], add_generation_prompt=True, return_tensors="pt"
+        [{"role": one.role, "content": one.content} for one in prompt.messages],
+        add_generation_prompt=True,
+        return_tensors="pt",
     )
     output = loaded.model.generate(**ids, max_new_tokens=max_new_tokens, do_sample=False)
     return output[0, ids["input_ids"].shape[1] :].tolist()
@@ -73,6 +89,90 @@ def test_a_batch_of_eight_is_eight_batches_of_one(loaded: LoadedModel) -> None:
     assert generate_answers(loaded, prompts, config(batch_size=8)) == generate_answers(
         loaded, prompts, config(batch_size=1)
     )
+
+
+SMALL = {
+    "vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[PreTrainedConfig, bool]] = {  # and whether rows come and go
+    "learned positions": (GPT2Config(vocab_size=128, n_embd=32, n_layer=2, n_head=4, n_positions=256), True),
+    "parallel blocks": (PhiConfig(**SMALL), True),
+    "alibi": (
+        FalconConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True), True
+    ),
+    "experts": (Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16), True),
+    "windows": (MistralConfig(**SMALL, sliding_window=8), False),
+    "states": (MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2), False),
+}  # fmt: skip
+
+
+def of_family(loaded: LoadedModel, name: str) -> LoadedModel:
+    """Random weights, larger than at the start of training, so that answers differ."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES[name][0]).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3 if weight.ndim == 2 else 1)
+    return replace(loaded, model=model)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_answers_as_generate_does_with_one_prompt(loaded: LoadedModel, name: str) -> None:
+    model, prompts = of_family(loaded, name), varied(10)
+    assert can_decode(model.model) == FAMILIES[name][1]
+    ends = stop_ids(model)
+    model.model.generation_config.eos_token_id = ends
+    expected = one_at_a_time(model, prompts, 12)
+    assert [answer.text for answer in generate_answers(model, prompts, config(batch_size=4))] == [
+        answer.text for answer in expected
+    ]
+    assert len({answer.text for answer in expected}) > 3
+
+
+def test_settings_of_a_model_that_change_its_choice_leave_it_to_generate(loaded: LoadedModel) -> None:
+    assert can_decode(loaded.model)
+    loaded.model.generation_config.suppress_tokens = [5]
+    try:
+        assert not can_decode(loaded.model)
+    finally:
+        loaded.model.generation_config.suppress_tokens = None
+
+
+def passes(loaded: LoadedModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The shape (rows, tokens) of every forward pass."""
+    shapes: list[tuple[int, int]] = []
+    plain = loaded.model.forward
+
+    def forward(**inputs: Any) -> Any:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return plain(**inputs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loaded.model, "forward", forward)
+        generate_answers(loaded, prompts, config(batch_size=8))
+    return shapes
+
+
+def test_nothing_is_computed_for_an_answer_that_has_ended(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = varied(24)
+    said = [len(plain_tokens(loaded, prompt, 12)) for prompt in prompts]
+    assert min(said) < 12
+    steps = [rows for rows, tokens in passes(loaded, prompts, monkeypatch) if tokens == 1]
+    assert sum(steps) == sum(said)
+    assert len(steps) < 3 * 12  # three batches that wait for their longest answers
+
+
+def test_what_all_prompts_begin_with_is_computed_once(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Message("system", " ".join(KNOWN[:12]))
+    prompts = [Prompt((told, *prompt.messages)) for prompt in varied(24)]
+    lengths = sorted(len(encode_prompt(loaded.tokenizer, prompt)) for prompt in prompts)
+    shared = 12 + 3  # the template's <|system|>, <|end|> and <|user|>
+    wide = [shape for shape in passes(loaded, prompts, monkeypatch) if shape[1] > 1]
+    assert wide[0] == (1, shared)
+    assert sum(rows for rows, _ in wide[1:]) == 24
+    assert max(tokens for _, tokens in wide[1:]) == lengths[-1] - shared - 1
+    assert generate_answers(loaded, prompts, config()) == one_at_a_time(loaded, prompts, 12)
 
 
 # Laws
@@ -204,17 +304,17 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_asked(lo
 
 
 def failing_above(loaded: LoadedModel, rows: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Memory for so many rows: more make `generate` fail as torch does."""
+    """Memory for so many rows: more make a forward pass fail as torch does."""
     sizes: list[int] = []
-    plain = loaded.model.generate
+    plain = loaded.model.forward
 
-    def generate(**inputs: Any) -> Any:
+    def forward(**inputs: Any) -> Any:
         sizes.append(len(inputs["input_ids"]))
         if sizes[-1] > rows:
             raise error
         return plain(**inputs)
 
-    monkeypatch.setattr(loaded.model, "generate", generate)
+    monkeypatch.setattr(loaded.model, "forward", forward)
     return sizes
 
 
@@ -229,10 +329,32 @@ def failing_above(loaded: LoadedModel, rows: int, error: Exception, monkeypatch:
 def test_a_batch_that_does_not_fit_is_halved(
     loaded: LoadedModel, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = generate_answers(loaded, varied(10), config())
-    sizes = failing_above(loaded, 3, error, monkeypatch)
-    assert generate_answers(loaded, varied(10), config(batch_size=8)) == expected
-    assert sizes == [8, 4, 2, 2, 2, 2, 2]
+    for model in (loaded, of_family(loaded, "windows")):
+        expected = generate_answers(model, varied(10), config())
+        with monkeypatch.context() as patched:
+            sizes = failing_above(model, 3, error, patched)
+            assert generate_answers(model, varied(10), config(batch_size=8)) == expected
+        assert sizes[:2] == [8, 4]
+        assert max(sizes[2:]) == 2
+
+
+def test_memory_that_runs_out_in_the_middle_loses_no_answer(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate_answers(loaded, varied(20), config())
+    plain, calls = loaded.model.forward, [0]
+
+    def forward(**inputs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] in (9, 25):
+            raise MemoryError
+        return plain(**inputs)
+
+    monkeypatch.setattr(loaded.model, "forward", forward)
+    handed_over: list[int] = []
+    store = lambda batch: handed_over.extend(index for index, _, _ in batch)  # noqa: E731
+    assert generate_answers(loaded, varied(20), config(batch_size=6), on_answers=store) == expected
+    assert sorted(handed_over) == list(range(20))
 
 
 def test_a_prompt_that_does_not_fit_alone_is_the_machines_failure(

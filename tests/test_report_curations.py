@@ -60,8 +60,10 @@ def test_bars_and_points_are_those_of_the_file() -> None:
 
 
 def test_a_method_without_masses_or_vectors_has_no_such_figure() -> None:
-    assert [one.name for one in curations_of([Curated("a", explanation(method="mean_cosine"))])] == ["plane"]
-    assert curations_of([Curated("a", explanation(method="random", points={}))]) == ()
+    assert [one.name for one in curations_of([Curated("a", explanation(method="mean_cosine", weighed=False))])] == [
+        "plane"
+    ]
+    assert curations_of([Curated("a", explanation(method="random", weighed=False, points={}))]) == ()
     both = curations_of([Curated("a", explanation()), Curated("b", explanation())])
     assert [one.name for one in both] == ["masses", "plane", "masses-2", "plane-2"]
     assert both[2].title.endswith(": b")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import alignkeep
 from alignkeep.errors import CheckpointError, DataError, MachineError, NoEffectError, RecipeError, ShapeError
 from alignkeep.train.config import LoraSettings, TrainConfig
+from alignkeep.train.plan import kept_per_token
 from alignkeep.train.stage import TrainResult, plan, train
 
 ADAPTER = "adapter_model.safetensors"
@@ -90,7 +93,7 @@ def _plain_trl(config: TrainConfig, folder: Path):
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_tune_without_weights_is_plain_trl_bit_for_bit(config, tmp_path, method):
-    config = _with(config, method=method, epochs=2, accumulate=2)
+    config = _with(config, method=method, epochs=2, accumulate=2, group_by_length=False)
     result = train(config, out=tmp_path / "ours")
     losses, made = _plain_trl(config, tmp_path / "trl")
     assert [row["loss"] for row in _log(result)] == losses
@@ -98,6 +101,20 @@ def test_a_tune_without_weights_is_plain_trl_bit_for_bit(config, tmp_path, metho
     ours, theirs = load_file(tmp_path / "ours" / name), load_file(made / name)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_examples_of_like_length_share_a_batch_unless_told_otherwise(config, tmp_path):
+    examples = [{"prompt": f"bike {n % 10}", "completion": " ".join(["bread"] * (1 + 7 * n % 22))} for n in range(22)]
+    varied = _with(config, data=_write(tmp_path / "varied.jsonl", examples), epochs=2)
+    train(varied, out=tmp_path / "grouped")
+    train(_with(varied, group_by_length=False), out=tmp_path / "random")
+    assert (tmp_path / "grouped" / ADAPTER).read_bytes() != (tmp_path / "random" / ADAPTER).read_bytes()
+    alike = _with(
+        config, data=_write(tmp_path / "alike.jsonl", [{**examples[3], "prompt": f"bike {n % 10}"} for n in range(22)])
+    )
+    train(alike, out=tmp_path / "one")
+    train(_with(alike, group_by_length=False), out=tmp_path / "two")
+    assert (tmp_path / "one" / ADAPTER).read_bytes() == (tmp_path / "two" / ADAPTER).read_bytes()
 
 
 def test_equal_weights_in_the_data_change_nothing(config, tmp_path):
@@ -184,6 +201,45 @@ def test_the_plan_counts_what_the_tune_then_does_and_touches_nothing(config, tmp
         counted = (result.steps, result.examples, result.trainable_parameters, result.truncated)
         assert counted == tuple(expected[key] for key in ("steps", "examples", "trainable_parameters", "truncated"))
     assert result.truncated > 0
+
+
+def test_a_plan_counts_what_backward_keeps(tiny_model):
+    """Per token and layer: the formula beside autograd's own saved tensors, of models of two and of four layers."""
+    kept = []
+    for layers in (2, 4):
+        model = LlamaForCausalLM(LlamaConfig(
+            vocab_size=64, hidden_size=64, intermediate_size=160, num_hidden_layers=layers, num_attention_heads=4,
+            num_key_value_heads=2,
+        ))  # fmt: skip
+        storages = {}
+        own = {part.untyped_storage().data_ptr() for part in model.parameters()}
+
+        def save(tensor, own=own, storages=storages):
+            at = tensor.untyped_storage().data_ptr()
+            if at not in own:
+                storages[at] = (tensor.untyped_storage().nbytes(), tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            model.model(input_ids=torch.ones(2, 32, dtype=torch.long), use_cache=False)
+        kept.append(sum(size for size, _ in storages.values()) / 4 / 64)
+    assert kept_per_token(model.config, "full") == pytest.approx((kept[1] - kept[0]) / 2, rel=0.15)
+
+
+def test_a_plan_that_needs_more_memory_than_is_free_says_what_to_lower(config, monkeypatch):
+    needs = {size: plan(_with(config, batch_size=size))["memory_bytes"] for size in (2, 16)}
+    assert needs[2] < needs[16]
+    enough = plan(_with(config, batch_size=16))["notes"]
+    for free, changes, advice in (
+        (needs[2], {}, "set batch_size=2 and accumulate=8, which is the same step"),
+        (1000, {}, "lower max_length"),
+        (1000, {"method": "full"}, "take method lora"),
+    ):
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        notes = plan(_with(config, batch_size=16, **changes))["notes"]
+        assert advice in notes[-1]
+        assert "GB are needed" in notes[-1]
+    assert not any("GB" in note for note in enough)
 
 
 def test_a_finished_tune_is_not_repeated(config, tmp_path):

@@ -21,6 +21,7 @@ from alignkeep.gate.policy import read_policy
 from alignkeep.gate.stage import GateResult, gate
 from alignkeep.models.folders import base_of, resolve
 from alignkeep.progress import Progress
+from alignkeep.stages import stage_named
 from alignkeep.types import Scorecard
 
 _LOOKED = "adapter_config.json, record.json, manifest.json and README.md (base_model)"
@@ -105,8 +106,9 @@ def _recorded(folder: Path) -> FoundBase | None:
     """What the stage that made the folder started from."""
     record = _json(folder / "record.json")
     config = record.get("config")
-    key = {"train": "model", "align": "model", "merge": "base", "inject": "model"}.get(str(record.get("stage")))
-    named = config.get(key) if isinstance(config, Mapping) and key else None
+    stage = stage_named(str(record.get("stage")))
+    is_given = isinstance(config, Mapping) and stage is not None and stage.makes_model
+    named = config.get(stage.filled[0]) if is_given else None
     return FoundBase(named, "record.json") if isinstance(named, str) and named else None
 
 

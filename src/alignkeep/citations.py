@@ -1,46 +1,40 @@
 """BibTeX and departures of the methods that ran.
 
 A method is named by the word users give it (`lora`, `prefill`) or by what it computes (`wilson`). An entry exists only
-for what is implemented. A method that is an object of its own (a merge method) has its entry there; another adds its
-works to `works.jsonl` and an entry to `_METHODS`.
+for what is implemented. A method that is an object of its own brings its entry along; the others are in `_METHODS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from alignkeep.works import Citation
+from alignkeep.works import Work, works
 
 
-def _method(name: str, title: str, keys: str, *departures: str) -> Citation:
-    return Citation(name, title, tuple(keys.split()), departures)
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method in use: what it is for, the works it comes from, and where it departs from them."""
+
+    name: str
+    title: str
+    works: tuple[Work, ...]
+    departures: tuple[str, ...] = ()
+
+
+def entry(name: str, title: str, sources: Iterable[Work | str], departures: Iterable[str] = ()) -> Method:
+    """An entry; a work of ours goes by its key."""
+    found = (one if isinstance(one, Work) else works()[one] for one in sources)
+    return Method(name, title, tuple(found), tuple(departures))
+
+
+def _method(name: str, title: str, keys: str, *departures: str) -> Method:
+    return entry(name, title, keys.split(), departures)
 
 
 _METHODS = {
     method.name: method
     for method in (
-        _method(
-            "sot",
-            "Push-pull weights by optimal transport",
-            "wang2026safeguarding cuturi2013sinkhorn brauer2017sinkhorn yuille2003concave",
-            "Masses are kept near the uniform ones, so that their effective sample size does not fall below a share.",
-            "The gradient is the dual potential; no iteration is unrolled, and the masses are a fixed point of the "
-            "convex-concave procedure in place of the end of gradient steps.",
-            "Training weights are a softmax of the logits; the paper's exponential of masses is one option away.",
-        ),
-        _method("mean_cosine", "Mean cosine to safe minus mean cosine to harmful references", "wang2026safeguarding"),
-        _method(
-            "dsir",
-            "Importance ratio of hashed n-grams",
-            "xie2023data",
-            "The largest ratios are taken, without the noise of resampling.",
-        ),
-        _method(
-            "bidirectional",
-            "Gradients towards safe and away from harmful references",
-            "he2024what",
-            "All answer tokens count, by plain products; the paper takes the first ten, and cosines.",
-        ),
         _method(
             "lora",
             "Low-rank adaptation",
@@ -142,33 +136,20 @@ _METHODS = {
 }
 
 
-Cited = str | Citation  # a name that has an entry here, or what a method that is an object says of itself
+def known(used: Iterable[str | Method]) -> tuple[str | Method, ...]:
+    """Entries, and those of the names that have one: there is none for what is not implemented."""
+    return tuple(one for one in used if isinstance(one, Method) or one in _METHODS)
 
 
-def known(names: Iterable[Cited]) -> tuple[Cited, ...]:
-    """Those of the names that have an entry: there is none for what is not implemented."""
-    return tuple(one for one in names if isinstance(one, Citation) or one in _METHODS)
+def cite(used: Iterable[str | Method]) -> tuple[Method, ...]:
+    """The entries that are given, and behind them those of the names, each once and in the order of this file; names
+    without an entry are left out."""
+    used = tuple(used)
+    own = {method.name: method for method in used if isinstance(method, Method)}
+    return (*own.values(), *(method for name, method in _METHODS.items() if name in used and name not in own))
 
 
-def cite(names: Iterable[Cited]) -> tuple[Citation, ...]:
-    """The citations of these names, each once and in the order of this file, what an object says of itself behind the
-    name before it; names without an entry are left out."""
-    behind: dict[str, dict[Citation, None]] = {}
-    last = ""
-    for one in names:
-        if isinstance(one, Citation):
-            behind.setdefault(last, {})[one] = None
-        else:
-            last = one
-            behind.setdefault(last, {})
-    ordered = [*behind.get("", ())]
-    for name, entry in _METHODS.items():
-        if name in behind:
-            ordered += [entry, *behind[name]]
-    return tuple(dict.fromkeys(ordered))
-
-
-def bibtex(methods: Iterable[Citation]) -> str:
+def bibtex(methods: Iterable[Method]) -> str:
     """The works of the methods as one BibTeX file, each work once."""
     works = {work.key: work for method in methods for work in method.works}
     return "".join(work.bibtex() + "\n\n" for work in works.values()).rstrip("\n") + ("\n" if works else "")

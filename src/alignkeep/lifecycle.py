@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
-from alignkeep.citations import Cited
+from alignkeep.citations import Method
 from alignkeep.errors import CheckpointError
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
@@ -95,9 +95,9 @@ def plan(recipe: Recipe) -> dict[str, object]:
     return {"name": recipe.name, "model": recipe.model, "seed": recipe.seed, "stages": stages}
 
 
-def methods_of(recipe: Recipe) -> tuple[Cited, ...]:
-    """Names of the methods that the recipe's stages use, as `citations` knows them."""
-    names: list[Cited] = []
+def methods_of(recipe: Recipe) -> tuple[str | Method, ...]:
+    """The methods that the recipe's stages use, as `citations.cite` takes them."""
+    names: list[str | Method] = []
     for stage, config, made in _foreseen(recipe):
         # Which revision it is makes no other method, and is not looked for.
         fed = stage.feed(config, replace(made, revision=None))

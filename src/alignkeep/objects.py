@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from types import BuiltinFunctionType
 
@@ -30,8 +27,7 @@ def find_object(where: str, spec: str, *, expected: str) -> object:
     if not is_spec(spec):
         raise RecipeError(where, seen=repr(spec), expected=expected, remedy="write one of these")
     try:
-        with _current_folder():
-            found: object = import_module(module)
+        found: object = import_module(module)
     except (Exception, SystemExit) as error:
         raise _unusable(where, spec, "imported", error, expected) from error
     for part in name.split("."):
@@ -42,20 +38,6 @@ def find_object(where: str, spec: str, *, expected: str) -> object:
                 where, seen=f"no {name} in {module}", expected=expected, remedy="correct the name after the colon"
             ) from error
     return found
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Modules that stand where the command runs are found too, behind all that are installed."""
-    here = os.getcwd()
-    if here in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def load_object(where: str, spec: str, *, expected: str) -> object:
@@ -99,5 +81,5 @@ def _unusable(where: str, spec: str, done: str, error: BaseException, expected: 
         where,
         seen=f"{spec!r} ({type(error).__name__}: {str(error)[:300]}), which cannot be {done}",
         expected=expected,
-        remedy="check the name, and that Python finds the module: here, installed, or in PYTHONPATH",
+        remedy="check the name, and that Python finds the module: installed, or its folder in PYTHONPATH",
     )

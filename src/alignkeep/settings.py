@@ -26,7 +26,7 @@ Config = TypeVar("Config", bound=BaseModel)
 
 _EMPTY = Document(None, None)
 _LONGEST_WORD = 100  # longer ones are no slip of the pen
-_SHORT = {"reward": "spec"}  # a text where a group of settings may stand is this one of them
+_SHORT = {"reward": "spec", "embed": "pooling"}  # a text where a group of settings may stand is this one of them
 
 
 class Checked(BaseModel):

@@ -20,7 +20,7 @@ from alignkeep.progress import Progress
 
 if TYPE_CHECKING:
     from alignkeep.checkpoint.manifest import MadeAgain, Manifest
-    from alignkeep.citations import Cited
+    from alignkeep.citations import Method
     from alignkeep.settings import Key
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -225,9 +225,9 @@ class Stage(Protocol[Config, Prepared, Result]):
 
     # Afterwards.
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[Cited, ...]:
-        """The methods that these settings use: names that `citations` knows, or the citation of a stranger's.
-        `metrics` are the names that were measured, None where nothing was yet."""
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
+        """The methods that these settings use: entries of `citations`, or names that it knows. `metrics` are the names
+        that were measured, None where nothing was yet."""
         return ()
 
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from alignkeep import citations
 from alignkeep.align.stage import ALIGN
+from alignkeep.citations import Method
 from alignkeep.curate.stage import CURATE
 from alignkeep.evaluate.stage import EVALUATE
 from alignkeep.inject.stage import INJECT
@@ -24,8 +25,8 @@ def stage_named(name: str) -> Stage[Any, Any, Any] | None:
 
 def methods_of(
     name: str, settings: Mapping[str, Any], metrics: Iterable[str] | None = None
-) -> tuple[citations.Cited, ...]:
-    """Citations of the methods that a stage with these settings uses, by the names that `citations` has an entry for;
-    none for an unknown stage. `metrics` are the names that were measured, None where nothing was yet."""
+) -> tuple[str | Method, ...]:
+    """The methods that a stage with these settings uses, as `citations.cite` takes them; none for an unknown stage.
+    `metrics` are the names that were measured, None where nothing was yet."""
     stage = stage_named(name)
     return () if stage is None else citations.known(stage.methods(settings, metrics))

@@ -51,8 +51,3 @@ class Citation:
     title: str
     sources: tuple[str | Work, ...]
     departures: tuple[str, ...] = ()
-
-    @property
-    def works(self) -> tuple[Work, ...]:
-        """Raises KeyError for a key that the bibliography does not have."""
-        return tuple(works()[one] if isinstance(one, str) else one for one in self.sources)

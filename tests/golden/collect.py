@@ -119,7 +119,7 @@ def life(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {
         "plan": plain(lifecycle.plan(local), folder),
         "plan of testbed references": plain(lifecycle.plan(recipe), folder),
-        "methods": list(lifecycle.methods_of(recipe)),
+        "methods": [getattr(one, "name", one) for one in lifecycle.methods_of(recipe)],
     }
     result = lifecycle.run(recipe, out=folder / "out")
     found["result"] = plain(result.as_json(), folder)

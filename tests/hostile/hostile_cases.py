@@ -489,7 +489,7 @@ ADAPTERS: dict[str, Build] = {
     "targets-3": _lora(target_modules=3),
     "targets-none-there": _lora(target_modules=["nonsense"]),
     "targets-slow-pattern": _lora(target_modules="(" * 5000),
-    "base-empty": _lora(base_model_name_or_path=""),
+    "base-empty": _lora(base_model_name_or_path="", codes=ANY),
     "base-nowhere": _lora(base_model_name_or_path="~nobody/model", codes=ANY),
     "base-nul": _lora(base_model_name_or_path="a\0b", codes=ANY),
     "base-itself": _lora(base_model_name_or_path=".", codes=ANY),

@@ -208,7 +208,7 @@ def _start_of(change: FromStart) -> LowRank:
         init_lora_weights=str(change.settings["init_lora_weights"]),  # pyright: ignore[reportArgumentType]
         use_rslora=bool(change.settings.get("use_rslora")),
     )
-    adapted = Linear(layer, "start", config=config, r=rank, lora_alpha=alpha)  # pyright: ignore[reportArgumentType]
+    adapted: Any = Linear(layer, "start", config=config, r=rank, lora_alpha=alpha)  # pyright: ignore[reportArgumentType]
     left = adapted.lora_B["start"].weight.detach().float().contiguous()
     right = adapted.lora_A["start"].weight.detach().float().contiguous()
     if change.turned:

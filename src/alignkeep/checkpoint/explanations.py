@@ -41,7 +41,8 @@ class Shown:
 @dataclass(frozen=True)
 class Explanation:
     """`dropped` are the examples of least mass, the least first; `edges` bound the bins in which `kept_counts` and
-    `dropped_counts` count examples by their mass against the mean; `points` is a plane through the sets."""
+    `dropped_counts` count examples by their mass against the mean; `points` is a plane through the sets. `title` says
+    what the method does, and `weighed` whether it gives every example a mass."""
 
     method: str
     n: int
@@ -51,6 +52,8 @@ class Explanation:
     kept_counts: Sequence[int]
     dropped_counts: Sequence[int]
     points: Mapping[str, Sequence[Point]] = field(default_factory=dict[str, Sequence[Point]])
+    title: str = ""
+    weighed: bool = True
 
     def write(self, folder: Path) -> Path:
         """Put it into `folder` (atomically)."""
@@ -72,6 +75,8 @@ def read_explanation(path: Path) -> Explanation:
             points={
                 str(name): tuple((float(x), float(y)) for x, y in points) for name, points in data["points"].items()
             },
+            title=str(data.get("title", data["method"])),
+            weighed=bool(data.get("weighed", data["method"] == "sot")),
         )
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -11,6 +12,8 @@ def main() -> None:
     """Run one command and leave with its exit code (see `outcome.py`)."""
     from alignkeep.cli.streams import leave_when_interrupted, open_streams, unwritten
 
+    if os.getcwd() not in sys.path:  # an object of one's own may stand in a file here, behind all that is installed
+        sys.path.append(os.getcwd())
     leave_when_interrupted()
     open_streams()
     from alignkeep.cli.outcome import report_error

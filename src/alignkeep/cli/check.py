@@ -47,22 +47,28 @@ def check(
     quiet: o.Quiet = False,
 ) -> None:
     """Is a tune still as safe as its base? Measures both and says whether it may ship (exit codes of gate)."""
-    code = 0
     with Session(as_json=as_json, quiet=quiet) as session:
         from alignkeep.cli.gate import EXIT
         from alignkeep.cli.settle import generation_flags, load_flags, settle
         from alignkeep.evaluate.config import EvaluateConfig
 
-        flags = {"model": model, "base": base, "suite": suite, "task": task, "judge": judge, "limit": limit}
-        flags |= {"seed": seed, **load_flags(device, dtype, revision, trust_remote_code)}
+        flags = {
+            "model": model,
+            "base": base,
+            "suite": suite,
+            "task": task,
+            "judge": judge,
+            "limit": limit,
+            "seed": seed,
+        }
+        flags |= load_flags(device, dtype, revision, trust_remote_code)
         flags |= generation_flags(max_new_tokens, batch_size, backend)
         settings = settle(EvaluateConfig, config, assignments, flags)
         from alignkeep import checkup
 
-        folder = out or Path(f"check-{Path(settings.model).name}")
-        found = checkup.check(
-            settings, out=folder, policy=policy, overwrite=overwrite, resume=resume, progress=session.progress
-        )
+        where = out or Path(f"check-{Path(settings.model).name}")
+        again = {"overwrite": overwrite, "resume": resume}
+        found = checkup.check(settings, out=where, policy=policy, progress=session.progress, **again)
         session.show(found.as_json(), lambda console: _say(console, found))
         code = EXIT[found.verdict.answer.value]
     if code:

@@ -14,7 +14,7 @@ from alignkeep.cli.session import Session
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from alignkeep.works import Citation
+    from alignkeep.citations import Method
 
 
 def cite(
@@ -41,7 +41,7 @@ def cite(
         session.show(facts, lambda console: _print(console, methods, bibtex))
 
 
-def _print(console: Console, methods: Sequence[Citation], bibtex: str) -> None:
+def _print(console: Console, methods: Sequence[Method], bibtex: str) -> None:
     """A valid .bib file: what is not an entry is a comment."""
     lines: list[str] = []
     for method in methods:

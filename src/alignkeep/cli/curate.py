@@ -23,7 +23,9 @@ Safe = Annotated[str | None, typer.Option("--safe", help="Clean examples of the 
 Harmful = Annotated[str | None, typer.Option("--harmful", help="Harmful requests, answered.")]
 Method = Annotated[
     str | None,
-    typer.Option("--method", help="sot, mean_cosine, dsir, bidirectional or random (default: sot)"),
+    typer.Option(
+        "--method", help="sot, mean_cosine, dsir, bidirectional, random or package.module:object (default: sot)"
+    ),
 ]
 Keep = Annotated[float | None, typer.Option("--keep", help="Share of the examples that is kept [0.8].")]
 Evaluation = Annotated[

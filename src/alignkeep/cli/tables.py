@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import plain
 from alignkeep.judging.metrics import (
@@ -153,6 +153,8 @@ def curate_summary(result: CurateResult, page: Path) -> Summary:
                 f"effective sample size {facts['ess']:.0f}, epsilon {facts['epsilon']:.4g}, tau {facts['tau']:.4g}, "
                 f"{facts['iterations']} steps",
             )
+        if "embed" in facts:
+            _say(console, _planted(facts["embed"]))
         if not facts["converged"]:
             off = max(facts["marginal_errors"].values())
             _say(
@@ -170,6 +172,18 @@ def curate_summary(result: CurateResult, page: Path) -> Summary:
         _written(console, result.folder)
 
     return summary
+
+
+def _planted(told: Mapping[str, Any]) -> str:
+    """Which vectors known harm chose, and how much of it they left out."""
+    rate = told["left_out"]
+    options = "".join(f", {name} {value:g}" for name, value in told["options"].items())
+    whitened = ", whitened" if told["whiten"] else ""
+    return (
+        f"of {told['planted']} planted harmful rows one half chose the vectors (pooling {told['pooling']}{whitened}"
+        f"{options}); of the other {rate['n']} these left out {rate['value']:.0%} [{rate['low']:.0%}, "
+        f"{rate['high']:.0%}]"
+    )
 
 
 def run_summary(result: RunResult) -> Summary:

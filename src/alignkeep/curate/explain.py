@@ -26,7 +26,7 @@ def explain(prepared: Prepared, choice: Choice, rows: Mapping[str, Sequence[int]
 
     count = len(choice.mass)
     ratio = choice.mass.double() * count
-    order = ratio.sort(stable=True).indices[:MOST].tolist() if prepared.config.method == "sot" else _lowest(choice)
+    order = ratio.sort(stable=True).indices[:MOST].tolist() if choice.weighing is not None else _lowest(choice)
     edges = torch.linspace(0, max(float(ratio.max()), 1.0), _BINS + 1, dtype=torch.float64)
     edges[-1] = max(float(ratio.max()), 1.0)
     counts = [torch.histogram(ratio[mask].cpu(), edges).hist.int().tolist() for mask in (choice.kept, ~choice.kept)]
@@ -34,6 +34,8 @@ def explain(prepared: Prepared, choice: Choice, rows: Mapping[str, Sequence[int]
     data = prepared.data
     return Explanation(
         method=prepared.config.method,
+        title=prepared.config.rule.title,
+        weighed=choice.weighing is not None,
         n=count,
         kept=int(choice.kept.sum()),
         dropped=tuple(
@@ -59,8 +61,6 @@ def _lowest(choice: Choice) -> list[int]:
 def _neighbours(
     prepared: Prepared, choice: Choice, order: Sequence[int], rows: Mapping[str, Sequence[int]], *, harmful: bool
 ) -> list[Neighbour | None]:
-    from alignkeep.curate.weighting import shares
-
     if choice.vectors is None or not order:
         return [None] * len(order)
     references = choice.vectors.harmful if harmful else choice.vectors.safe
@@ -68,9 +68,8 @@ def _neighbours(
     places = rows["harmful" if harmful else "safe"] or range(len(references))
     cosines = choice.vectors.data[list(order)] @ references.mT
     plan: Tensor | None = None
-    if choice.weighing is not None and choice.epsilon is not None:
-        targets = choice.weighing.harmful_targets if harmful else choice.weighing.safe_targets
-        plan = shares(1 - cosines, targets.cpu(), choice.epsilon)
+    if choice.weighing is not None and choice.weighing.share is not None:
+        plan = choice.weighing.share(1 - cosines, "harmful" if harmful else "safe")
     return [
         Neighbour(places[at], _text(texts, at), float(row[at]), None if plan is None else float(plan[place, at]))
         for place, (row, at) in enumerate(zip(cosines, cosines.argmax(1).tolist(), strict=True))

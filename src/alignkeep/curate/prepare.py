@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkeep.curate.config import ON_VECTORS, CurateConfig
+from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.method import Counts
+from alignkeep.curate.planting import PARTS, plants_of
 from alignkeep.curate.vectors import SETS, Vectors, embeddings_files, given_vectors, rows_in_both
 from alignkeep.data import fingerprint_data, read_examples, read_prompts
 from alignkeep.errors import DataError, RecipeError
@@ -18,6 +21,8 @@ from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import base_of, resolve, tensor_entries
 from alignkeep.models.headers import load_json
 from alignkeep.types import Example, Message
+
+_PROCESS = 600_000_000  # bytes of the libraries themselves; measured
 
 if TYPE_CHECKING:
     from alignkeep.models.loading import LoadedModel
@@ -65,6 +70,8 @@ def prepare(config: CurateConfig) -> Prepared:
     prepared = Prepared(config, data, safe, harmful, vectors)
     _check_sizes(prepared)
     _check_apart(prepared)
+    if config.embed.pooling == "auto":
+        plants_of(config, data, harmful)
     return prepared
 
 
@@ -164,16 +171,13 @@ def plan_curation(prepared: Prepared) -> dict[str, object]:
     config, count = prepared.config, prepared.count
     given = prepared.vectors
     sizes = {name: len(one) for name, one in zip(SETS, _texts(prepared) if given is None else given[:3], strict=True)}
-    references = max(sizes["safe"], sizes["harmful"], 1)
-    model, width = _model(config)
+    model, parameters, width = _model(config)
     width = width if given is None else given.data.shape[1]
-    vectors = 4 * width * sum(sizes.values()) if config.method in ON_VECTORS else 0
-    memory = model + vectors
-    if config.method == "sot":
-        memory += min(12 * count * references, 3 << 28) + 16 * min(count, config.sot.block) * references
-        memory += 24 * references**2
-    elif config.method == "bidirectional":
-        memory += 4 * model  # both mean gradients, in float32, of a model in bfloat16
+    parts = len(PARTS) if config.embed.pooling == "auto" else config.embed.pooling.count("+") + 1
+    vectors = 4 * width * sum(sizes.values()) * (parts if given is None else 1) if config.on_vectors else 0
+    memory = (
+        _PROCESS + model + vectors + config.rule.memory(Counts(**sizes, parameters=parameters), config.rule_options)
+    )
     return {
         "stage": "curate",
         "method": config.method,
@@ -185,17 +189,22 @@ def plan_curation(prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _model(config: CurateConfig) -> tuple[int, int]:
-    """Bytes of the model as it is on this disk, and the width of its states; 0 where it is not here."""
+def _model(config: CurateConfig) -> tuple[int, int, int]:
+    """Bytes of the model as it is loaded (float32 on a CPU), its parameters, and the width of its states; 0 where it is
+    not here."""
     checkpoint = resolve(str(config.model), config.load.revision) if config.loads_model else None
     folder = None if checkpoint is None else checkpoint.folder
     if checkpoint is not None and folder is not None and checkpoint.is_adapter:
         folder = resolve(*base_of(folder)).folder
     if folder is None or not (folder / "config.json").is_file():
-        return 0, 0
-    size = sum(entry.size for entry in tensor_entries(folder, adapter=False).values())
+        return 0, 0, 0
+    entries = tensor_entries(folder, adapter=False).values()
+    parameters = sum(math.prod(entry.shape) for entry in entries)
+    on_cpu = config.load.device in ("auto", "cpu", "mps")
+    each = {"float32": 4, "bfloat16": 2, "float16": 2}.get(config.load.dtype, 4 if on_cpu else None)
+    size = sum(entry.size for entry in entries) if each is None else each * parameters
     width = _text_config(folder).get("hidden_size")
-    return size, width if isinstance(width, int) else 0
+    return size, parameters, width if isinstance(width, int) else 0
 
 
 def _text_config(folder: Path) -> dict[str, object]:
@@ -235,8 +244,7 @@ def _check_apart(prepared: Prepared) -> None:
                 raise _overlap(str(getattr(config, other)), len(both), str(getattr(config, name)), name, other)
     if prepared.vectors is not None:
         _check_rows_apart(prepared, prepared.vectors)
-    used = {"random": (), "dsir": ("safe",)}.get(config.method, ("safe", "harmful"))
-    unread = [name for name in used if not getattr(prepared, name)]
+    unread = [name for name in config.rule.reads if not getattr(prepared, name)]
     if config.evaluation and unread:
         raise RecipeError(
             "evaluation", seen=f"no text of {' and '.join(unread)}",

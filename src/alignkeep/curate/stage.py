@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
 from alignkeep.checkpoint.records import MADE_FROM
+from alignkeep.citations import Method, entry
 from alignkeep.curate.config import CurateConfig
-from alignkeep.errors import NoEffectError
+from alignkeep.curate.methods import load_method
+from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
@@ -110,8 +112,13 @@ class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
         summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
         return CurateResult(folder, summary["n"], summary["kept"], summary)
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
-        return (str(settings.get("method", "sot")),)
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
+        """None of a stranger's whose module is not here any more."""
+        try:
+            rule = load_method(str(settings.get("method", "sot")))
+        except RecipeError:
+            return ()
+        return (entry(rule.name, rule.title, rule.works, rule.departures),) if rule.works or rule.departures else ()
 
 
 CURATE = CurateStage()
@@ -139,8 +146,8 @@ def _made(prepared: Prepared, made_from: str | None, work: Path, progress: Progr
             _write_weights(choice, fit.rows["data"], prepared.count, made_from, work / WEIGHTS_NAME)
             write_json(work / SUMMARY_NAME, summary)
             explain(fit.prepared, choice, fit.rows).write(work)
-            if config.embed.keep and choice.vectors is not None:
-                sets = choice.vectors._asdict()
+            if config.embed.keep and choice.raw is not None:
+                sets = choice.raw._asdict()
                 write_tensors(work / VECTORS_NAME, {name: sets[name] for name in SETS}, {})
         shutil.rmtree(work / _STORE, ignore_errors=True)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.text import whole
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 SETS = ("data", "safe", "harmful")
 _FORMS = "a .safetensors or .npz file with data, safe and harmful, or a folder with such .npy files"
 _SHORTEST = 1e-12  # a shorter vector has no direction
+
+
+class Made(NamedTuple):
+    """Vectors by the name of their set, as they come; of the `truncated` examples the end was cut off."""
+
+    vectors: dict[str, Tensor]
+    truncated: int | None
 
 
 class Vectors(NamedTuple):
@@ -62,34 +70,54 @@ def rows_in_both(one: Tensor, other: Tensor) -> int:
 def made_vectors(
     config: CurateConfig,
     loaded: LoadedModel | None,
-    sets: tuple[list[Example], list[Example], list[Example]],
+    sets: Mapping[str, Sequence[Example]],
+    pooling: str,
     store: Path,
     processes: Processes,
     progress: Progress,
-) -> Vectors:
-    """Those that the model, or the sentence encoder, makes of the texts."""
+) -> Made:
+    """What the model (or the sentence encoder, whose pooling is its own) makes of the texts."""
     from alignkeep.models.embeddings import embed, embed_texts
     from alignkeep.models.loading import choose_device
 
-    found: list[Tensor] = []
-    truncated = 0
-    for name, examples in zip(SETS, sets, strict=True):
-        what = f"{getattr(config, name)}, example"
-        if loaded is None:
-            device = str(choose_device(config.load.device))
-            texts = [whole(example) for example in examples]
-            found.append(
-                embed_texts(texts, str(config.embed.encoder), batch_size=config.embed.batch_size, device=device)
-            )
-            continue
-        made = embed(
-            loaded, examples, store / name, layer=config.embed.layer, pooling=config.embed.pooling,
-            batch_size=config.embed.batch_size,
-            max_length=config.embed.max_length, too_long="cut", what=what, processes=processes, progress=progress,
-        )  # fmt: skip
-        found.append(made.vectors)
-        truncated += made.truncated
-    return checked(*found, where="embeddings")._replace(truncated=None if loaded is None else truncated)
+    if loaded is None:
+        how: Any = {"batch_size": config.embed.batch_size, "device": str(choose_device(config.load.device))}
+        texts = {name: [whole(example) for example in examples] for name, examples in sets.items()}
+        return Made({name: embed_texts(some, str(config.embed.encoder), **how) for name, some in texts.items()}, None)
+    found = {
+        name: embed(
+            loaded, examples, store / name, layer=config.embed.layer, pooling=pooling,
+            batch_size=config.embed.batch_size, max_length=config.embed.max_length, too_long="cut",
+            what=f"{getattr(config, name, name)}, example", processes=processes, progress=progress,
+        )
+        for name, examples in sets.items()
+    }  # fmt: skip
+    vectors = {name: _each_of_length_one(one.vectors, pooling.count("+") + 1) for name, one in found.items()}
+    return Made(vectors, sum(found[name].truncated for name in SETS))
+
+
+def _each_of_length_one(rows: Tensor, parts: int) -> Tensor:
+    """Parts that stand side by side count alike; one of zeros, where there was nothing to look at, stays so."""
+    import torch
+
+    if parts == 1:
+        return rows
+    return torch.nn.functional.normalize(rows.unflatten(1, (parts, -1)), dim=2).flatten(1)
+
+
+def whitened_vectors(vectors: Vectors) -> Vectors:
+    """In the measure of the references. Raises NoEffectError where these have none."""
+    from alignkeep.curate.whitening import fit_whitening, whitened
+
+    try:
+        by = fit_whitening((vectors.safe, vectors.harmful))
+    except ValueError as error:
+        raise NoEffectError(
+            "embed.whiten", seen="references that coincide within their set", expected="some that differ",
+            remedy="give more references, or leave embed.whiten out",
+        ) from error  # fmt: skip
+    found = checked(*(whitened(one, by) for one in vectors[:3]), where="whitened")
+    return found._replace(truncated=vectors.truncated)
 
 
 def checked(data: Tensor, safe: Tensor, harmful: Tensor, *, where: str) -> Vectors:

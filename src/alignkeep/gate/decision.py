@@ -12,11 +12,14 @@ would not, and neither "pass" nor "fail" would be honest.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import Enum
 from typing import Literal
 
+from alignkeep.judging.statistics import PairCounts, paired_difference, wilson
 from alignkeep.types import Estimate
 
+Interval = Callable[[int], Estimate]
 Side = Literal["at_least", "at_most"]
 Rule = Literal["interval", "strict", "value"]
 
@@ -49,17 +52,37 @@ def decide(estimate: Estimate, side: Side, bound: float, rule: Rule = "interval"
     return Answer.FAIL if best < bound or rule == "strict" else Answer.UNDECIDED
 
 
-def prompts_to_decide(estimate: Estimate, bound: float) -> int | None:
-    """About how many prompts would decide the bound, were the value the same: intervals shrink with the root of n.
+def prompts_to_decide(interval: Interval, n: int, side: Side, bound: float) -> int | None:
+    """About how many prompts would decide a bound that `n` do not, were the rates the same: to one part in a hundred.
 
-    None where the value lies on the bound, so that no number would, or where it is above a million. Never below
-    `estimate.n` for a bound inside the interval.
+    `interval(m)` is the estimate with its interval on m prompts (`rate_on`, `change_on`). None where a million would
+    not do: the value lies on the bound, or nearly.
     """
-    if estimate.n == 0 or math.isnan(estimate.value) or estimate.value == bound:
-        return None
-    end = estimate.high if bound > estimate.value else estimate.low
-    needed = estimate.n * ((end - estimate.value) / (bound - estimate.value)) ** 2
-    return None if needed > _MANY else math.ceil(needed)
+
+    def is_decided(count: int) -> bool:
+        return decide(interval(count), side, bound) is not Answer.UNDECIDED
+
+    few = enough = max(n, 1)
+    while not is_decided(enough):
+        few, enough = enough, 2 * enough
+        if enough > _MANY:
+            return None
+    while enough - few > max(1, enough // 100):
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if is_decided(middle) else (middle, enough)
+    return enough
+
+
+def rate_on(rate: float) -> Interval:
+    """The estimate of a rate on m prompts, with Wilson's interval."""
+    return lambda count: wilson(round(rate * count), count)
+
+
+def change_on(table: PairCounts) -> Interval:
+    """The estimate of the change between two models on m prompts, of which the shares are those of `table`, with
+    Newcombe's interval."""
+    n = sum(table)
+    return lambda count: paired_difference(PairCounts(*(round(part * count / n) for part in table)))
 
 
 def together(answers: list[Answer]) -> Answer:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import DataError, RecipeError
-from alignkeep.gate.decision import Answer, decide, prompts_to_decide, together
+from alignkeep.gate.decision import Answer, Interval, change_on, decide, prompts_to_decide, rate_on, together
 from alignkeep.gate.policy import DEFAULT, Bound, Policy, read_policy
+from alignkeep.judging.statistics import PairCounts
 from alignkeep.types import Estimate, Scorecard
 
 SCORECARD = "scorecard.json"
@@ -150,14 +151,25 @@ def _lines(path: Path, bound: Bound, card: Scorecard) -> list[Line]:
             expected="a number for every bound of the policy that is not optional",
             remedy="evaluate with what measures it, or mark the bound `optional: true`",
         )
-    return [_line(name, bound, estimate) for name, estimate in known.items()]
+    return [_line(name, bound, estimate, card) for name, estimate in known.items()]
 
 
-def _line(name: str, bound: Bound, estimate: Estimate) -> Line:
-    side, _, number = bound.limit
+def _line(name: str, bound: Bound, estimate: Estimate, card: Scorecard) -> Line:
+    side, is_change, number = bound.limit
     answer = decide(estimate, side, number, bound.rule)
-    needed = prompts_to_decide(estimate, number) if answer is Answer.UNDECIDED else None
+    needed = None
+    if answer is Answer.UNDECIDED:
+        interval = _change_on(name, card) if is_change else rate_on(estimate.value)
+        needed = prompts_to_decide(interval, estimate.n, side, number)
     return Line(name, bound.words, answer, estimate, needed)
+
+
+def _change_on(name: str, card: Scorecard) -> Interval:
+    """A scorecard tells on how many prompts only one of the two did it; on how many both did follows from the rate."""
+    test = card.tests[name]
+    n, differ = test.difference.n, test.only_model + test.only_base
+    both = min(max(round(card.metrics[name].value * n) - test.only_model, 0), n - differ)
+    return change_on(PairCounts(both, test.only_model, test.only_base, n - differ - both))
 
 
 def _estimate(card: Scorecard, name: str, is_change: bool) -> Estimate | None:

@@ -14,7 +14,7 @@ from alignkeep.merge import arcs, input_maps, linear, model_stock, pruning
 from alignkeep.merge.method import MergeMethod
 from alignkeep.objects import is_spec, load_object
 from alignkeep.settings import Checked, nearest
-from alignkeep.works import Citation
+from alignkeep.works import Citation, works
 
 Method = MergeMethod[Any]
 
@@ -22,6 +22,7 @@ METHODS: tuple[Method, ...] = (
     *linear.METHODS, *arcs.METHODS, *model_stock.METHODS, *pruning.METHODS, *input_maps.METHODS,
 )  # fmt: skip
 _BY_NAME = {method.name: method for method in METHODS}
+_MOST_CITED = 20  # of a record, which may be anybody's
 _EXPECTED = f"{', '.join(_BY_NAME)}, or package.module:object"
 
 
@@ -74,9 +75,15 @@ def check_members(what: str, found: object) -> None:
         raise _unfit(f"{what}, options", options.__name__, "a subclass of alignkeep.settings.Checked")
     if not all(isinstance(one, Citation) for one in cites):
         raise _unfit(f"{what}, cites", f"{cites!r:.80}", "a tuple of alignkeep.works.Citation")
+    if unknown := [key for one in cites for key in _unknown_works(one)]:
+        raise _unfit(f"{what}, cites", f"the work {unknown[0]!r}", "a Work, or a key of works.jsonl")
     whole = len(models) == 2 and isinstance(models[0], int) and isinstance(models[1], int | None)
     if not whole or models[0] < 1 or (models[1] is not None and models[1] < models[0]):
         raise _unfit(f"{what}, models", repr(models), "the least and the most (None: any) number of tuned models")
+
+
+def _unknown_works(citation: Citation) -> list[str]:
+    return [one for one in citation.sources if isinstance(one, str) and one not in works()]
 
 
 _MISSING = object()
@@ -103,7 +110,8 @@ def cited(reference: str, recorded: object = None) -> tuple[Citation, ...]:
     it that is not running already."""
     try:
         if recorded is not None:
-            return TypeAdapter(tuple[Citation, ...]).validate_python(recorded)
+            found = TypeAdapter(tuple[Citation, ...]).validate_python(recorded)[:_MOST_CITED]
+            return tuple(one for one in found if not _unknown_works(one))
         runs = reference in _BY_NAME or reference.partition(":")[0] in sys.modules
         return method_named(reference).cites if runs else ()
     except (ValidationError, RecipeError):

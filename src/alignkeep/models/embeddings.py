@@ -1,9 +1,10 @@
-"""One vector for every chat: the hidden state of its last token, or the mean over all, in the model to be tuned.
+"""One vector for every chat: hidden states of the model to be tuned, of the last token or the mean over some.
 
 Texts of like length share a batch, padded on the right, the longest first. Vectors are kept on disk in parts, so that
 a killed run goes on behind the last part, and several processes make different ones.
 
-Source: SOT, arXiv:2601.07200: last token of prompt and answer, last layer after the final norm, frozen.
+Source: SOT, arXiv:2601.07200: last token of prompt and answer, last layer after the final norm, frozen. The means over
+the answer's tokens, or the prompt's, are ours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from alignkeep.checkpoint.files import write_tensors
 from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.errors import CheckpointError, MachineError, RecipeError
 from alignkeep.models.architecture import blocks_of
+from alignkeep.models.chat import IGNORED, EncodedExample
 from alignkeep.models.examples import encoded
 from alignkeep.models.generation import context_length
 from alignkeep.models.loading import LoadedModel
@@ -31,6 +33,7 @@ from alignkeep.types import Example
 if TYPE_CHECKING:
     from torch import Tensor
 
+POOLINGS = ("last", "mean", "answer", "prompt")  # and several of them, joined by +
 PART = 256  # texts to a file, and to a process at a time (chosen)
 
 
@@ -47,7 +50,7 @@ def embed(
     store: Path,
     *,
     layer: int | None = None,
-    pooling: Literal["last", "mean"] = "last",
+    pooling: str = "last",
     batch_size: int = 32,
     max_length: int = 1024,
     what: str = "example",
@@ -56,7 +59,9 @@ def embed(
     progress: Progress | None = None,
 ) -> Embedded:
     """The examples' vectors, in their order. `layer` None is behind the final norm, a number before that block;
-    `pooling` takes the last token's state or the mean of all; `what` and a number name an example in errors.
+    `pooling` takes the last token's state or the mean over all, over the answers' or over all other tokens (a vector of
+    zeros where none of these is left), or several, joined by +, side by side. `what` and a number name an example in
+    errors.
 
     What `store` holds of this very work is taken from there. Raises RecipeError for a layer that the model has not,
     DataError for no examples, one that the template refuses or of which no token of the answer is left, CheckpointError
@@ -69,9 +74,8 @@ def embed(
     _check(loaded, layer, pooling)
     length = min(max_length, context_length(loaded) or max_length)
     rows, truncated = encoded(loaded.tokenizer, examples, length, what, too_long=too_long)
-    texts = [row.input_ids for row in rows]
-    work = _fingerprint(loaded, texts, layer, pooling)
-    order = sorted(range(len(texts)), key=lambda at: (-len(texts[at]), at))
+    work = _fingerprint(loaded, rows, layer, pooling)
+    order = sorted(range(len(rows)), key=lambda at: (-len(rows[at].input_ids), at))
     parts = [order[start : start + PART] for start in range(0, len(order), PART)]
     store.mkdir(parents=True, exist_ok=True)
     files = [store / f"part-{number:05d}.safetensors" for number in range(len(parts))]
@@ -81,7 +85,7 @@ def embed(
         if is_whole(files[number]):
             _check_part(files[number], work)
         else:
-            batches = _batches([texts[at] for at in parts[number]], batch_size)
+            batches = _batches([rows[at] for at in parts[number]], batch_size)
             vectors = torch.cat([_look(loaded, batch, layer, pooling) for batch in batches])
             _check_finite(vectors, parts[number], what)
             seal(write_tensors(files[number], {"vectors": vectors}, {"work": work}))
@@ -124,11 +128,12 @@ def no_such_layer(layer: int, count: int) -> RecipeError:
     )  # fmt: skip
 
 
-def _fingerprint(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, pooling: str) -> str:
+def _fingerprint(loaded: LoadedModel, rows: Sequence[EncodedExample], layer: int | None, pooling: str) -> str:
     """Of what a part's vectors depend on; the model itself is the caller's to tell apart."""
     digest = sha256(f"{layer} {pooling} {loaded.model.dtype}".encode("ascii"))
-    for ids in texts:
-        digest.update(f"\n{ids}".encode("ascii"))
+    has_spans = {"answer", "prompt"} & set(pooling.split("+"))
+    for row in rows:
+        digest.update(f"\n{row.input_ids}{row.labels if has_spans else ''}".encode("ascii"))
     return digest.hexdigest()
 
 
@@ -141,21 +146,22 @@ def _check_part(file: Path, work: str) -> None:
             )  # fmt: skip
 
 
-def _batches(texts: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
-    for start in range(0, len(texts), size):
-        yield texts[start : start + size]
+def _batches(rows: Sequence[EncodedExample], size: int) -> Iterator[Sequence[EncodedExample]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
-def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, pooling: str) -> Tensor:
-    """The state of every text of one batch."""
+def _look(loaded: LoadedModel, rows: Sequence[EncodedExample], layer: int | None, pooling: str) -> Tensor:
+    """The vectors of one batch."""
     import torch
 
     model = under_adapter(loaded.model)
-    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text)
-        mask[row, : len(text)] = 1
+    ids = torch.zeros(len(rows), max(len(row.input_ids) for row in rows), dtype=torch.long)
+    mask, answered = torch.zeros_like(ids), torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row.input_ids)] = torch.tensor(row.input_ids)
+        mask[at, : len(row.input_ids)] = 1
+        answered[at, : len(row.labels)] = (torch.tensor(row.labels) != IGNORED).long()
     seen: list[Tensor] = []
 
     def keep(_: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
@@ -170,15 +176,10 @@ def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, po
         with torch.inference_mode():
             output = inner(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options)
             states = output.last_hidden_state if layer is None else seen[-1]
-            mask = mask.to(states.device)
-            if pooling == "mean":
-                summed = (states.float() * mask[:, :, None]).sum(1)
-                return (summed / mask.sum(1, keepdim=True)).cpu().clone()
-            last = mask.sum(1) - 1
-            return states[torch.arange(len(texts), device=states.device), last].float().cpu().clone()
+            return _pooled(states, mask.to(states.device), answered.to(states.device), pooling).cpu().clone()
     except torch.OutOfMemoryError as error:
         raise MachineError(
-            "embed.batch_size", seen=f"out of memory with {len(texts)} texts at once", expected="room for them",
+            "embed.batch_size", seen=f"out of memory with {len(rows)} texts at once", expected="room for them",
             remedy="lower the batch size; the parts that are finished are kept",
         ) from error  # fmt: skip
     finally:
@@ -186,9 +187,25 @@ def _look(loaded: LoadedModel, texts: Sequence[list[int]], layer: int | None, po
             handle.remove()
 
 
+def _pooled(states: Tensor, mask: Tensor, answered: Tensor, pooling: str) -> Tensor:
+    """Of states (n, t, d), with 1 where a token is, and is of an answer: (n, d) times the number of parts."""
+    import torch
+
+    tokens = {"mean": mask, "answer": answered, "prompt": mask - answered}
+    found: list[Tensor] = []
+    for part in pooling.split("+"):
+        if part == "last":
+            last = mask.sum(1) - 1
+            found.append(states[torch.arange(len(states), device=states.device), last].float())
+        else:
+            summed = (states.float() * tokens[part][:, :, None]).sum(1)
+            found.append(summed / tokens[part].sum(1, keepdim=True).clamp(min=1))
+    return torch.cat(found, 1)
+
+
 def _check(loaded: LoadedModel, layer: int | None, pooling: str) -> None:
-    if pooling not in ("last", "mean"):
-        raise ValueError(f"need pooling last or mean, got {pooling}")
+    if not set(pooling.split("+")) <= set(POOLINGS):
+        raise ValueError(f"need pooling {', '.join(POOLINGS)}, or some of them joined by +, got {pooling}")
     if layer is None:
         return
     count = len(blocks_of(loaded.model)[1])

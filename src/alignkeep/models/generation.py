@@ -1,7 +1,9 @@
 """Answers of a model to many prompts: greedy, batched, each the same as if it had been asked for alone.
 
-Prompts of like length share a batch, padded on the left and masked, the longest first, so that a lack of memory shows
-at once. In float32 the answers do not depend on the batch size, up to rounding (the tests hold 8 = 8 x 1).
+The longest prompts come first, so that a lack of memory shows at once, and prompts of like length share a batch, padded
+and masked. Where the model allows it an answer that ends makes room for the next prompt (models/decoding.py); others
+go through transformers' `generate`, batch after batch. In float32 the answers do not depend on the batch size, up to
+rounding (the tests hold 8 = 8 x 1).
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkeep.errors import DataError, MachineError
 from alignkeep.models.chat import encode_prompt, render
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.loading import LoadedModel
 from alignkeep.types import Message, Prompt
+
+if TYPE_CHECKING:
+    from alignkeep.models.decoding import Row
 
 OnAnswers = Callable[[list[tuple[int, str, bool]]], None]
 
@@ -56,7 +61,10 @@ def generate_answers(
 
         batches = answer_batches(loaded, [(one.index, one.ids, one.room) for one in asked], stop_ids(loaded))
     else:
-        batches = _answer_batches(loaded, asked, config.batch_size)
+        from alignkeep.models.decoding import can_decode
+
+        through = _decoded if can_decode(loaded.model) else _answer_batches
+        batches = through(loaded, asked, config.batch_size)
     answers: dict[int, Answer] = {}
     for batch in batches:
         answers.update((index, Answer(text, truncated)) for index, text, truncated in batch)
@@ -122,6 +130,33 @@ def _encode(
     return sorted(asked, key=lambda one: (-len(one.ids), one.index))
 
 
+def _decoded(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[list[tuple[int, str, bool]]]:
+    """As many answers at a time as a batch has; where memory runs out the batch is halved, for good."""
+    from alignkeep.models.decoding import Decoder, Row
+
+    ends, most = stop_ids(loaded), size
+    rows = [Row(one.index, one.ids, one.room) for one in asked]
+    decoder = Decoder(loaded.model, rows, ends, **_without_router_loss(loaded.model))
+    done: list[tuple[int, str, bool]] = []
+    while decoder.active or decoder.waiting:
+        try:
+            for row in decoder.answers(size):
+                done.append((row.index, *_read(loaded.tokenizer, row.said, ends)))
+                if len(done) >= most:
+                    yield done
+                    done = []
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(decoder.active) == 1:
+                raise _no_room(decoder.active[0]) from error
+        if decoder.active:
+            size = max(1, decoder.put_back() // 2)
+            _free_memory()
+    if done:
+        yield done
+
+
 def _answer_batches(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[list[tuple[int, str, bool]]]:
     """Batch after batch; where memory runs out the batch is halved, for good, and tried again."""
     ends = stop_ids(loaded)
@@ -141,24 +176,31 @@ def _answer_batches(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iter
 
 def _try_batch(loaded: LoadedModel, batch: list[_Asked], ends: list[int]) -> list[tuple[int, str, bool]] | None:
     """The answers, or None if memory ran out and the batch can be halved."""
-    import torch
-
     try:
         return _answer_batch(loaded, batch, ends)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         if len(batch) == 1:
-            raise MachineError(
-                f"prompt {batch[0].index}",
-                seen="out of memory with a batch of one",
-                expected=f"room for {len(batch[0].ids)} + {batch[0].room} tokens",
-                remedy="lower max_new_tokens, use --dtype bfloat16 or a smaller model",
-            ) from error
-    # Behind the handler, where the exception no longer holds the tensors that are to be freed.
+            raise _no_room(batch[0]) from error
+    _free_memory()  # behind the handler, where the exception no longer holds the tensors that are to be freed
+    return None
+
+
+def _no_room(one: _Asked | Row) -> MachineError:
+    return MachineError(
+        f"prompt {one.index}",
+        seen="out of memory with a batch of one",
+        expected=f"room for {len(one.ids)} + {one.room} tokens",
+        remedy="lower max_new_tokens, use --dtype bfloat16 or a smaller model",
+    )
+
+
+def _free_memory() -> None:
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return None
 
 
 def _out_of_memory(error: BaseException) -> bool:

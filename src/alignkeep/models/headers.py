@@ -58,7 +58,10 @@ def read_headers(files: Iterable[Path]) -> dict[str, TensorEntry]:
 def load_json(path: Path) -> dict[str, object]:
     """A JSON object with every key once. Raises CheckpointError naming the file."""
     try:
-        value = json.loads(read_input(path, longest=_LONGEST_HEADER), object_pairs_hook=_once)
+        text = read_input(path, longest=_LONGEST_HEADER)
+        value = json.loads(text, object_pairs_hook=_once)
+        if b"\\ud" in text.lower():  # half a character can be spelled there, and is written nowhere
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             str(path), seen=f"unreadable ({error})", expected="a JSON object", remedy="copy the model again"

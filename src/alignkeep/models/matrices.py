@@ -68,12 +68,10 @@ def beside_language(model: Any) -> tuple[str, ...]:
 
 def passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
     """The names in groups whose Fisher factors fit into memory together: a pass over the data for each."""
-    from alignkeep.subspace.fisher import FULL_UP_TO, PROBE_COLUMNS
-
     group: list[str] = []
     held = 0
     for name, module in modules.items():
-        size = sum(8 * width * (width if width <= FULL_UP_TO else PROBE_COLUMNS) for width in widths(module))
+        size = sum(factor_bytes(module))
         if group and held + size > _FACTOR_BYTES:
             yield group
             group, held = [], 0
@@ -81,6 +79,14 @@ def passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
         held += size
     if group:
         yield group
+
+
+def factor_bytes(module: Any) -> tuple[int, int]:
+    """What the running sums of a matrix's Fisher factors take: of its inputs, of its outputs."""
+    from alignkeep.subspace.fisher import FULL_UP_TO, PROBE_COLUMNS
+
+    inputs, outputs = (8 * width * (width if width <= FULL_UP_TO else PROBE_COLUMNS) for width in widths(module))
+    return inputs, outputs
 
 
 def widths(module: Any) -> tuple[int, int]:

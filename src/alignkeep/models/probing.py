@@ -311,7 +311,7 @@ class _Block:
 
         others = [name for name in [*self._matrices, *self._scattered] if name not in writers and name not in edited]
         if others and moves(others):
-            guilty = next((name for name in others if moves([name])), others[0])
+            guilty = next((name for name in reversed(others) if moves([name])), others[-1])  # the nearest to the stream
             raise self._refused(
                 f"{guilty}, which moves the residual stream otherwise than by adding what a matrix gives",
                 "matrices whose outputs are added to it",

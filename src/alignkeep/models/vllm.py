@@ -48,7 +48,7 @@ def _engine(loaded: LoadedModel) -> tuple[Any, Any, Any]:
     """The engine of this model (made once), the class of its sampling parameters, and its adapter's request."""
     _refuse_start(loaded)
     try:
-        from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise RecipeError(

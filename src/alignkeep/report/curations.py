@@ -10,21 +10,16 @@ from markupsafe import Markup
 
 from alignkeep.checkpoint.explanations import EXPLANATION_NAME, Explanation, Neighbour, Shown, read_explanation
 from alignkeep.checkpoint.files import write_text
-from alignkeep.citations import bibtex, cite
+from alignkeep.citations import Method, bibtex, cite
 from alignkeep.report.figures import marker, number, picture, round_ticks
 from alignkeep.report.html import percent, render_explanation, shorten, visible
 from alignkeep.report.panels import Figure, Table
 from alignkeep.report.sources import Curated
 from alignkeep.stages import methods_of
-from alignkeep.works import Citation
 
 PAGE_NAME = "explain.html"
 _LEFT, _WIDE, _TOP, _TALL = 8, 88, 30, 220  # percent across, pixels down
 _KINDS = {"kept": ("kept", 2), "dropped": ("left out", 1), "safe": ("safe anchor", 3), "harmful": ("harmful", 4)}
-_WORDS = {
-    "sot": "optimal transport", "mean_cosine": "mean cosine", "dsir": "importance ratio of n-grams",
-    "bidirectional": "gradients", "random": "chance",
-}  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -52,7 +47,7 @@ class ExplanationPage(NamedTuple):
     lead: str
     figures: tuple[Figure, ...]
     examples: tuple[Left, ...]
-    methods: tuple[Citation, ...]
+    methods: tuple[Method, ...]
     bibtex: str
 
 
@@ -74,7 +69,7 @@ def write_explanation(folder: Path) -> Path:
 def explanation_page(found: Explanation) -> ExplanationPage:
     """The page as plain values."""
     methods = cite(methods_of("curate", {"method": found.method}))
-    by_mass = found.method == "sot"
+    by_mass = found.weighed
     lead = (
         f"The {len(found.dropped)} examples of least mass, the least first. Texts are shortened to 160 characters."
         if by_mass
@@ -84,7 +79,7 @@ def explanation_page(found: Explanation) -> ExplanationPage:
     return ExplanationPage(
         title="Which examples were left out, and why",
         about=(
-            ("Citation", _WORDS.get(found.method, found.method)),
+            ("Method", found.title or found.method),
             ("Examples", str(found.n)),
             ("Kept", str(found.kept)),
         ),
@@ -106,7 +101,7 @@ def curations_of(found: Sequence[Curated]) -> tuple[Figure, ...]:
 
 
 def _figures(behind: str, beside: str, found: Explanation) -> tuple[Figure, ...]:
-    drawn = [_masses(f"masses{behind}", beside, found)] if found.method == "sot" else []
+    drawn = [_masses(f"masses{behind}", beside, found)] if found.weighed else []
     if any(found.points.values()):
         drawn.append(_plane(f"plane{behind}", beside, found))
     return tuple(drawn)

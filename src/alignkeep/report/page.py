@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alignkeep.citations import Cited, bibtex, cite
+from alignkeep.citations import Method, bibtex, cite
 from alignkeep.judging.metrics import ATTACK_SUCCESS, METRICS, RATES, Metric
 from alignkeep.report.alignments import alignments_of
 from alignkeep.report.curations import curations_of
@@ -28,7 +28,6 @@ from alignkeep.report.subjects import Subject, subjects_of
 from alignkeep.report.verdict import Finding, findings
 from alignkeep.stages import STAGES, methods_of
 from alignkeep.types import Estimate
-from alignkeep.works import Citation
 
 
 class Cell(NamedTuple):
@@ -68,7 +67,7 @@ class Page:
     full_answers: bool
     records: tuple[Facts, ...]
     versions: tuple[Facts, ...]
-    methods: tuple[Citation, ...]
+    methods: tuple[Method, ...]
     bibtex: str
 
 
@@ -176,8 +175,8 @@ def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
     return [(name, f"{value:.6g}" if isinstance(value, float) else str(value))]
 
 
-def _methods(sources: Sources) -> tuple[Citation, ...]:
-    names: list[Cited] = []
+def _methods(sources: Sources) -> tuple[Method, ...]:
+    names: list[str | Method] = []
     measuring = [stage.name for stage in STAGES if stage.measures]  # their scorecards say what was measured
     for record in sources.records:
         config = record.facts.get("config")

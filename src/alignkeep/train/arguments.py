@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from alignkeep.train.config import TrainConfig
 
-_NAMED = {**NAMED, "max_length": "max_length"}
+_NAMED = {**NAMED, "max_length": "max_length", "train_sampling_strategy": "group_by_length"}
 # Fields that would break what the stage promises, and what they would break.
 _FIXED = {
     "assistant_only_loss": "every assistant turn is learned, and nothing else",
@@ -32,7 +32,6 @@ _FIXED = {
     **dict.fromkeys((*OF_EVALUATION, "eval_packing"), "`alignkeep evaluate` measures the result"),
     **OF_THE_HUB,
     "dataloader_drop_last": "every example counts; the last batch is filled up with blanks",
-    "train_sampling_strategy": "an order that follows from the seed, with the blanks in the last batch",
     "eos_token": "the base's own tokenizer is used",
     "ignore_data_skip": "a killed tune continues where it was",
     "label_smoothing_factor": "the example weights multiply the plain token loss",
@@ -50,7 +49,9 @@ def sft_config(config: TrainConfig) -> SFTConfig:
     from trl.trainer.sft_config import SFTConfig
 
     given = trainer_fields(config.trainer, SFTConfig, _NAMED, _FIXED, "train")
+    padded = not (config.trainer.get("packing") or config.trainer.get("padding_free"))
     own = {
+        "train_sampling_strategy": "group_by_length" if config.group_by_length and padded else "random",
         "learning_rate": config.rate,
         "num_train_epochs": config.epochs,
         "per_device_train_batch_size": per_process(config.batch_size, "examples", "train"),

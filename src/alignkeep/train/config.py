@@ -122,12 +122,14 @@ class TrainConfig(Checked):
     `batch_size` counts examples per forward pass over *all* processes, `accumulate` forward passes per step, so the
     number of processes changes nothing but the time. `learning_rate` None is 2e-5 for full and 2e-4 otherwise.
     `alignguard` is looked at by the method of that name, which is LoRA with penalties.
+    `group_by_length` lets examples of like length share a batch, so that little is padded (train/order.py; nothing to
+    do where examples are packed).
     `weights` is a folder holding `weights.parquet`, or such a file (.parquet, .jsonl, ...), with `index`, `weight` and
     optionally `kept`. `trainer` takes any other field of `trl.SFTConfig` (`packing`, `warmup_steps`, `save_steps`,
     `max_steps`, `report_to`, ...).
     """
 
-    # Three fields more than our budget of 12: each is a word of the command line, or a group of settings.
+    # Four fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
     method: Literal["full", "lora", "alignguard"] = "lora"
@@ -140,6 +142,7 @@ class TrainConfig(Checked):
     batch_size: int = Field(default=16, gt=0, le=1_000_000_000)
     accumulate: int = Field(default=1, gt=0, le=1_000_000_000)
     max_length: int = Field(default=1024, gt=1, le=1_000_000_000)
+    group_by_length: bool = True
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ from alignkeep.trainers.arguments import uses_accelerator, world_size
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ADAM = 12  # bytes per trainable parameter beside the parameter: a float32 gradient and two float32 moments
-# Numbers per token that a decoder layer keeps for backward, in hidden sizes; chosen: measured on a 30 M Llama.
-_SAVED_PER_TOKEN = {"full": 32, "lora": 48, "alignguard": 48}
+_PROCESS = 600_000_000  # bytes of the libraries themselves; measured
+# What a decoder layer keeps of a token for backward: so many hidden sizes, and so many widths of its feed-forward part;
+# counted on Llamas through autograd's saved tensors (GPT-2, with its dropout and activation, keeps twice that).
+_HIDDEN_SIZES = {"full": 9, "lora": 8, "alignguard": 8}
+_INNER_WIDTHS = 4
+# TRL projects answer tokens to the vocabulary in tiles; so many float32 copies of one are held (counted in its source).
+_TILE, _COPIES = (4096, 32768), 5
+# Blocks below the allocator's threshold lie in a heap with holes; measured on models of 30 and 135 M parameters.
+_HEAP_BLOCK, _HOLES = 32 * 2**20, 2.1
+_FISHER_BATCH = 8  # examples that an alignment subspace is measured with at a time
 _CHECKPOINTS = 2  # as many as `save_total_limit` keeps
 
 
 def plan_tune(config: TrainConfig) -> dict[str, Any]:
     """Steps and counts are exact; memory per process, disk and seconds are estimates. Raises what `train` raises first.
+    Where the memory is not there, a note says which setting to lower.
 
     `seconds` is 6 x parameters x tokens at the speed of one matrix product on this CPU, None for an accelerator.
     """
@@ -31,6 +41,7 @@ def plan_tune(config: TrainConfig) -> dict[str, Any]:
     total, trainable = parameter_counts(prepared.skeleton, prepared.adapter)
     steps = count_steps(config, prepared, rows)
     tokens = math.ceil(prepared.rows.tokens * _epochs(config, steps, rows))
+    memory = _memory(config, prepared, total, trainable, config.batch_size)
     return {
         "stage": "train",
         "model": config.model,
@@ -44,10 +55,14 @@ def plan_tune(config: TrainConfig) -> dict[str, Any]:
         "parameters": total,
         "trainable_parameters": trainable,
         "dtype": prepared.dtype,
-        "memory_bytes": _memory(config, prepared, total, trainable),
+        "memory_bytes": memory,
         "disk_bytes": _disk(config, prepared, trainable),
         "seconds": None if uses_accelerator(config.load) else round(_seconds(total, trainable, tokens), 1),
-        "notes": [*prepared.notes, *_directions(config, prepared)],
+        "notes": [
+            *prepared.notes,
+            *_directions(config, prepared),
+            *_lacks(config, prepared, memory, lambda size: _memory(config, prepared, total, trainable, size)),
+        ],
     }
 
 
@@ -77,15 +92,81 @@ def _epochs(config: TrainConfig, steps: int, rows: int) -> float:
     return steps * config.batch_size * config.accumulate / rows
 
 
-def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int) -> int:
-    text = prepared.skeleton.config.get_text_config()
+def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int, batch_size: int) -> int:
+    """Bytes of a process in its largest step: weights, optimiser, what backward needs, a tile of logits, factors."""
+    arguments, text = prepared.arguments, prepared.skeleton.config.get_text_config()
     size = _BYTES[prepared.dtype]
-    longest = prepared.max_length if prepared.arguments.packing else max(map(len, prepared.rows.input_ids))
-    tokens = longest * config.batch_size // world_size()
-    kept = 1 if prepared.arguments.gradient_checkpointing else _SAVED_PER_TOKEN[config.method]
-    activations = tokens * text.hidden_size * text.num_hidden_layers * kept * (2 if prepared.arguments.bf16 else size)
+    packed = arguments.packing
+    lengths = [prepared.max_length] if packed else sorted(map(len, prepared.rows.input_ids), reverse=True)
+    mine = -(-batch_size // world_size())
+    tokens = lengths[0] * mine
+    kept = 1 if arguments.gradient_checkpointing else kept_per_token(text, config.method) / text.hidden_size
+    kept *= text.hidden_size * text.num_hidden_layers * (2 if arguments.bf16 else size)
+    in_heap = 0 if uses_accelerator(config.load) else _HEAP_BLOCK // (_inner_width(text) * size)
+
+    def for_backward(tokens: int) -> float:
+        return kept * max(tokens, min(_HOLES * tokens, in_heap))
+
+    answers = [sum(label >= 0 for label in labels) for labels in prepared.rows.labels]
+    scored = min(tokens, mine * (lengths[0] if packed else max(answers)), _TILE[0])
+    passing = for_backward(tokens) + scored * min(text.vocab_size, _TILE[1]) * 4 * _COPIES
+    guard = 0
+    if config.is_guarded:
+        # They are measured before the first step, on alignment examples taken to be as long as those of the data.
+        guard = _factors(config, prepared)
+        longest = max(map(len, prepared.rows.input_ids))
+        passing = max(passing, for_backward(_FISHER_BATCH * longest))
     adapter = 0 if prepared.adapter is None else trainable * 4
-    return total * size + adapter + trainable * _ADAM + activations
+    return int(_PROCESS + total * size + adapter + trainable * _ADAM + passing + guard)
+
+
+def kept_per_token(text: Any, method: str) -> float:
+    """Numbers that a decoder layer keeps of a token for backward."""
+    return _HIDDEN_SIZES[method] * text.hidden_size + _INNER_WIDTHS * _inner_width(text)
+
+
+def _inner_width(text: Any) -> int:
+    """Of a layer's feed-forward part; of experts those that a token goes to."""
+    experts = getattr(text, "num_experts_per_tok", None)
+    inner = (getattr(text, "moe_intermediate_size", None) if experts else None) or next(
+        (value for name in ("intermediate_size", "ffn_dim", "n_inner") if (value := getattr(text, name, None))),
+        4 * text.hidden_size,
+    )
+    inner = max(inner) if isinstance(inner, list | tuple) else inner
+    return inner * (experts or 1)
+
+
+def _factors(config: TrainConfig, prepared: Prepared) -> int:
+    """Bytes of the Fisher factors that are held at a time."""
+    from alignkeep.models.matrices import factor_bytes, matrices, passes
+
+    modules = matrices(prepared.skeleton).modules
+    sides = {"input": [0], "output": [1], "both": [0, 1]}[config.alignguard.side]
+    groups = passes(modules)
+    return max(sum(factor_bytes(modules[name])[side] for name in group for side in sides) for group in groups)
+
+
+def _lacks(config: TrainConfig, prepared: Prepared, memory: int, needs: Callable[[int], int]) -> list[str]:
+    """Which setting to lower where this machine has less memory free; `needs` is the memory by batch size."""
+    import psutil
+    import torch
+
+    if uses_accelerator(config.load):
+        free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    else:
+        free = psutil.virtual_memory().available // world_size()
+    if memory <= free:
+        return []
+    lack = f"about {memory / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
+    size = config.batch_size
+    while size % (2 * world_size()) == 0 and needs(size) > free:
+        size //= 2
+    if size < config.batch_size and needs(size) <= free:
+        times = config.accumulate * config.batch_size // size
+        return [f"{lack}: set batch_size={size} and accumulate={times}, which is the same step"]
+    if config.method == "full":
+        return [f"{lack}: take method lora, or a smaller model"]
+    return [f"{lack}: lower max_length, set load.dtype=bfloat16, or take a smaller model"]
 
 
 def _disk(config: TrainConfig, prepared: Prepared, trainable: int) -> int:

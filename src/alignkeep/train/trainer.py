@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader, Sampler
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 from trl.trainer.utils import pad
 
 from alignkeep.errors import DataError, RecipeError, ShapeError
+from alignkeep.train.order import ExampleOrder
 
 PER_TOKEN = "loss_weights"
 PER_EXAMPLE = "weight"
@@ -46,9 +46,10 @@ class WeightedSFTTrainer(SFTTrainer):
     """`trl.SFTTrainer` for data with a column `weight` or `loss_weights`; the constructor is the parent's.
 
     Under several processes the last batch of an epoch is filled up with blank rows (no answer, weight 0) instead of
-    examples seen already, so that two processes learn what one does. Raises DataError where the weights are lost on the
-    way, RecipeError for settings whose loss never passes the weighted log-probabilities. (The router loss of a mixture
-    of experts is a mean per process, as in TRL: there two processes differ from one.)
+    examples seen already, so that two processes learn what one does. `train_sampling_strategy="group_by_length"` is the
+    grouping of train/order.py: it resumes exactly and is the same for any number of processes. Raises DataError where
+    the weights are lost on the way, RecipeError for settings whose loss never passes the weighted log-probabilities.
+    (The router loss of a mixture of experts is a mean per process, as in TRL: there two processes differ from one.)
     """
 
     args: Any  # SFTConfig: the base classes promise less
@@ -56,7 +57,7 @@ class WeightedSFTTrainer(SFTTrainer):
     def get_train_dataloader(self) -> DataLoader:
         self._refuse_unweighted_losses()
         self._carry_weights(self.train_dataset)
-        if self.args.world_size > 1 and self.args.train_sampling_strategy == "random":
+        if self.args.world_size > 1 and self.args.train_sampling_strategy in ("random", "group_by_length"):
             self._fill_last_batch()
         return super().get_train_dataloader()
 
@@ -98,11 +99,15 @@ class WeightedSFTTrainer(SFTTrainer):
         self._signature_columns = [*known, *({PER_TOKEN, PER_EXAMPLE} - set(known))]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
         blanks = getattr(self, "_blanks", 0)
-        if not blanks:
+        grouped = self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Dataset)
+        if not (blanks or grouped):
             return super()._get_train_sampler(train_dataset)
-        rows = len(self.train_dataset if train_dataset is None else train_dataset)
-        return _BlanksLast(rows - blanks, blanks, self.args.data_seed)
+        rows = len(dataset) - blanks
+        lengths = [len(ids) for ids in dataset["input_ids"]] if grouped else None
+        batch = self.args.per_device_train_batch_size * self.args.world_size
+        return ExampleOrder(rows, self.args.data_seed, lengths=lengths, batch=batch, blanks=blanks)
 
     def _carry_weights(self, dataset: Any) -> None:
         """Make sure that the weights are in the data and that a collator takes them along."""
@@ -149,24 +154,6 @@ class WeightedSFTTrainer(SFTTrainer):
         if self._blanks:
             blank = {name: [_blank(name, feature)] * self._blanks for name, feature in rows.features.items()}
             self.train_dataset = concatenate_datasets([rows, Dataset.from_dict(blank, features=rows.features)])
-
-
-class _BlanksLast(Sampler[int]):
-    """The order that one process takes (accelerate's seeded permutation), then the blank rows at the data's end."""
-
-    def __init__(self, rows: int, blanks: int, seed: int | None) -> None:
-        self._order = SeedableRandomSampler(range(rows), data_seed=seed)
-        self._blanks = range(rows, rows + blanks)
-
-    def __iter__(self) -> Any:
-        yield from self._order
-        yield from self._blanks
-
-    def __len__(self) -> int:
-        return len(self._order) + len(self._blanks)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._order.set_epoch(epoch)
 
 
 def _token_weights(example: Mapping[str, Any]) -> list[float]:
