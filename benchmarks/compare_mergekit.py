@@ -33,27 +33,27 @@ DEVIATION, UPDATE = 0.1, 0.02
 
 def cases() -> list[tuple[str, Any, str, int | None, dict[str, Any]]]:
     """Label, our method, mergekit's name for it, the index of its base, and its parameters."""
-    from alignkeep.merge import methods as ours
+    from alignkeep.merge import arcs, linear, model_stock, sparsify, task_vectors
 
-    def vectors(kind: Any, weights: tuple[float, ...], **settings: Any) -> ours.TaskVectors:
-        return ours.TaskVectors(weights, (kind,) * len(weights), **settings)
+    def vectors(kind: Any, weights: tuple[float, ...], **settings: Any) -> task_vectors.TaskVectors:
+        return task_vectors.TaskVectors(weights, (kind,) * len(weights), **settings)
 
     two, one = (0.7, 0.4), (0.7,)
-    dare, halved = ours.Random(0.5, "l1", SEED), ours.Random(0.5, "probability", SEED)
-    top, crumbs = ours.Magnitude(0.2), ours.Outliers(0.6, 0.05)
-    ranked = ours.RankedRandom(0.5, 0.2, "l1", SEED)
+    dare, halved = sparsify.Random(0.5, "l1", SEED), sparsify.Random(0.5, "probability", SEED)
+    top, crumbs = sparsify.Magnitude(0.2), sparsify.Outliers(0.6, 0.05)
+    ranked = sparsify.RankedRandom(0.5, 0.2, "l1", SEED)
     elected = {"consensus": "sum"}
     return [
-        ("linear", ours.Linear((0.4, 0.6)), "linear", 0, {"weight": [0.4, 0.6]}),
-        ("linear of three", ours.Linear((0.2, 0.5, 0.3)), "linear", 0, {"weight": [0.4, 1.0, 0.6]}),
-        ("slerp", ours.Slerp(0.6), "slerp", 0, {"t": 0.6}),
-        ("nuslerp", ours.NuSlerp(0.6), "nuslerp", None, {"weight": [0.4, 0.6]}),
-        ("nuslerp by last axis", ours.NuSlerp(0.6, flatten=False), "nuslerp", None,
+        ("linear", linear.Linear((0.4, 0.6)), "linear", 0, {"weight": [0.4, 0.6]}),
+        ("linear of three", linear.Linear((0.2, 0.5, 0.3)), "linear", 0, {"weight": [0.4, 1.0, 0.6]}),
+        ("slerp", arcs.Slerp(0.6), "slerp", 0, {"t": 0.6}),
+        ("nuslerp", arcs.NuSlerp(0.6), "nuslerp", None, {"weight": [0.4, 0.6]}),
+        ("nuslerp by last axis", arcs.NuSlerp(0.6, flatten=False), "nuslerp", None,
          {"weight": [0.4, 0.6], "nuslerp_flatten": False}),
-        ("nuslerp by first axis", ours.NuSlerp(0.6, row_wise=True, flatten=False), "nuslerp", None,
+        ("nuslerp by first axis", arcs.NuSlerp(0.6, row_wise=True, flatten=False), "nuslerp", None,
          {"weight": [0.4, 0.6], "nuslerp_flatten": False, "nuslerp_row_wise": True}),
-        ("nuslerp over base", ours.NuSlerp(0.6, over_base=True), "nuslerp", 0, {"weight": [0.4, 0.6]}),
-        ("model_stock", ours.ModelStock(), "model_stock", 0, {}),
+        ("nuslerp over base", arcs.NuSlerp(0.6, over_base=True), "nuslerp", 0, {"weight": [0.4, 0.6]}),
+        ("model_stock", model_stock.ModelStock(), "model_stock", 0, {}),
         ("task_arithmetic", vectors(None, two), "task_arithmetic", 0, {"weight": two}),
         ("task_arithmetic, mean", vectors(None, two, normalize=True), "task_arithmetic", 0,
          {"weight": two, "normalize": True}),
@@ -91,8 +91,9 @@ def main() -> int:
 
 
 def compare(folder: Path, python: str) -> int:
-    from alignkeep.merge.methods import RankedRandom, TaskVectors, merge_tensor
-    from alignkeep.merge.sparsify import draws
+    from alignkeep.merge.method import merge_tensor
+    from alignkeep.merge.sparsify import RankedRandom, draws
+    from alignkeep.merge.task_vectors import TaskVectors
 
     tensors: dict[str, torch.Tensor] = {}
     plan: list[dict[str, Any]] = []
@@ -125,14 +126,14 @@ def compare(folder: Path, python: str) -> int:
 
 
 def _models_of(method: Any) -> int:
-    from alignkeep.merge import methods
+    from alignkeep.merge import arcs, linear, model_stock, task_vectors
 
     match method:
-        case methods.Linear(weights):
+        case linear.Linear(weights):
             return len(weights)
-        case methods.TaskVectors(weights):
+        case task_vectors.TaskVectors(weights):
             return 1 + len(weights)
-        case methods.ModelStock() | methods.NuSlerp(over_base=True):
+        case model_stock.ModelStock() | arcs.NuSlerp(over_base=True):
             return 3
         case _:
             return 2

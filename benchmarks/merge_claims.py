@@ -19,7 +19,8 @@ from testbed_claims import RATES, asking, outcomes
 from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.evaluate.stage import evaluate
 from alignkeep.judging.statistics import paired_bootstrap, wilson
-from alignkeep.merge.config import SPACED, MergeConfig, SweepConfig
+from alignkeep.merge.config import MergeConfig, SweepConfig
+from alignkeep.merge.methods import method_named
 from alignkeep.merge.select import pick_safe
 from alignkeep.merge.stage import merge
 from alignkeep.models.config import GenerationConfig
@@ -67,7 +68,7 @@ def measured(world, out: Path, name: str, method: str, seed: int, sweep: SweepCo
         base=base,
         tuned=(str(tuned),),
         method=method,  # pyright: ignore[reportArgumentType]
-        alignment_data=str(world.data["alignment"]) if method in SPACED else None,
+        alignment_data=str(world.data["alignment"]) if method_named(method).adapter == "mapped" else None,
         tuning_data=str(world.data[name]) if method == "fisher" else None,
         sweep=sweep,
     )

@@ -20,7 +20,6 @@ ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "conformance", "stages",
 # Circles that are still to be broken; nothing may be added.
 CIRCLES_LEFT = [
     {"checkpoint.folders", "checkpoint.records"},
-    {"merge.mapped", "merge.methods"},
     {"report.page", "report.html", "report.panels"},
 ]
 # The page is made of what the stages say of themselves.
@@ -31,8 +30,8 @@ MATH = [
     "curate/whitening.py", "curate/methods/mean_cosine.py", "curate/methods/dsir.py",
     "curate/methods/bidirectional.py", "curate/methods/random.py",
     "judging/statistics.py", "judging/drift.py", "judging/log_odds.py", "judging/metrics.py",
-    "merge/pieces.py", "merge/arithmetic.py", "merge/sparsify.py", "merge/consensus.py", "merge/stock.py",
-    "merge/methods.py", "merge/mapped.py", "merge/select.py",
+    "merge/pieces.py", "merge/method.py", "merge/linear.py", "merge/arcs.py", "merge/model_stock.py",
+    "merge/sparsify.py", "merge/task_vectors.py", "merge/pruning.py", "merge/input_maps.py", "merge/select.py",
     "gate/decision.py",
     "inject/direction.py", "inject/rank_one.py", "inject/strength.py",
     "train/split.py", "train/penalties.py", "train/forgetting.py",
@@ -52,13 +51,14 @@ MATH_MAY_IMPORT = {
     "re",
     "zlib",
     "jaxtyping",
+    "pydantic",
     "__future__",
 }
 # What takes long to import, and what only the verbs that need it may bring in.
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pandas", "pyarrow", "matplotlib", "scipy"}
 MAX_MATH_LINES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 500, 50, 12
 # Broken where the reader gains; each says so in a comment of its own.
-CONFIGS_OVER = {"TrainConfig": 5, "MergeConfig": 1}
+CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3}
 
 
 def sources() -> list[Path]:
@@ -98,6 +98,8 @@ def test_a_math_file_imports_numbers_the_vocabulary_and_its_own_room_only(name: 
             "alignkeep.judging.statistics.",
             f"alignkeep.{room}.",
         )
+        # A method stands in one file with its mathematics: its options, their refusals and what it cites.
+        pure += ("alignkeep.settings.", "alignkeep.errors.", "alignkeep.works.")
         allowed = module.startswith(pure) or module.split(".")[0] in MATH_MAY_IMPORT
         assert allowed, f"{name} imports {module}"
 
@@ -308,7 +310,7 @@ def test_configs_are_small_frozen_and_strict() -> None:
     from alignkeep.demonstration import DemoConfig
     from alignkeep.evaluate.config import EvaluateConfig
     from alignkeep.inject.config import DirectionConfig, EditConfig, InjectConfig, SearchConfig
-    from alignkeep.merge.config import MergeConfig, MethodOptions, SweepConfig
+    from alignkeep.merge.config import MergeConfig, SweepConfig
     from alignkeep.models.config import GenerationConfig, LoadConfig
     from alignkeep.recipe import Recipe
     from alignkeep.report.config import ReportConfig
@@ -316,7 +318,7 @@ def test_configs_are_small_frozen_and_strict() -> None:
 
     configs: list[type[BaseModel]] = [
         EvaluateConfig, DemoConfig, GenerationConfig, LoadConfig, Recipe, ReportConfig, LoraSettings, TrainConfig,
-        MergeConfig, MethodOptions, SweepConfig, InjectConfig, DirectionConfig, EditConfig, SearchConfig,
+        MergeConfig, SweepConfig, InjectConfig, DirectionConfig, EditConfig, SearchConfig,
     ]  # fmt: skip
     for config in configs:
         allowed = MAX_CONFIG_FIELDS + CONFIGS_OVER.get(config.__name__, 0)

@@ -12,25 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignkeep.merge.arithmetic import Gram, magnitude_sums
-from alignkeep.merge.consensus import SparseTaskVectors
-from alignkeep.merge.methods import (
-    Linear,
-    Magnitude,
-    Mapped,
-    Method,
-    ModelStock,
-    NuSlerp,
-    Outliers,
-    Random,
-    RankedRandom,
-    Slerp,
-    Subspace,
-    TaskVectors,
-    merged,
-)
-from alignkeep.merge.pieces import BLOCK, Whole, total
-from alignkeep.merge.sparsify import draws
+from alignkeep.merge.arcs import NuSlerp, Slerp
+from alignkeep.merge.input_maps import Mapped, Subspace
+from alignkeep.merge.linear import Linear
+from alignkeep.merge.method import TensorMerge
+from alignkeep.merge.model_stock import ModelStock
+from alignkeep.merge.pieces import BLOCK, Gram, Whole, magnitude_sums, total
+from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom, draws
+from alignkeep.merge.task_vectors import SparseTaskVectors, TaskVectors
 
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -46,7 +35,7 @@ def whole(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 RAGGED = (197, 1000)  # a little more than three blocks, in rows that no block ends with
-EVERY_METHOD: list[tuple[Method, int]] = [
+EVERY_METHOD: list[tuple[TensorMerge, int]] = [
     (Linear((0.4, 0.6)), 1), (Linear((0.5, 1.0, -0.3)), 2), (Slerp(0.3), 1), (NuSlerp(0.3), 1), (ModelStock(), 2),
     (NuSlerp(0.3, over_base=True, flatten=False), 2), (NuSlerp(0.3, flatten=False, row_wise=True), 1),
     (TaskVectors((0.7,), (None,)), 1), (TaskVectors((0.7,), (Random(0.4, "l1", 3),)), 1),
@@ -58,18 +47,18 @@ EVERY_METHOD: list[tuple[Method, int]] = [
 
 
 @pytest.mark.parametrize(("method", "models"), EVERY_METHOD, ids=lambda value: type(value).__name__)
-def test_neither_the_size_of_the_pieces_nor_the_number_of_threads_changes_a_bit(method: Method, models: int):
+def test_neither_the_size_of_the_pieces_nor_the_number_of_threads_changes_a_bit(method: TensorMerge, models: int):
     base = numbers(*RAGGED).bfloat16().float()  # so that many updates are equally large
     tuned = [(base + numbers(*RAGGED, seed=k, scale=0.1)).bfloat16().float() for k in range(1, 1 + models)]
     base, tuned = base.numpy(), [one.numpy() for one in tuned]
-    expected = whole(merged(method, Whole("w", base, tuned, size=base.size)))
+    expected = whole(method.merged(Whole("w", base, tuned, size=base.size)))
     threads = torch.get_num_threads()
 
     @settings(max_examples=6, deadline=None)
     @given(size=st.integers(1, 4 * BLOCK), used=st.integers(1, 3))
     def same(size: int, used: int):
         torch.set_num_threads(used)
-        assert np.array_equal(whole(merged(method, Whole("w", base, tuned, size=size))), expected)
+        assert np.array_equal(whole(method.merged(Whole("w", base, tuned, size=size))), expected)
 
     try:
         same()

@@ -10,23 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignkeep.merge.methods import (
-    Linear,
-    Magnitude,
-    Mapped,
-    Method,
-    ModelStock,
-    NuSlerp,
-    Random,
-    RankedRandom,
-    Slerp,
-    Subspace,
-    TaskVectors,
-    identity_of,
-    merge_tensor,
-)
+from alignkeep.merge.arcs import NuSlerp, Slerp
+from alignkeep.merge.input_maps import Mapped, Subspace
+from alignkeep.merge.linear import Linear
+from alignkeep.merge.method import TensorMerge, merge_tensor
+from alignkeep.merge.model_stock import ModelStock, stock_share
 from alignkeep.merge.pieces import Whole
-from alignkeep.merge.stock import stock_share
+from alignkeep.merge.sparsify import Magnitude, Random, RankedRandom
+from alignkeep.merge.task_vectors import TaskVectors
 
 SHARES = st.floats(0, 1)
 SHAPES = [(), (0,), (1,), (7,), (3, 5), (0, 4), (4, 0), (2, 3, 4), (65, 3)]
@@ -40,7 +31,7 @@ def orthonormal(d_in: int, m: int, seed: int = 0) -> Tensor:
     return torch.linalg.qr(numbers(d_in, m, seed=seed).double())[0].float()
 
 
-def merge(method: Method, base: Tensor, *tuned: Tensor) -> Tensor:
+def merge(method: TensorMerge, base: Tensor, *tuned: Tensor) -> Tensor:
     return merge_tensor(method, "w", base, tuned)
 
 
@@ -122,7 +113,7 @@ def test_a_map_of_the_inputs_by_hand():
 
 
 def test_which_identity_a_method_is():
-    expected: list[tuple[Method, str | int | None]] = [
+    expected: list[tuple[TensorMerge, str | int | None]] = [
         (Linear((1.0, 0.0, 0.0)), "base"), (Linear((0.0, 0.0, 1.0)), 1), (Linear((0.5, 0.5)), None),
         (Linear((0.0, 0.0)), None), (Linear((1.0, 1.0)), None), (Linear((2.0, 0.0)), None),
         (Slerp(0.0), "base"), (Slerp(1.0), 0), (Slerp(0.5), None), (NuSlerp(0.0), "base"), (NuSlerp(1.0), 0),
@@ -135,7 +126,7 @@ def test_which_identity_a_method_is():
         (Mapped(0.5, 0.5, torch.eye(2), torch.eye(2)), None),
     ]  # fmt: skip
     for method, identity in expected:
-        assert identity_of(method) == identity, method
+        assert method.identity == identity, method
 
 
 # Laws
@@ -152,9 +143,9 @@ def test_which_identity_a_method_is():
     ],
     ids=str,
 )  # fmt: skip
-def test_an_identity_gives_its_model_exactly(method: Method, shape: tuple[int, ...]):
+def test_an_identity_gives_its_model_exactly(method: TensorMerge, shape: tuple[int, ...]):
     models = numbers(*shape, seed=1), numbers(*shape, seed=2)
-    identity = identity_of(method)
+    identity = method.identity
     assert identity is not None
     assert torch.equal(merge(method, *models), models[0 if identity == "base" else 1 + identity])
 
@@ -314,7 +305,7 @@ def test_model_stock_is_mergekits_but_for_task_vectors_whose_norms_multiply_to_l
      (TaskVectors((1.0,), (None,)), 2), (TaskVectors((1.0, 1.0), (None,)), 1), (Subspace(0.5, torch.eye(4)), 2)],
     ids=str,
 )  # fmt: skip
-def test_another_number_of_models_than_the_method_takes_is_refused(method: Method, models: int):
+def test_another_number_of_models_than_the_method_takes_is_refused(method: TensorMerge, models: int):
     with pytest.raises(ValueError):
         merge(method, numbers(4), *(numbers(4, seed=k) for k in range(models)))
 

@@ -21,8 +21,11 @@ from alignkeep.checkpoint.shards import JOURNAL
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import read_models
-from alignkeep.merge.methods import Linear, Magnitude, Method, TaskVectors
+from alignkeep.merge.linear import Linear
+from alignkeep.merge.method import TensorMerge
+from alignkeep.merge.sparsify import Magnitude
 from alignkeep.merge.stage import merge
+from alignkeep.merge.task_vectors import TaskVectors
 from checkpoints import noise, results, write_adapter, write_checkpoint
 from command import start, wait_until
 
@@ -97,7 +100,7 @@ def peak_of(task: Callable[[], object]) -> int:
     return peak - before
 
 
-def measure(pairs: list[tuple[Path, Path]], method: Method, told: Path) -> None:
+def measure(pairs: list[tuple[Path, Path]], method: TensorMerge, told: Path) -> None:
     """The peaks of merging these pairs; one before them loads what is loaded once."""
     peaks: list[int] = []
     for base, tuned in (pairs[0], *pairs):
@@ -110,7 +113,7 @@ def measure(pairs: list[tuple[Path, Path]], method: Method, told: Path) -> None:
     told.write_text(json.dumps(peaks[1:]))
 
 
-def measured(pairs: list[tuple[Path, Path]], method: Method, root: Path) -> list[int]:
+def measured(pairs: list[tuple[Path, Path]], method: TensorMerge, root: Path) -> list[int]:
     child = start(measure, pairs, method, root / "peaks")
     child.join(timeout=120)
     return json.loads((root / "peaks").read_text())
@@ -121,7 +124,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 @needs_proc
 @pytest.mark.parametrize("method", [Linear((0.4, 0.6)), TaskVectors((1.0,), (Magnitude(0.2),), consensus="sum")])
-def test_memory_does_not_grow_with_a_tensor(method: Method, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_a_tensor(method: TensorMerge, tmp_path: Path) -> None:
     """8 MB and 64 MB stored; held whole, the second would take 256 MB more as two models in float32."""
     numbers = noise(1 << 20, dtype=torch.bfloat16)
 

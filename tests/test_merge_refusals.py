@@ -166,16 +166,15 @@ SETTINGS: list[tuple[dict[str, Any], type[AlignkeepError], str]] = [
 def test_settings_that_do_not_fit_are_refused(
     settings: dict[str, Any], error: type[AlignkeepError], message: str, world: World, tmp_path: Path
 ) -> None:
-    config = MergeConfig.model_validate({"base": str(world.base), "tuned": (str(world.tuned),), **settings})
     for attempt in (plan, lambda config: merge(config, out=tmp_path / "out")):
         with refused(error, message, tmp_path):
-            attempt(config)
+            attempt(MergeConfig.model_validate({"base": str(world.base), "tuned": (str(world.tuned),), **settings}))
 
 
-@pytest.mark.parametrize("options", [{"density": 1.01}, {"density": -0.01}, {"gamma": 2}, {"rescale": "sum"}])
+@pytest.mark.parametrize("options", [{"density": 1.01}, {"density": -0.01}, {"epsilon": 2}, {"rescale": "sum"}])
 def test_options_outside_their_range_are_no_config(options: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=next(iter(options))):
-        MergeConfig(base="a", tuned=("b",), method="ties", options=options)
+        MergeConfig(base="a", tuned=("b",), method="della", options=options)
 
 
 def test_two_changes_of_an_adapter_to_one_tensor_are_refused(tmp_path: Path) -> None:

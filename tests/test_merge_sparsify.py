@@ -11,18 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignkeep.merge.consensus import SparseTaskVectors
-from alignkeep.merge.methods import (
-    Magnitude,
-    Outliers,
-    Random,
-    RankedRandom,
-    Sparsifier,
-    TaskVectors,
-    merge_tensor,
-)
+from alignkeep.merge.method import merge_tensor
 from alignkeep.merge.pieces import Whole
-from alignkeep.merge.sparsify import draws, row_ranks
+from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom, Sparsifier, draws, row_ranks
+from alignkeep.merge.task_vectors import SparseTaskVectors, TaskVectors
 
 SHARES = st.floats(0, 1)
 # Votes of subnormal size can cancel to 0, which elects +: the law says "sums of 0 aside".

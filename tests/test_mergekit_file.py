@@ -17,23 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.errors import RecipeError
+from alignkeep.merge.arcs import NuSlerp, Slerp
+from alignkeep.merge.input_maps import Subspace
+from alignkeep.merge.linear import Linear
 from alignkeep.merge.mergekit import read_mergekit
 from alignkeep.merge.mergekit_methods import MergekitFile, write_mergekit
 from alignkeep.merge.mergekit_values import PARAMETERS, Choice, Setting, layer_positions
-from alignkeep.merge.methods import (
-    Linear,
-    Magnitude,
-    Method,
-    ModelStock,
-    NuSlerp,
-    Outliers,
-    Random,
-    RankedRandom,
-    Slerp,
-    Subspace,
-    TaskVectors,
-    merge_tensor,
-)
+from alignkeep.merge.method import TensorMerge, merge_tensor
+from alignkeep.merge.model_stock import ModelStock
+from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom
+from alignkeep.merge.task_vectors import TaskVectors
 
 PARTS = (
     "input_layernorm", "self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp.up_proj",
@@ -79,7 +72,7 @@ def file_of(tmp_path: Path, text: str) -> MergekitFile:
     return read_mergekit(path)
 
 
-def method_of(tmp_path: Path, text: str, name: str = NAMES[0]) -> Method:
+def method_of(tmp_path: Path, text: str, name: str = NAMES[0]) -> TensorMerge:
     return file_of(tmp_path, text).rule(NAMES)(name)
 
 
@@ -367,7 +360,7 @@ METHODS = st.one_of(
 )
 
 
-def tuned_models(method: Method) -> int:
+def tuned_models(method: TensorMerge) -> int:
     match method:
         case Linear(weights):
             return len(weights) - 1
@@ -386,7 +379,7 @@ def tuned_models(method: Method) -> int:
     dtype=st.sampled_from([None, "bfloat16", "float32"]),
 )
 def test_what_we_write_is_read_back_as_the_same_merge(
-    method: Method, references: list[str], dtype: str | None, tmp_path_factory: pytest.TempPathFactory
+    method: TensorMerge, references: list[str], dtype: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base, *tuned = (f"org/{reference}" for reference in references[: 1 + tuned_models(method)])
     text = write_mergekit(method, base=base, tuned=tuned, dtype=dtype)
@@ -408,7 +401,7 @@ def test_what_we_write_is_read_back_as_the_same_merge(
         TaskVectors((1.0, 1.0), (Random(0.5, None), None)),
     ],
 )
-def test_what_mergekit_cannot_do_is_not_written(method: Method) -> None:
+def test_what_mergekit_cannot_do_is_not_written(method: TensorMerge) -> None:
     assert write_mergekit(method, base="b", tuned=("o", "t")) is None
 
 

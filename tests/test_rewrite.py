@@ -18,22 +18,16 @@ from alignkeep.checkpoint.low_rank import LowRank
 from alignkeep.checkpoint.rewrite import Edit, digests, rewrite
 from alignkeep.checkpoint.shards import JOURNAL
 from alignkeep.errors import CheckpointError, ShapeError
+from alignkeep.merge.arcs import NuSlerp, Slerp
 from alignkeep.merge.edits import edits_of
+from alignkeep.merge.input_maps import Subspace
 from alignkeep.merge.inputs import Models, read_models
-from alignkeep.merge.methods import (
-    Linear,
-    Magnitude,
-    Method,
-    ModelStock,
-    NuSlerp,
-    Outliers,
-    Random,
-    RankedRandom,
-    Slerp,
-    Subspace,
-    TaskVectors,
-)
+from alignkeep.merge.linear import Linear
+from alignkeep.merge.method import TensorMerge
+from alignkeep.merge.model_stock import ModelStock
 from alignkeep.merge.pieces import BLOCK
+from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom
+from alignkeep.merge.task_vectors import TaskVectors
 from alignkeep.models.headers import TensorEntry
 from checkpoints import Tensors, bits, changed_copy, noise, read_checkpoint, same_bits, write_checkpoint
 
@@ -66,7 +60,7 @@ def every_kind(seed: int) -> Tensors:
 
 
 COUNTED = ["int64", "uint8", "bool"]
-EVERY_METHOD: dict[str, tuple[Method, int]] = {
+EVERY_METHOD: dict[str, tuple[TensorMerge, int]] = {
     "linear": (Linear((0.4, 0.6)), 1),
     "slerp": (Slerp(0.3), 1),
     "nuslerp": (NuSlerp(0.3), 1),
@@ -80,7 +74,7 @@ EVERY_METHOD: dict[str, tuple[Method, int]] = {
 }
 
 
-def rule_for(method: Method) -> Callable[[str], Method]:
+def rule_for(method: TensorMerge) -> Callable[[str], TensorMerge]:
     """A subspace is one of the wide matrix; the rest is merged linearly."""
     if isinstance(method, Subspace):
         return lambda name: method if name == "wide" else Linear((0.7, 0.3))
@@ -101,7 +95,7 @@ def first(models: Models, count: int) -> Models:
 
 
 def written(
-    models: Models, rule: Callable[[str], Method], work: Path, *, size: int = 1 << 18, workers: int = 1
+    models: Models, rule: Callable[[str], TensorMerge], work: Path, *, size: int = 1 << 18, workers: int = 1
 ) -> Path:
     work.mkdir(exist_ok=True)
     rewrite(models.entries, edits_of(models, rule, size=size), work, workers=workers)
@@ -121,7 +115,7 @@ def test_without_edits_every_shard_is_the_bases_byte_for_byte(models: Models, tm
 
 @pytest.mark.parametrize("method", [Linear((0.0, 1.0)), Slerp(1.0), NuSlerp(1.0)])
 def test_at_weight_1_floats_are_the_tuned_models_bits_and_the_rest_the_bases(
-    method: Method, models: Models, tmp_path: Path
+    method: TensorMerge, models: Models, tmp_path: Path
 ) -> None:
     found = read_checkpoint(written(first(models, 1), rule_for(method), tmp_path))
     expected = every_kind(50) | {name: every_kind(0)[name] for name in COUNTED}

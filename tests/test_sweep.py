@@ -19,10 +19,12 @@ from alignkeep.checkpoint.sweeps import PARTIAL_NAME, SWEEP_NAME, read_sweep
 from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.judging.measure import PromptMeasure
 from alignkeep.merge.config import MergeConfig, SweepConfig
+from alignkeep.merge.input_maps import Subspace
 from alignkeep.merge.inputs import read_models
 from alignkeep.merge.interpolation import Interpolation, is_scaling, merged_tensors
-from alignkeep.merge.methods import Linear, Method, Subspace
-from alignkeep.merge.rules import rule_of
+from alignkeep.merge.linear import Linear
+from alignkeep.merge.method import TensorMerge
+from alignkeep.merge.prepare import rule_of
 from alignkeep.merge.stage import merge
 from alignkeep.merge.sweep import check_sweep, sweep
 from alignkeep.models.config import GenerationConfig
@@ -331,7 +333,7 @@ def test_where_weight_zero_is_not_the_base_the_base_stands_beside_it_and_zero_ma
     about half of the way, and weight 1 all of it."""
     config = config_of(models, "tuned", sweep=settings("safe", weights=(0.0, 1.0), margin=0.6))
 
-    def method_at(weight: float) -> Callable[[str], Method]:
+    def method_at(weight: float) -> Callable[[str], TensorMerge]:
         half = torch.eye(32)[:, :16]
         return lambda name: Subspace(weight, half) if "q_proj" in name else Linear((0.0, 1.0))
 

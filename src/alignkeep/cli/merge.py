@@ -16,15 +16,30 @@ if TYPE_CHECKING:
 
 _SWEEP = "Choosing the weight by measurement"
 
+
+def _list_methods(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        with Session(as_json=False, quiet=True):
+            from alignkeep.merge.methods import listing
+
+            lines = list(listing(context.params.get("method")))
+        typer.echo("\n".join(lines))
+        raise typer.Exit
+
+
 Models = Annotated[
     list[str] | None, typer.Argument(metavar="BASE TUNED...", help="Aligned base, and what was tuned from it.")
 ]
 Method = Annotated[
     str | None,
+    typer.Option("--method", help="A way to merge (--methods lists them), or package.module:object (default: linear)"),
+]
+Methods = Annotated[
+    bool,
     typer.Option(
-        "--method",
-        help="linear, slerp, nuslerp, model_stock, task_arithmetic, ties, dare, dare_ties, della, della_linear, "
-        "breadcrumbs, breadcrumbs_ties, fisher or alignment_subspace (default: linear)",
+        "--methods",
+        help="List all methods and their options, and yours where --method names it.",
+        callback=_list_methods,
     ),
 ]
 Weight = Annotated[float | None, typer.Option("--weight", help="Weight of the tuned model [0.6].")]
@@ -76,6 +91,7 @@ def merge(
     out: o.Out,
     models: Models = None,
     method: Method = None,
+    methods: Methods = False,
     weight: Weight = None,
     density: Density = None,
     alignment_data: AlignmentData = None,

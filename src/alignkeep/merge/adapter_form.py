@@ -23,12 +23,10 @@ from alignkeep.checkpoint.shards import Written
 from alignkeep.checkpoint.verify import check_same_files
 from alignkeep.input_files import user_path
 from alignkeep.merge.chat import take_template, template_of
-from alignkeep.merge.config import SPACED
 from alignkeep.merge.edits import MergedTensor, Source, is_base, source_of
-from alignkeep.merge.methods import Mapped, Method, Subspace, input_map
+from alignkeep.merge.method import Rule, TensorMerge
 from alignkeep.merge.pieces import PIECE
 from alignkeep.merge.prepare import Prepared
-from alignkeep.merge.rules import Rule
 from alignkeep.merge.writing import refuse_no_effect
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
@@ -40,15 +38,15 @@ class ChangedFactor:
 
     name: str
     made_of: Sequence[TensorEntry]
-    method: Method
+    method: TensorMerge
     weight: float
 
     def __iter__(self) -> Iterator[Numbers]:
         numbers = stored_numbers(self.name, self.made_of[0])
-        if isinstance(self.method, Mapped | Subspace):
-            from alignkeep.merge.mapped import seen_through
+        if (through := self.method.through) is not None:
+            from alignkeep.merge.input_maps import seen_through
 
-            numbers = seen_through(numbers, input_map(self.method))
+            numbers = seen_through(numbers, through)
         else:
             numbers *= self.weight
         yield numbers.reshape(-1)
@@ -75,7 +73,7 @@ def write_beside_adapter(prepared: Prepared, weight: float, work: Path) -> None:
     """The adapter's settings, with its scale where the merge is that, and its tokenizer."""
     folder = prepared.models.tuned[0].folder
     settings = load_json(folder / "adapter_config.json")
-    if prepared.config.method == "linear":
+    if prepared.method.adapter == "scaled":
         settings = scaled(settings, weight)
     settings["base_model_name_or_path"] = _path_of(prepared.config.base)
     write_json(work / "adapter_config.json", settings)
@@ -107,10 +105,10 @@ def adapter_edits(
             place = adapter.places[name]
             if weight < 1:
                 edits[name] = MergedTensor(place, entry_of(base, place), [Source(entry)], rule(place), PIECE)
-        elif prepared.config.method in SPACED:
+        elif prepared.method.adapter == "mapped":
             module, kind = parts
             method = rule(adapter.places.get(name, f"{module}.weight"))
-            changed = "lora_A" if isinstance(method, Mapped | Subspace) else "lora_B"
+            changed = "lora_B" if method.through is None else "lora_A"
             if kind == "lora_bias":
                 edits[name] = ChangedFactor(name, (entry,), rule(f"{module}.bias"), weight)
             elif kind in (changed, changed.replace("lora_", "lora_embedding_")):

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, FieldSerializationInfo, ValidationInfo, field_serializer, field_validator
+from pydantic_core import PydanticCustomError
 
 from alignkeep.formats import Columns
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.objects import is_spec
 from alignkeep.settings import Checked
 
-MethodName = Literal[
-    "linear", "slerp", "nuslerp", "model_stock", "task_arithmetic", "ties",
-    "dare", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties", "fisher", "alignment_subspace",
-]  # fmt: skip
-SPACED = ("fisher", "alignment_subspace")  # look at the inputs of every matrix
-INTERPOLATIONS = ("linear", "slerp", "nuslerp", "fisher", "alignment_subspace")  # their weight lies in [0, 1]
-
-
-class MethodOptions(Checked):
-    """What single methods want to know beyond the weight; None is the method's own default.
-
-    `density` is the share of a task vector that is kept (dare and della 0.5, breadcrumbs 0.9, ties 0.2), `gamma` the
-    share of the largest entries that breadcrumbs drops, `epsilon` the half-width of della's range of probabilities.
-    `rescale` makes up for what was dropped: `probability` divides by the share kept, `l1` keeps the sum of magnitudes.
-    `share` bounds the alignment subspace: the smallest rank that holds this share of the Fisher's trace. `most` is the
-    largest rank kept of a Fisher factor (fisher 32, alignment_subspace 64), `examples` how many of the alignment and of
-    the tuning data it is measured on at most, drawn with the seed.
-    """
-
-    density: float | None = Field(default=None, ge=0, le=1)
-    gamma: float = Field(default=0.01, ge=0, le=1)
-    epsilon: float = Field(default=0.15, ge=0, le=1)
-    rescale: Literal["none", "probability", "l1"] | None = None
-    share: float = Field(default=0.9, gt=0, le=1)
-    most: int | None = Field(default=None, gt=0, le=1_000_000_000)
-    examples: int = Field(default=256, gt=0, le=1_000_000_000)
+# What a record says of the options, whatever the method: the settings of all of ours as they once were one group. Kept,
+# so that a folder that was begun or made before is known again.
+_AS_RECORDED: dict[str, object] = {
+    "density": None, "gamma": 0.01, "epsilon": 0.15, "rescale": None, "share": 0.9, "most": None, "examples": 256,
+}  # fmt: skip
 
 
 class SweepConfig(Checked):
@@ -68,9 +49,10 @@ class SweepConfig(Checked):
 class MergeConfig(Checked):
     """One merge of a base with models tuned from it.
 
-    `weight` is that of the tuned model (of their mean, where there are several); `form` says what is written: whole
-    weights, or an adapter (linear, fisher and alignment_subspace merges of one adapter). `fisher` and
-    `alignment_subspace` need `alignment_data`, examples answered as the aligned base answers; `fisher` does better with
+    `method` is the name of one of ours or `package.module:object`, or in Python the object itself; `options` are its
+    own (`alignkeep merge --methods` lists them). `weight` is that of the tuned model (of their mean, where there are
+    several); `form` says what is written: whole weights, or an adapter (a merge of one adapter, by some methods). Some
+    methods need `alignment_data`, examples answered as the aligned base answers; `fisher` does better with
     `tuning_data` too, what the model was tuned on. `mergekit` is a file in mergekit's format: it names the models and
     the method, and nothing else may. `chat_template` chooses where the two differ.
     """
@@ -78,9 +60,9 @@ class MergeConfig(Checked):
     # One field more than our budget of 12: each is a word of the command line.
     base: str = ""
     tuned: tuple[str, ...] = ()
-    method: MethodName = "linear"
+    method: str = "linear"
     weight: float = Field(default=0.6, allow_inf_nan=False)
-    options: MethodOptions = MethodOptions()
+    options: Checked = Field(default_factory=Checked)
     alignment_data: str | None = None
     tuning_data: str | None = None
     form: Literal["model", "adapter"] = "model"
@@ -89,3 +71,31 @@ class MergeConfig(Checked):
     sweep: SweepConfig | None = None
     load: LoadConfig = LoadConfig()
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, given: object) -> str:
+        """An object is kept as the text that names it: a record has to."""
+        from alignkeep.merge.methods import METHODS, method_named, reference_of
+
+        if not isinstance(given, str):
+            return reference_of(given)
+        names = [method.name for method in METHODS]
+        if given not in names and not is_spec(given):
+            told = ", ".join(map(repr, names))
+            raise PydanticCustomError("method", "{expected}, or package.module:object", {"expected": told})
+        method_named(given)
+        return given
+
+    @field_validator("options", mode="plain")
+    @classmethod
+    def _options(cls, given: object, info: ValidationInfo) -> Checked:
+        """They are the method's own."""
+        from alignkeep.merge.methods import method_named, options_of
+
+        return options_of(method_named(info.data["method"]), given) if "method" in info.data else Checked()
+
+    @field_serializer("options")
+    def _recorded(self, options: Checked, info: FieldSerializationInfo) -> dict[str, object]:
+        given = options.model_dump(mode=info.mode, exclude_unset=True)
+        return given if info.exclude_unset or is_spec(self.method) else {**_AS_RECORDED, **given}

@@ -8,10 +8,8 @@ from pathlib import Path
 import yaml
 
 from alignkeep.checkpoint.files import write_text
-from alignkeep.merge.config import SPACED
 from alignkeep.merge.mergekit_methods import write_mergekit
-from alignkeep.merge.prepare import Prepared
-from alignkeep.merge.rules import rule_of
+from alignkeep.merge.prepare import Prepared, rule_of
 
 CARD, MERGEKIT = "README.md", "mergekit_config.yml"
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -40,7 +38,7 @@ def describe(prepared: Prepared, weight: float | None, fingerprints: Mapping[str
     if config.mergekit is not None:
         write_text(work / MERGEKIT, Path(config.mergekit).read_text(encoding="utf-8"))
         return
-    if any(tuned.adapter is not None for tuned in prepared.models.tuned) or config.method in SPACED:
+    if any(tuned.adapter is not None for tuned in prepared.models.tuned) or prepared.spectrum is not None:
         return
     kinds = {_DTYPES[entry.dtype] for entry in prepared.models.entries.values() if entry.dtype in _DTYPES}
     method = rule_of(config, config.weight if weight is None else weight)("")

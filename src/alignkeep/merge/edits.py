@@ -15,9 +15,8 @@ from alignkeep.checkpoint.reading import StoredNumbers
 from alignkeep.checkpoint.rewrite import Edit, not_finite
 from alignkeep.checkpoint.shards import Written
 from alignkeep.merge.inputs import Models, Tuned
-from alignkeep.merge.methods import Linear, Mapped, Method, Slerp, Subspace, identity_of, merged
+from alignkeep.merge.method import Rule, TensorMerge
 from alignkeep.merge.pieces import PIECE, Piece, whole_blocks, whole_rows
-from alignkeep.merge.rules import Rule
 from alignkeep.models.headers import TensorEntry
 
 
@@ -32,13 +31,11 @@ class Source(NamedTuple):
 class MergedTensor:
     """One tensor as the method makes it: an edit for `checkpoint.rewrite`."""
 
-    def __init__(self, name: str, base: TensorEntry, tuned: Sequence[Source], method: Method, size: int) -> None:
+    def __init__(self, name: str, base: TensorEntry, tuned: Sequence[Source], method: TensorMerge, size: int) -> None:
         self.name = name
         self.shape = base.shape
         self.made_of = (base, *(source.stored for source in tuned if source.stored is not None))
         self._base, self._tuned, self._method, self._size = base, tuple(tuned), method, size
-        # NaN and infinity come out of a sum as they go in; methods that measure first may drop what is not a number.
-        self._looks = not isinstance(method, Linear | Slerp)
 
     def __iter__(self) -> Iterator[Numbers]:
         with ExitStack() as stack:
@@ -46,7 +43,7 @@ class MergedTensor:
             for source in self._tuned:
                 if source.change is not None:
                     stack.callback(source.change.forget)
-            yield from merged(self._method, _StoredPieces(self, opened))
+            yield from self._method.merged(_StoredPieces(self, opened))
 
     def fill(self, opened: Mapping[TensorEntry, StoredNumbers], start: int, into: Sequence[Numbers]) -> None:
         """The numbers [start, start + n) of base and tuned models into these tensors."""
@@ -62,7 +59,7 @@ class MergedTensor:
 
     def _read(self, opened: Mapping[TensorEntry, StoredNumbers], entry: TensorEntry, start: int, into: Numbers) -> None:
         opened[entry].fill(start, into)
-        if self._looks and not opened[entry].is_finite():
+        if self._method.needs_finite and not opened[entry].is_finite():
             raise not_finite(self.made_of, self._base, self.name)
 
     def cut(self, opened: Mapping[TensorEntry, StoredNumbers], size: int) -> Iterator[Piece]:
@@ -105,7 +102,7 @@ def edits_of(models: Models, rule: Rule, *, size: int = PIECE) -> dict[str, Edit
         if all(source == Source() for source in sources):
             continue
         method = rule(name)
-        same = identity_of(method)
+        same = method.identity
         if same == "base":
             continue
         whole = None if same is None or sources[same].change is not None else sources[same].stored
@@ -113,7 +110,7 @@ def edits_of(models: Models, rule: Rule, *, size: int = PIECE) -> dict[str, Edit
             edits[name] = whole
         else:
             edits[name] = MergedTensor(name, entry, sources, method, size)
-            if isinstance(method, Mapped | Subspace) or any(source.change is not None for source in sources):
+            if method.through is not None or any(source.change is not None for source in sources):
                 import torch  # noqa: F401  # here, not by whichever worker comes first
     return edits
 

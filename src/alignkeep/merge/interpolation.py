@@ -21,9 +21,11 @@ from alignkeep.checkpoint.numbers import FORMATS, memory_of, round_into
 from alignkeep.checkpoint.reading import StoredBytes
 from alignkeep.checkpoint.rewrite import Edit, one_thread_each
 from alignkeep.merge.config import MergeConfig
-from alignkeep.merge.edits import Rule, edits_of
+from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models
-from alignkeep.merge.methods import Linear
+from alignkeep.merge.linear import Linear
+from alignkeep.merge.method import Rule
+from alignkeep.merge.methods import method_named
 from alignkeep.models.headers import TensorEntry
 from alignkeep.models.loading import LoadedModel, load_model, load_tokenizer
 from alignkeep.models.renumber import renumber
@@ -88,7 +90,7 @@ class Interpolation:
 def is_scaling(config: MergeConfig, models: Models) -> bool:
     """Whether every merge is the one adapter with another scale: linear, and nothing but LoRA factors in it."""
     adapters = [tuned.adapter for tuned in models.tuned]
-    if config.method != "linear" or len(adapters) != 1 or adapters[0] is None:
+    if method_named(config.method).adapter != "scaled" or len(adapters) != 1 or adapters[0] is None:
         return False
     return not adapters[0].replaced and adapters[0].fixed is None
 

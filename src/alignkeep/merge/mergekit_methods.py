@@ -9,9 +9,13 @@ from typing import Literal, NamedTuple
 import yaml
 
 from alignkeep.errors import RecipeError
+from alignkeep.merge.arcs import NuSlerp, Slerp
+from alignkeep.merge.linear import Linear
 from alignkeep.merge.mergekit_values import PARAMETERS, Setting, layer_positions, resolve
-from alignkeep.merge.methods import Linear, Method, ModelStock, NuSlerp, Slerp, TaskVectors
+from alignkeep.merge.method import TensorMerge
+from alignkeep.merge.model_stock import ModelStock
 from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom, Sparsifier
+from alignkeep.merge.task_vectors import TaskVectors
 
 _LARGEST = 3.4e38  # of float32
 _CANCELLED = 1e-12  # share of the largest weight below which a sum is rounding alone (chosen)
@@ -54,7 +58,7 @@ class MergekitFile:
         """The method's name among ours."""
         return OUR_NAMES.get(self.merge_method, self.merge_method)
 
-    def rule(self, names: Sequence[str], *, seed: int = 0) -> Callable[[str], Method]:
+    def rule(self, names: Sequence[str], *, seed: int = 0) -> Callable[[str], TensorMerge]:
         """The method for each of the tensors `names`, which have to be all of the model: they tell its layers.
 
         Raises RecipeError where a tensor is left without a value, or with values that make no merge.
@@ -79,7 +83,7 @@ class _Values:
     name: str
     position: float
 
-    def method(self, seed: int) -> Method:
+    def method(self, seed: int) -> TensorMerge:
         match self.file.merge_method:
             case "linear":
                 return self._linear()
@@ -183,7 +187,7 @@ class _Description(NamedTuple):
     base_is_named: bool = True
 
 
-def write_mergekit(method: Method, *, base: str, tuned: Sequence[str], dtype: str | None = None) -> str | None:
+def write_mergekit(method: TensorMerge, *, base: str, tuned: Sequence[str], dtype: str | None = None) -> str | None:
     """The file that has mergekit do the same to every tensor, as text; None where mergekit has no such method.
 
     Law: read back, it gives an equal method (with the same seed, which such a file does not hold). `dtype` is the one
@@ -209,7 +213,7 @@ def write_mergekit(method: Method, *, base: str, tuned: Sequence[str], dtype: st
     return yaml.dump(file, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
 
 
-def _described(method: Method, tuned: int) -> _Description | None:
+def _described(method: TensorMerge, tuned: int) -> _Description | None:
     match method:
         case Linear():
             own = tuple({"weight": weight} for weight in method.weights)

@@ -1,194 +1,154 @@
-"""The merge methods as values, and what each does to a tensor.
-
-A value holds everything a method needs to know beside the models; `merged` is the one place where they part ways. The
-settings of a user become values in `config.py`.
-"""
-
-# numpy and torch leave the types of some methods open:
-# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+"""The merge methods there are, and how one is found: by name, as `package.module:object`, or as the object itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from jaxtyping import Float, Float32
+from pydantic import TypeAdapter, ValidationError
 
-from alignkeep.merge.arithmetic import linear, nuslerp, slerp
-from alignkeep.merge.consensus import task_vector_merge
-from alignkeep.merge.pieces import Array, Pieces, Whole
-from alignkeep.merge.sparsify import Magnitude, Outliers, Random, RankedRandom, Sparsifier
-from alignkeep.merge.stock import model_stock
+from alignkeep.errors import RecipeError
+from alignkeep.merge import arcs, input_maps, linear, model_stock, pruning
+from alignkeep.merge.method import MergeMethod
+from alignkeep.objects import is_spec, load_object
+from alignkeep.settings import Checked, nearest
+from alignkeep.works import Citation, works
 
-if TYPE_CHECKING:  # torch takes longer to import than a merge that does without it takes
-    from torch import Tensor
+Method = MergeMethod[Any]
 
-__all__ = [
-    "InputMap",
-    "Linear",
-    "Magnitude",
-    "Mapped",
-    "Method",
-    "ModelStock",
-    "NuSlerp",
-    "Outliers",
-    "Random",
-    "RankedRandom",
-    "Slerp",
-    "Sparsifier",
-    "Subspace",
-    "TaskVectors",
-    "identity_of",
-    "input_map",
-    "merge_tensor",
-    "merged",
-]
+METHODS: tuple[Method, ...] = (
+    *linear.METHODS, *arcs.METHODS, *model_stock.METHODS, *pruning.METHODS, *input_maps.METHODS,
+)  # fmt: skip
+_BY_NAME = {method.name: method for method in METHODS}
+_MOST_CITED = 20  # of a record, which may be anybody's
+_EXPECTED = f"{', '.join(_BY_NAME)}, or package.module:object"
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """sum_i weights_i x_i, the base first. Nothing is normalised here."""
+def method_named(reference: str) -> Method:
+    """Ours of this name, or what `package.module:object` names, of a class an object.
 
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Slerp:
-    """Along the arc from base (t = 0) to the one tuned model (t = 1)."""
-
-    t: float
-
-
-@dataclass(frozen=True, slots=True)
-class NuSlerp:
-    """mergekit's nuslerp: from base to the one tuned model, or (`over_base`) between the task vectors of two. `flatten`
-    takes the tensor as one vector; else its last axis holds the vectors, or (`row_wise`) its first.
+    Raises RecipeError for a name that there is not, an object that cannot be had, and one that is no merge method.
     """
+    if reference in _BY_NAME:
+        return _BY_NAME[reference]
+    if not is_spec(reference):
+        near = nearest(reference, _BY_NAME)
+        raise RecipeError("method", seen=repr(reference), expected=_EXPECTED,
+                          remedy=f"did you mean {near}?" if near else "choose one")  # fmt: skip
+    found = load_object("method", reference, expected="a merge method")
+    check_members(f"method {reference}", found)
+    return found  # pyright: ignore[reportReturnType]  # checked member by member
 
-    t: float
-    over_base: bool = False
-    row_wise: bool = False
-    flatten: bool = True
+
+def reference_of(method: object) -> str:
+    """The text that names a method: its name, or where it stands. Raises RecipeError for an object that is no method,
+    or that no module holds by a name: a record could not say what made the merge."""
+    if any(method is one for one in METHODS):
+        return method.name  # pyright: ignore[reportAttributeAccessIssue]
+    what = f"method {getattr(method, 'name', type(method).__name__)}"
+    check_members(what, method)
+    for module in (type(method).__module__, *list(sys.modules)):
+        held = vars(sys.modules[module]) if module in sys.modules else {}
+        names = (name for name, value in list(held.items()) if value is method)
+        if (name := next(names, None)) is not None:
+            return f"{module}:{name}"
+    raise RecipeError(what, seen="an object that no module has by a name", expected="one that can be named again",
+                      remedy="give it a name at the top of its file")  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ModelStock:
-    """The weight of the mean of two or more tuned models follows from the angle between them, tensor by tensor."""
+def check_members(what: str, found: object) -> None:
+    """Raises RecipeError naming the first member of a MergeMethod that is missing or another thing."""
+    if isinstance(found, type):
+        raise RecipeError(what, seen="a class", expected="an object", remedy="call it")
+    for member, kinds, expected in _MEMBERS:
+        value = getattr(found, member, _MISSING)
+        if not (callable(value) if kinds is None else isinstance(value, kinds)):
+            seen = "nothing" if value is _MISSING else f"{value!r:.80}"
+            raise _unfit(f"{what}, {member}", seen, expected)
+    for member, values in (("weighs", ("share", "scale", None)), ("adapter", ("scaled", "mapped", None))):
+        if (value := getattr(found, member)) not in values:
+            raise _unfit(f"{what}, {member}", repr(value), " or ".join(map(repr, values)))
+    options, cites, models = (getattr(found, member) for member in ("options", "cites", "models"))
+    if not issubclass(options, Checked):
+        raise _unfit(f"{what}, options", options.__name__, "a subclass of alignkeep.settings.Checked")
+    if not all(isinstance(one, Citation) for one in cites):
+        raise _unfit(f"{what}, cites", f"{cites!r:.80}", "a tuple of alignkeep.works.Citation")
+    if unknown := [key for one in cites for key in _unknown_works(one)]:
+        raise _unfit(f"{what}, cites", f"the work {unknown[0]!r}", "a Work, or a key of works.jsonl")
+    whole = len(models) == 2 and isinstance(models[0], int) and isinstance(models[1], int | None)
+    if not whole or models[0] < 1 or (models[1] is not None and models[1] < models[0]):
+        raise _unfit(f"{what}, models", repr(models), "the least and the most (None: any) number of tuned models")
 
 
-@dataclass(frozen=True, slots=True)
-class TaskVectors:
-    """base + scale * (weighted sum of sparsified task vectors): task arithmetic, and with sparsifiers and a consensus
-    TIES, DARE, DELLA and Breadcrumbs. One weight and one sparsifier (None: keep everything) per tuned model.
+def _unknown_works(citation: Citation) -> list[str]:
+    return [one for one in citation.sources if isinstance(one, str) and one not in works()]
+
+
+_MISSING = object()
+_MEMBERS: tuple[tuple[str, type | tuple[type, ...] | None, str], ...] = (
+    ("name", str, "a name"), ("title", str, "a line that says what it does"),
+    ("options", type, "a subclass of alignkeep.settings.Checked"), ("cites", tuple, "a tuple of Citation"),
+    ("models", tuple, "the least and the most number of tuned models"), ("weighs", object, "a member"),
+    ("adapter", object, "a member"), ("takes_tuning_data", bool, "true or false"),
+    ("bytes_per_second", (int, float), "a number"), ("check", None, "a method check(options)"),
+    ("spectrum", None, "a method spectrum(options)"), ("tensor", None, "a method tensor(asked)"),
+    ("rule", None, "a method rule(asked)"),
+)  # fmt: skip
+
+
+def code_of(reference: str) -> Path | None:
+    """The file that a stranger's method stands in; None for one that was typed in."""
+    method_named(reference)
+    file = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
+    return None if file is None else Path(file)
+
+
+def cited(reference: str, recorded: object = None) -> tuple[Citation, ...]:
+    """What to cite for a method: of a stranger's what was recorded, or what it says if it is in use. No code is run for
+    it that is not running already."""
+    try:
+        if recorded is not None:
+            found = TypeAdapter(tuple[Citation, ...]).validate_python(recorded)[:_MOST_CITED]
+            return tuple(one for one in found if not _unknown_works(one))
+        runs = reference in _BY_NAME or reference.partition(":")[0] in sys.modules
+        return method_named(reference).cites if runs else ()
+    except (ValidationError, RecipeError):
+        return ()
+
+
+def options_of(method: Method, given: object) -> Checked:
+    """The options of a method, from what was given of them.
+
+    Raises RecipeError for an option that the method does not have, saying which it has, and pydantic's ValidationError,
+    which knows the key, for a value that is none.
     """
-
-    weights: tuple[float, ...]
-    sparsify: tuple[Sparsifier | None, ...]
-    consensus: Literal["sum", "count"] | None = None
-    normalize: bool = False
-    scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Subspace:
-    """The tune scaled by `weight` within the span of the orthonormal columns of `basis`, kept outside. `input_axis` is
-    -1, or 0 for matrices stored (in, out).
-    """
-
-    weight: float
-    basis: Float[Tensor, "d_in m"]
-    input_axis: int = -1
+    if isinstance(given, Checked) and not isinstance(given, method.options):
+        given = given.model_dump(exclude_unset=True)
+    known = list(method.options.model_fields)
+    for key in given if isinstance(given, dict) else ():
+        if key not in known:
+            near = nearest(str(key), known)
+            raise RecipeError(f"options.{key}", seen=f"a setting that {method.name} does not use",
+                              expected="; ".join(described(method)) or "none",
+                              remedy=f"did you mean {near}?" if near else "drop it")  # fmt: skip
+    return method.options.model_validate(given)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Mapped:
-    """The tune through the map scale I + reads writes^T of its inputs: nothing of it at weight 0, all of it at 1."""
-
-    weight: float
-    scale: float
-    reads: Float[Tensor, "d_in k"]
-    writes: Float[Tensor, "d_in k"]
-    input_axis: int = -1
+def described(method: Method) -> Iterator[str]:
+    """Every option with its default and what it means."""
+    for name, field in method.options.model_fields.items():
+        yield f"{name} ({field.default}): {field.description}"
 
 
-class InputMap(NamedTuple):
-    """scale I + reads writes^T."""
-
-    scale: float
-    reads: Float[Tensor, "d_in k"]
-    writes: Float[Tensor, "d_in k"]
-
-
-Method = Linear | Slerp | NuSlerp | ModelStock | TaskVectors | Subspace | Mapped
+def listing(more: str | None = None) -> Iterator[str]:
+    """Every method, and the one that `more` names, with what it does and its options: lines for a reader."""
+    own = more if more is not None and is_spec(more) else None
+    for method in (*METHODS, *([] if own is None else [method_named(own)])):
+        yield f"{method.name if method in METHODS or own is None else own}: {method.title}"
+        yield from (f"    {line}" for line in described(method))
 
 
-def merged(method: Method, pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
-    """The merged tensor in order, flat, in float32; the parts need not be as long as the pieces. Raises ValueError,
-    before the first part, when the number of tuned models is not the method's.
-    """
-    match method:
-        case Linear(weights):
-            return linear(pieces, weights)
-        case Slerp(t):
-            return slerp(pieces, t)
-        case NuSlerp(t, over_base, row_wise, flatten):
-            return nuslerp(pieces, t, over_base=over_base, row_wise=row_wise, flatten=flatten)
-        case ModelStock():
-            return model_stock(pieces)
-        case TaskVectors(weights, sparsify, consensus, normalize, scale):
-            return task_vector_merge(pieces, weights, sparsify, consensus=consensus, normalize=normalize, scale=scale)
-        case Subspace() | Mapped():
-            from alignkeep.merge.mapped import mapped_merge
-
-            return mapped_merge(pieces, input_map(method), input_axis=method.input_axis)
-
-
-def input_map(method: Subspace | Mapped) -> InputMap:
-    """What the method does to the inputs of an update."""
-    match method:
-        case Subspace(weight, basis):
-            return InputMap(1.0, (weight - 1) * basis, basis)
-        case Mapped(_, scale, reads, writes):
-            return InputMap(scale, reads, writes)
-
-
-def merge_tensor(method: Method, name: str, base: Tensor, tuned: Sequence[Tensor]) -> Tensor:
-    """One tensor merged in memory: float32, in the shape of the base. Random methods draw by its name."""
-    import torch
-
-    first, *others = (tensor.detach().float().cpu().numpy() for tensor in (base, *tuned))
-    parts = [torch.from_numpy(part.copy()) for part in merged(method, Whole(name, first, others))]
-    return (torch.cat(parts) if parts else torch.empty(0)).reshape(base.shape)
-
-
-def identity_of(method: Method) -> Literal["base"] | int | None:
-    """Which model the method gives back by construction, whatever the numbers: the base, a tuned model by its index
-    (from 0), or none. Law: where it says so, the merge has that model's numbers.
-    """
-    match method:
-        case Linear(weights):
-            return _only(weights)
-        case Slerp(t):
-            return _only((1 - t, t))
-        case NuSlerp(t, over_base):
-            end = _only((1 - t, t))
-            return end if not over_base else None if end is None else 0 if end == "base" else 1
-        case TaskVectors(weights, sparsify, scale=scale):
-            silent = [
-                weight == 0 or (one is not None and one.density == 0)
-                for weight, one in zip(weights, sparsify, strict=True)
-            ]
-            return "base" if scale == 0 or all(silent) else None
-        case Subspace(weight):
-            return 0 if weight == 1 else None
-        case Mapped(weight):
-            return _only((1 - weight, weight))
-        case ModelStock():
-            return None
-
-
-def _only(weights: Sequence[float]) -> Literal["base"] | int | None:
-    if weights.count(1) != 1 or weights.count(0) != len(weights) - 1:
-        return None
-    return weights.index(1) - 1 if weights.index(1) else "base"
+def _unfit(where: str, seen: str, expected: str) -> RecipeError:
+    return RecipeError(where, seen=seen, expected=expected, remedy="mend the object (alignkeep.merge.MergeMethod)")

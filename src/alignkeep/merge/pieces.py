@@ -15,12 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 Array = np.ndarray
 
 BLOCK = 1 << 16
 PIECE = 1 << 18  # chosen: measured in benchmarks/bench_merge.py
+
+# Numbers in a sum of products. OpenBLAS splits one among its threads from 10,000 on, which would change its last bits.
+STRETCH = 1 << 13
 
 
 class Piece(NamedTuple):
@@ -89,3 +92,55 @@ def row_length(shape: Sequence[int]) -> int:
 def total(sums: Iterable[float]) -> float:
     """The sum over a tensor from the sums over its blocks, correctly rounded and so in any order the same."""
     return math.fsum(sums)
+
+
+class Gram:
+    """Inner products of vectors that come in flat pieces, in float64: `gram[i, j]` with i <= j. Law: the same bits for
+    every size of pieces and number of threads, since numbers are summed in stretches of fixed place.
+    """
+
+    def __init__(self, vectors: int) -> None:
+        self._parts: dict[tuple[int, int], list[float]] = {(i, j): [] for j in range(vectors) for i in range(j + 1)}
+        self._wide = np.empty((vectors, BLOCK))
+
+    def add(self, vectors: Sequence[Float32[Array, " n"]]) -> None:
+        """The next piece of every vector. Raises ValueError when there are more or fewer vectors than announced."""
+        for start in range(0, len(vectors[0]), BLOCK):
+            rows = self._wide[:, : len(vectors[0][start : start + BLOCK])]
+            for row, vector in zip(rows, vectors, strict=True):
+                row[:] = vector[start : start + BLOCK]
+            for (first, second), parts in self._parts.items():
+                for left, right in zip(_stretches(rows[first]), _stretches(rows[second]), strict=True):
+                    parts.extend(np.vecdot(left, right).tolist())
+
+    def __getitem__(self, pair: tuple[int, int]) -> float:
+        return total(self._parts[pair])
+
+
+def _stretches(values: Float64[Array, " n"]) -> tuple[Float64[Array, "stretches d"], Float64[Array, "1 rest"]]:
+    whole = len(values) - len(values) % STRETCH
+    return values[:whole].reshape(-1, STRETCH), values[whole:].reshape(1, -1)
+
+
+def row_products(left: Float32[Array, "rows d"], right: Float32[Array, "rows d"]) -> Float64[Array, " rows"]:
+    """The inner product of every row with its like, in float64. Law: however many rows come with it, the same bits."""
+    sums = np.zeros(len(left))
+    some = max(1, BLOCK // left.shape[1])  # rows at a time, so that the wide copies stay in the cache
+    for row in range(0, len(left), some):
+        for column in range(0, left.shape[1], STRETCH):
+            part = slice(row, row + some), slice(column, column + STRETCH)
+            sums[part[0]] += np.vecdot(left[part].astype(np.float64), right[part].astype(np.float64))
+    return sums
+
+
+def magnitude_sums(values: Float32[Array, " n"], width: int) -> list[float]:
+    """Parts of the sum of magnitudes for `total`, of every `width` numbers, in float64."""
+    sums: list[float] = []
+    whole = len(values) - len(values) % width
+    some = max(1, BLOCK // width) * width  # rows at a time, so that the wide copies stay in the cache
+    rows = [values[start : min(start + some, whole)].reshape(-1, width) for start in range(0, whole, some)]
+    for row in (*rows, values[whole:].reshape(1, -1)):
+        for column in range(0, row.shape[1], STRETCH):
+            part = row[:, column : column + STRETCH].astype(np.float64)
+            sums += np.abs(part, out=part).sum(1).tolist()
+    return sums

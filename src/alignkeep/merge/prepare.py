@@ -1,23 +1,33 @@
-"""A merge before its first number: models found, compared, method settled. Every user error is raised here."""
+"""A merge before its first number: models found, compared, method settled, and what it will take.
+
+Every user error is raised here.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from alignkeep.checkpoint.listing import sha256_of_file
+from alignkeep.checkpoint.numbers import FORMATS
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.merge.chat import check_templates, check_vocabulary
-from alignkeep.merge.config import SPACED, MergeConfig
+from alignkeep.merge.config import MergeConfig
+from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
 from alignkeep.merge.mergekit import MergekitFile, read_mergekit
-from alignkeep.merge.rules import Rule, check_method, rule_of
-from alignkeep.merge.spaces import Space
+from alignkeep.merge.method import Asked, Rule, Space, Spectrum
+from alignkeep.merge.methods import METHODS, Method, code_of, method_named, options_of
+from alignkeep.merge.pieces import PIECE
 from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.models.folders import tensor_entries
+from alignkeep.objects import is_spec
 
-ADAPTABLE = ("linear", *SPACED)  # of one adapter they make an adapter again
+_PROCESS = 200e6  # bytes that the process itself holds; chosen: measured in benchmarks/bench_merge.py
 _STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -31,15 +41,38 @@ class Prepared:
     notes: tuple[str, ...]
 
     @property
+    def method(self) -> Method:
+        return method_named(self.config.method)
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """What the method wants to have measured on alignment data."""
+        return None if self.file is not None else spectrum_of(self.config)
+
+    @property
     def has_weight(self) -> bool:
-        """Whether one weight says how far to go; a mergekit file brings its own, Model Stock finds them."""
-        return self.file is None and self.config.method != "model_stock"
+        """Whether one weight says how far to go; a mergekit file brings its own, and some methods find them."""
+        return self.file is None and self.method.weighs is not None
 
     def rule(self, weight: float, spaces: Mapping[str, Space] | None = None) -> Rule:
         """The method of every tensor at this weight (a mergekit file brings its own weights)."""
         if self.file is not None:
             return self.file.rule(list(self.models.entries), seed=self.config.seed)
         return rule_of(self.config, weight, spaces)
+
+
+def rule_of(config: MergeConfig, weight: float, spaces: Mapping[str, Space] | None = None) -> Rule:
+    """What is done to the tensor of a name, with this weight of the tuned models. `spaces` are what was measured; a
+    tensor that has none there is merged linearly."""
+    method = method_named(config.method)
+    asked = Asked(weight, len(config.tuned), options_of(method, config.options), config.seed, spaces or {})
+    return method.rule(asked)
+
+
+def spectrum_of(config: MergeConfig) -> Spectrum | None:
+    """How much the method of the config wants to have measured on alignment data; None for one that needs none."""
+    method = method_named(config.method)
+    return method.spectrum(options_of(method, config.options))
 
 
 def prepare(config: MergeConfig) -> Prepared:
@@ -75,6 +108,8 @@ def fingerprints(config: MergeConfig) -> dict[str, str]:
     found = {"base": fingerprint_model(config.base, config.load.revision)}
     for number, tuned in enumerate(config.tuned, start=1):
         found["tuned" if len(config.tuned) == 1 else f"tuned {number}"] = fingerprint_model(tuned, with_base=False)
+    if is_spec(config.method) and (code := code_of(config.method)) is not None:
+        found["method"] = f"sha256:{sha256_of_file(code)}"
     if config.mergekit is not None:
         found["mergekit"] = f"sha256:{sha256_of_file(Path(config.mergekit))}"
     data = {"alignment_data": config.alignment_data, "tuning_data": config.tuning_data}
@@ -96,6 +131,38 @@ def _with_file(config: MergeConfig, file: MergekitFile) -> MergeConfig:
     return config.model_copy(update={"base": file.base, "tuned": file.tuned, "method": file.method})
 
 
+def check_method(config: MergeConfig) -> None:
+    """The method can be had for so many models, with this weight and data."""
+    count, method, name = len(config.tuned), method_named(config.method), config.method
+    options = options_of(method, config.options)
+    if method.weighs == "share" and not 0 <= config.weight <= 1:
+        raise _refused("weight", f"{config.weight:g}", f"a number in [0, 1]: {name} interpolates", "correct it")
+    least, most = method.models
+    if most is not None and count > most:
+        expected = f"{_COUNTS.get(most, most)}, for {name}"
+        raise _refused("tuned", f"{count} tuned models", expected, "merge them one after the other")
+    if count < least:
+        seen = f"{_COUNTS.get(count, count)} tuned model{'s' if count > 1 else ''}"
+        raise _refused("tuned", seen, f"{_COUNTS.get(least, least)} or more, for {name}", "take --method linear")
+    if method.weighs is None and ("weight" in config.model_fields_set or config.sweep is not None):
+        raise _refused("weight", f"a weight for {name}", "none: it finds its own", "drop --weight and --sweep")
+    if (method.spectrum(options) is not None) != (config.alignment_data is not None):
+        seen = f"{name} {'without' if config.alignment_data is None else 'with'} alignment data"
+        measuring = " and ".join(one.name for one in METHODS if one.spectrum(one.options()) is not None)
+        raise _refused("alignment_data", seen, f"it for {measuring}, and only there", "mend that")
+    if config.tuning_data is not None and not method.takes_tuning_data:
+        takers = " and ".join(one.name for one in METHODS if one.takes_tuning_data)
+        raise _refused("tuning_data", f"{name} with tuning data", f"it for {takers} only", "drop it")
+    method.check(options)
+
+
+_COUNTS = {1: "one", 2: "two", 3: "three"}
+
+
+def _refused(where: str, seen: str, expected: str, remedy: str) -> RecipeError:
+    return RecipeError(where, seen=seen, expected=expected, remedy=remedy)
+
+
 def _check_form(config: MergeConfig, models: Models) -> None:
     adapters = [tuned.adapter for tuned in models.tuned]
     if config.form != "adapter":
@@ -103,7 +170,7 @@ def _check_form(config: MergeConfig, models: Models) -> None:
             if adapter is not None:
                 adapter.refuse_untied()
         return
-    if len(adapters) == 1 and adapters[0] is not None and config.method in ADAPTABLE:
+    if len(adapters) == 1 and adapters[0] is not None and method_named(config.method).adapter is not None:
         if adapters[0].fixed is None:
             return
         raise CheckpointError(
@@ -112,7 +179,7 @@ def _check_form(config: MergeConfig, models: Models) -> None:
             expected="a plain or rank-stabilised LoRA for a merge that is an adapter again",
             remedy="take --as model, which is exact",
         )
-    fits = config.method in ADAPTABLE
+    fits = method_named(config.method).adapter is not None
     raise RecipeError(
         "form",
         seen="adapter, for " + (f"a {config.method} merge" if not fits else f"{len(adapters)} models or full weights"),
@@ -131,3 +198,30 @@ def _check_dtype(file: MergekitFile, models: Models) -> None:
         expected=f"{' and '.join(sorted(kinds))}, the base's own, in which every tensor is written",
         remedy="drop dtype and out_dtype (arithmetic is in float32 anyway), and convert afterwards",
     )
+
+
+def plan_merge(prepared: Prepared) -> dict[str, object]:
+    """Counts are exact; memory, disk and seconds are rough, and leave out a sweep and the model it loads."""
+    config, models = prepared.config, prepared.models
+    rule = prepared.rule(config.weight)
+    edits = edits_of(models, rule)
+    size = sum(entry.size for entry in models.entries.values())
+    if config.form == "adapter":
+        size = sum(entry.size for entry in tensor_entries(models.tuned[0].folder, adapter=True).values())
+    held = (os.cpu_count() or 1) * PIECE * 4 * (3 + 2 * len(models.tuned))
+    weights = len({0.0, 1.0, *config.sweep.weights}) if config.sweep is not None else 0
+    return {
+        "stage": "merge",
+        "base": config.base,
+        "tuned": list(config.tuned),
+        "method": config.method,
+        "weight": f"measured at {weights} weights" if weights else config.weight if prepared.has_weight else None,
+        "form": config.form,
+        "tensors": len(models.entries),
+        "merged": len(edits),
+        "not_calculated_with": sum(entry.dtype not in FORMATS for entry in models.entries.values()),
+        "memory_bytes": int(_PROCESS + held),
+        "disk_bytes": size,
+        "seconds": math.ceil(size / prepared.method.bytes_per_second),
+        "notes": list(prepared.notes),
+    }

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.records import Record
-from alignkeep.merge.config import SPACED, MergeConfig
+from alignkeep.merge.config import MergeConfig
+from alignkeep.objects import is_spec
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
     from alignkeep.checkpoint.manifest import MadeAgain, Manifest
+    from alignkeep.citations import Method
     from alignkeep.judging.measure import Measure
     from alignkeep.merge.prepare import Prepared
 
 __all__ = ["MERGE", "MergeResult", "MergeStage", "merge", "plan"]
-
-# The works that a method comes from beside those of merging at all, as `citations` names them.
-_CITED = {
-    **{name: (name,) for name in ("slerp", "task_arithmetic", "ties", "dare", "della", "breadcrumbs", "model_stock")},
-    "nuslerp": ("slerp",),
-    "dare_ties": ("dare", "ties"),
-    "della_linear": ("della",),
-    "breadcrumbs_ties": ("breadcrumbs", "ties"),
-    "fisher": ("fisher",),
-    "alignment_subspace": ("alignment_subspace",),
-}
 
 
 @dataclass(frozen=True)
@@ -126,11 +117,15 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
 
         models, config = task.prepared.models, task.prepared.config  # a mergekit file names models itself
         paths = [models.base, *(tuned.folder for tuned in models.tuned)]
-        return Inputs(fingerprints(config), paths, config.model_dump(mode="json"), seed=config.seed)
+        recorded = config.model_dump(mode="json")
+        if not is_spec(config.method):
+            return Inputs(fingerprints(config), paths, recorded, seed=config.seed)
+        # What a stranger's method is to be cited for: whoever reads the record need not run its code.
+        cites = [asdict(one) for one in task.prepared.method.cites]
+        return Inputs(fingerprints(config), paths, {**recorded, "cites": cites}, recorded, seed=config.seed)
 
     def plan(self, config: MergeConfig) -> Plan:
-        from alignkeep.merge.estimate import plan_merge
-        from alignkeep.merge.prepare import prepare
+        from alignkeep.merge.prepare import plan_merge, prepare
 
         return Plan(plan_merge(prepare(config)))
 
@@ -147,13 +142,17 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
 
         return (JOURNAL,)
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
-        return ("merge", *_CITED.get(str(settings.get("method", "linear")), ()))
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
+        from alignkeep.citations import entry
+        from alignkeep.merge.methods import cited
+
+        cites = cited(str(settings.get("method", "linear")), settings.get("cites"))
+        return ("merge", *(entry(one.name, one.title, one.sources, one.departures) for one in cites))
 
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
         """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that
         comes out otherwise, or the input that is not there."""
-        from alignkeep.merge.again import made_again
+        from alignkeep.merge.proof import made_again
 
         return made_again(folder, manifest)
 
@@ -166,17 +165,16 @@ def _merge(
 ) -> dict[str, object]:
     from alignkeep.checkpoint.manifest import Input, Manifest
     from alignkeep.merge.adapter_form import write_adapter
-    from alignkeep.merge.again import settings_to_repeat
     from alignkeep.merge.describe import describe
-    from alignkeep.merge.methods import identity_of as same_as
+    from alignkeep.merge.proof import settings_to_repeat
     from alignkeep.merge.writing import write_model
 
     config, notes = prepared.config, list(prepared.notes)
     spaces = {}
-    if config.method in SPACED:
-        from alignkeep.merge.alignment import alignment_spaces
+    if prepared.spectrum is not None:
+        from alignkeep.merge.spaces import measured_spaces
 
-        spaces = alignment_spaces(config, list(prepared.models.entries), work, progress)
+        spaces = measured_spaces(config, prepared.spectrum, list(prepared.models.entries), work, progress)
     weight = config.weight
     if config.sweep is not None:
         from alignkeep.merge.sweep import sweep
@@ -191,7 +189,7 @@ def _merge(
     else:
         written, reasons = write_model(prepared, rule, work, progress)
     given = weight if prepared.has_weight else None
-    same = {same_as(rule(name)) for name in prepared.models.entries}
+    same = {rule(name).identity for name in prepared.models.entries}
     if len(same) == 1 and None not in same:
         which = "the base" if same == {"base"} else "the tuned model"
         notes.append(f"{which} itself, as asked" if given is None else f"weight {given:g}: {which} itself, as asked")
@@ -215,7 +213,7 @@ def _reference(config: MergeConfig, role: str) -> str:
             return config.base
         case "tuned":
             return config.tuned[int(number or 1) - 1]
-        case "alignment_data" | "tuning_data" | "mergekit":
+        case "method" | "alignment_data" | "tuning_data" | "mergekit":
             return str(getattr(config, kind))
         case _:
             return str(getattr(config.sweep, kind.partition(".")[2]))

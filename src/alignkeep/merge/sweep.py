@@ -24,10 +24,10 @@ from alignkeep.checkpoint.sweeps import (
 from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.judging.measure import Measure, measure_prompts
 from alignkeep.merge.config import MergeConfig, SweepConfig
-from alignkeep.merge.edits import Rule, edits_of
+from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
 from alignkeep.merge.interpolation import Interpolation
-from alignkeep.merge.methods import identity_of
+from alignkeep.merge.method import Rule
 from alignkeep.merge.select import REFUSAL, TASK, Pick, nearest_trade, pareto_front, pick_safe, pick_task
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress, Silent
@@ -108,7 +108,7 @@ def _ends(models: Models, method_at: Callable[[float], Rule]) -> _Ends:
     """Weight 0 is not every method's base (an alignment-subspace merge keeps the rest of the tune), nor weight 1 the
     tuned model (DARE drops half of the tune)."""
     whole = method_at(1.0)
-    is_tuned = all(identity_of(whole(name)) == 0 for name in edits_of(models, whole))
+    is_tuned = all(whole(name).identity == 0 for name in edits_of(models, whole))
     base: Point = "base" if edits_of(models, method_at(0.0)) else 0.0
     if len(models.tuned) > 1:
         return _Ends(base, None)

@@ -11,9 +11,8 @@ from alignkeep.checkpoint.verify import check_same_files
 from alignkeep.errors import NoEffectError
 from alignkeep.merge.chat import take_template
 from alignkeep.merge.edits import edits_of, reason_for_equal
-from alignkeep.merge.methods import identity_of
+from alignkeep.merge.method import Rule
 from alignkeep.merge.prepare import Prepared
-from alignkeep.merge.rules import Rule
 from alignkeep.progress import Progress
 
 
@@ -24,7 +23,7 @@ def write_model(prepared: Prepared, rule: Rule, work: Path, progress: Progress) 
     edits = edits_of(models, rule)
     written = rewrite(models.entries, edits, work, progress=progress)
     reasons = {one.name: reason_for_equal(models, one) for one in written if one.change == "equal"}
-    asked = all(identity_of(rule(name)) == "base" for name in models.entries)
+    asked = all(rule(name).identity == "base" for name in models.entries)
     if len(reasons) == len(edits) and not asked:
         refuse_no_effect(next(iter(reasons.values()), "none has another tensor"), len(edits))
     write_beside(prepared, work)

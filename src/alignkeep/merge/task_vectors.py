@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-from alignkeep.merge.arithmetic import magnitude_sums, weighted_sum
-from alignkeep.merge.pieces import BLOCK, Array, Piece, Pieces, row_length, total
+from alignkeep.merge.linear import weighted_sum
+from alignkeep.merge.method import Identity, TensorMerge
+from alignkeep.merge.pieces import BLOCK, Array, Piece, Pieces, magnitude_sums, row_length, total
 from alignkeep.merge.sparsify import Keeper, Random, RankedRandom, Sparsifier, find_cuts, keeper, kept_ranks
 
 Election = Literal["sum", "count"]
@@ -37,40 +39,50 @@ TINY = 1e-7  # mergekit's: a task vector whose sum of magnitudes is below it is 
 NO_WEIGHT = 1e-8  # mergekit's
 
 
-def task_vector_merge(
-    pieces: Pieces,
-    weights: Sequence[float],
-    sparsify: Sequence[Sparsifier | None],
-    *,
-    consensus: Election | None = None,
-    normalize: bool = False,
-    scale: float = 1.0,
-) -> Iterator[Float32[Array, " n"]]:
-    """base + scale * sum_t weights_t tau_t over sparsified task vectors. With `consensus` only those of the elected
-    sign are summed, with `normalize` the sum is divided by their weights.
+@dataclass(frozen=True)
+class TaskVectors(TensorMerge):
+    """base + scale * sum_t weights_t tau_t over sparsified task vectors: task arithmetic, and with sparsifiers and a
+    consensus TIES, DARE, DELLA and Breadcrumbs. One weight and one sparsifier (None: keep everything) per tuned model.
+    With `consensus` only those of the elected sign are summed, with `normalize` the sum is divided by their weights.
 
     Laws: models equal to the base give the base, and so does scale 0; turning the signs of all task vectors turns the
     merged one, sums of 0 aside. Raises ValueError when there are not as many weights and sparsifiers as tuned models.
     """
-    deltas = SparseTaskVectors(pieces, sparsify)
-    combined = [weight * factor for weight, factor in zip(weights, deltas.factors, strict=True)]
-    if consensus is None or len(combined) == 1:  # one model is always of its own opinion
-        whole = math.fsum(weights)
-        divisor = whole if normalize and abs(whole) >= NO_WEIGHT else 1.0
-        combined = [scale * weight / divisor for weight in combined]
-        for piece in deltas:
-            base, update = piece.base, weighted_sum(piece.tuned, combined)
-            base += update
-            yield base
-    else:
-        for piece in deltas:
-            base, votes = piece.base, piece.tuned
-            for vote, weight in zip(votes, combined, strict=True):
-                vote *= weight
-            update = _agreed(votes, weights, consensus, normalize)
-            update *= scale
-            base += update
-            yield base
+
+    weights: tuple[float, ...]
+    sparsify: tuple[Sparsifier | None, ...]
+    consensus: Election | None = None
+    normalize: bool = False
+    scale: float = 1.0
+
+    def merged(self, pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
+        deltas = SparseTaskVectors(pieces, self.sparsify)
+        combined = [weight * factor for weight, factor in zip(self.weights, deltas.factors, strict=True)]
+        if self.consensus is None or len(combined) == 1:  # one model is always of its own opinion
+            whole = math.fsum(self.weights)
+            divisor = whole if self.normalize and abs(whole) >= NO_WEIGHT else 1.0
+            combined = [self.scale * weight / divisor for weight in combined]
+            for piece in deltas:
+                base, update = piece.base, weighted_sum(piece.tuned, combined)
+                base += update
+                yield base
+        else:
+            for piece in deltas:
+                base, votes = piece.base, piece.tuned
+                for vote, weight in zip(votes, combined, strict=True):
+                    vote *= weight
+                update = _agreed(votes, self.weights, self.consensus, self.normalize)
+                update *= self.scale
+                base += update
+                yield base
+
+    @property
+    def identity(self) -> Identity:
+        silent = [
+            weight == 0 or (one is not None and one.density == 0)
+            for weight, one in zip(self.weights, self.sparsify, strict=True)
+        ]
+        return "base" if self.scale == 0 or all(silent) else None
 
 
 def _agreed(

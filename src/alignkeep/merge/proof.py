@@ -17,8 +17,9 @@ from alignkeep.input_files import user_path
 from alignkeep.merge.adapter_form import adapter_edits, write_beside_adapter
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.edits import edits_of
+from alignkeep.merge.method import Space
 from alignkeep.merge.prepare import Prepared, fingerprints, prepare
-from alignkeep.merge.spaces import SUBSPACE, Space, read_spaces
+from alignkeep.merge.spaces import SUBSPACE, read_spaces
 from alignkeep.merge.writing import write_beside
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.headers import TensorEntry
@@ -93,6 +94,8 @@ def _compare_beside(folder: Path, prepared: Prepared) -> None:
 def _config(folder: Path, manifest: Manifest) -> MergeConfig:
     try:
         return MergeConfig.model_validate(manifest.settings)
+    except AlignkeepError as error:  # a method of a stranger's
+        raise inputs_are_not(f"{folder / MANIFEST_NAME}: settings", f"not all there: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(

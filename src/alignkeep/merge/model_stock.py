@@ -25,12 +25,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float32
 
-from alignkeep.merge.arithmetic import Gram, weighted_sum
-from alignkeep.merge.pieces import Array, Pieces
+from alignkeep.merge.linear import weighted_sum
+from alignkeep.merge.method import Asked, MergeMethod, NoOptions, TensorMerge
+from alignkeep.merge.pieces import Array, Gram, Pieces
+from alignkeep.works import Citation
 
 SINGULAR = 1e-6  # mergekit's
 
@@ -45,12 +48,41 @@ class StockShare(NamedTuple):
     opposed: bool
 
 
-def model_stock(pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
-    """(1 - share) base + share mean(tuned). Two passes. Raises ValueError for fewer than two tuned models."""
-    share = stock_share(pieces).share
-    for piece in pieces:
-        each = share / len(piece.tuned)
-        yield weighted_sum((piece.base, *piece.tuned), (1 - share, *(each for _ in piece.tuned)))
+@dataclass(frozen=True)
+class ModelStock(TensorMerge):
+    """(1 - share) base + share mean(tuned), the share following from the angle between the task vectors, tensor by
+    tensor. Two passes. Raises ValueError for fewer than two tuned models."""
+
+    def merged(self, pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
+        share = stock_share(pieces).share
+        for piece in pieces:
+            each = share / len(piece.tuned)
+            yield weighted_sum((piece.base, *piece.tuned), (1 - share, *(each for _ in piece.tuned)))
+
+
+class ModelStockMethod(MergeMethod[NoOptions]):
+    name = "model_stock"
+    title = "two tuned models or more, their weight from the angle between them"
+    options = NoOptions
+    models = (2, None)
+    weighs = None
+    cites = (
+        Citation(
+            "model_stock",
+            "A weight from the angle between tuned models",
+            ("jang2024model",),
+            (
+                "The ratio is taken per tensor; the paper's is per layer.",
+                "Where the formula has no positive denominator the base's tensor is kept.",
+            ),
+        ),
+    )
+
+    def tensor(self, asked: Asked[NoOptions]) -> ModelStock:
+        return ModelStock()
+
+
+METHODS = (ModelStockMethod(),)
 
 
 def stock_share(pieces: Pieces) -> StockShare:

@@ -1,8 +1,7 @@
-"""Merges that add models up: linear, and along an arc.
+"""Merges along an arc.
 
 Sources
-    Wortsman et al., Model soups, arXiv:2203.05482: the weighted mean (`linear`).
-    Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985: the arc (`slerp`, `nuslerp`).
+    Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985.
     mergekit 0.1.5, for which of several readings of the two arcs users know.
 
 Symbols
@@ -13,8 +12,6 @@ Departures
     2. An end that is all zero has no direction: it counts as orthogonal to the other, as in mergekit.
     3. Cosines are taken in float64 at every scale; `nuslerp` is straight where float32 cannot tell the angle from 0 or
        pi (cos^2 > 1 - 2^-23), so that opposite ends give (1 - 2t) times the first, however their numbers round.
-
-Every function is a generator over one tensor in pieces and gives the merged numbers back in order, in float32.
 """
 
 # numpy leaves the types of some methods open:
@@ -23,81 +20,92 @@ Every function is a generator over one tensor in pieces and gives the merged num
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from alignkeep.merge.pieces import BLOCK, Array, Piece, Pieces, row_length, total
+from alignkeep.merge.linear import weighted_sum
+from alignkeep.merge.method import Asked, Identity, MergeMethod, NoOptions, TensorMerge, only_model
+from alignkeep.merge.pieces import Array, Gram, Piece, Pieces, row_length, row_products
+from alignkeep.works import Citation
 
 SLERP_LIMIT = 0.9995  # mergekit's; |cos| above it is a straight line
 NUSLERP_LIMIT = math.sqrt(1 - 2**-23)
-# Numbers in a sum of products. OpenBLAS splits one among its threads from 10,000 on, which would change its last bits.
-STRETCH = 1 << 13
-
 Weights = tuple[Float64[Array, "*vectors"], Float64[Array, "*vectors"]]
 
 
-def linear(pieces: Pieces, weights: Sequence[float]) -> Iterator[Float32[Array, " n"]]:
-    """sum_i weights_i x_i, the base first. Laws: one weight of 1 among zeros gives that model's numbers exactly; convex
-    weights give equal numbers back exactly. Raises ValueError when weights and models differ in number.
-    """
-    for piece in pieces:
-        yield weighted_sum((piece.base, *piece.tuned), weights)
+CITATION = Citation(
+    "slerp",
+    "Merging along the arc between two tensors",
+    ("shoemake1985animating",),
+    ("Per tensor, on tensors as they are; nearly parallel ones are mixed linearly.",),
+)
 
 
-def weighted_sum(arrays: Sequence[Float32[Array, " n"]], weights: Sequence[float]) -> Float32[Array, " n"]:
-    """sum_i weights_i x_i, written into one of the arrays, the others being overwritten. A convex one is a running
-    mean: it keeps equal numbers.
-    """
-    parts = [(array, weight) for array, weight in zip(arrays, weights, strict=True) if weight != 0]
-    if not parts:
-        arrays[0].fill(0)
-        return arrays[0]
-    (result, sum_of_weights), *rest = parts
-    if all(weight > 0 for _, weight in parts) and abs(math.fsum(weights) - 1) < 1e-12:
-        for array, weight in rest:
-            sum_of_weights += weight
-            _between(result, array, weight / sum_of_weights)
-        return result
-    result *= sum_of_weights
-    for array, weight in rest:
-        array *= weight
-        result += array
-    return result
-
-
-def _between(first: Float32[Array, " n"], second: Float32[Array, " n"], share: float) -> None:
-    """first + share (second - first), into `first`; counted from the nearer end, so that both ends are exact."""
-    if share < 0.5:
-        second -= first
-        second *= share
-        first += second
-    else:
-        first -= second
-        first *= 1 - share
-        first += second
-
-
-def slerp(pieces: Pieces, t: float) -> Iterator[Float32[Array, " n"]]:
+@dataclass(frozen=True)
+class Slerp(TensorMerge):
     """From base (t = 0) to the one tuned model (t = 1) along the arc in their plane. Laws: the ends are exact; equal
     tensors are kept exactly. Two passes.
     """
-    return _arc(pieces, t, over_base=False, limit=SLERP_LIMIT)
+
+    t: float
+    needs_finite = False
+
+    def merged(self, pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
+        return _arc(pieces, self.t, over_base=False, limit=SLERP_LIMIT)
+
+    @property
+    def identity(self) -> Identity:
+        return only_model((1 - self.t, self.t))
 
 
-def nuslerp(
-    pieces: Pieces, t: float, *, over_base: bool = False, row_wise: bool = False, flatten: bool = True
-) -> Iterator[Float32[Array, " n"]]:
-    """mergekit's second arc: from base to the tuned model, or (`over_base`) between the task vectors of two tuned
+@dataclass(frozen=True)
+class NuSlerp(TensorMerge):
+    """mergekit's second arc: from base to the one tuned model, or (`over_base`) between the task vectors of two tuned
     models, added to the base.
 
     One arc for the whole tensor (`flatten`), or one for every vector along the last axis, or (`row_wise`, mergekit's
     word) along the first. A tensor of one axis is one vector. Two passes, or one along the last axis.
     """
-    if flatten or len(pieces.shape) < 2:
-        return _arc(pieces, t, over_base=over_base, limit=NUSLERP_LIMIT)
-    return (_arcs_along_first if row_wise else _arcs_along_last)(pieces, t, over_base)
+
+    t: float
+    over_base: bool = False
+    row_wise: bool = False
+    flatten: bool = True
+
+    def merged(self, pieces: Pieces) -> Iterator[Float32[Array, " n"]]:
+        if self.flatten or len(pieces.shape) < 2:
+            return _arc(pieces, self.t, over_base=self.over_base, limit=NUSLERP_LIMIT)
+        return (_arcs_along_first if self.row_wise else _arcs_along_last)(pieces, self.t, self.over_base)
+
+    @property
+    def identity(self) -> Identity:
+        end = only_model((1 - self.t, self.t))
+        return end if not self.over_base else None if end is None else 0 if end == "base" else 1
+
+
+@dataclass(frozen=True)
+class ArcMethod(MergeMethod[NoOptions]):
+    """The arc of one of the two kinds, from the base to one tuned model."""
+
+    name: str
+    title: str
+    arc: type[Slerp] | type[NuSlerp]
+    options = NoOptions
+    cites = (CITATION,)
+    models = (1, 1)
+    weighs = "share"
+
+    def tensor(self, asked: Asked[NoOptions]) -> TensorMerge:
+        return self.arc(asked.weight)
+
+
+METHODS = (
+    ArcMethod("slerp", "along the arc from the base to the tuned model", Slerp),
+    ArcMethod("nuslerp", "along mergekit's second arc, which bends for smaller angles too", NuSlerp),
+)
 
 
 def _arc(pieces: Pieces, t: float, *, over_base: bool, limit: float) -> Iterator[Float32[Array, " n"]]:
@@ -165,58 +173,6 @@ def arc_weights(
         np.where(straight, 1 - t, np.sin((1 - t) * angle) / sine),
         np.where(straight, t, np.sin(t * angle) / sine),
     )
-
-
-class Gram:
-    """Inner products of vectors that come in flat pieces, in float64: `gram[i, j]` with i <= j. Law: the same bits for
-    every size of pieces and number of threads, since numbers are summed in stretches of fixed place.
-    """
-
-    def __init__(self, vectors: int) -> None:
-        self._parts: dict[tuple[int, int], list[float]] = {(i, j): [] for j in range(vectors) for i in range(j + 1)}
-        self._wide = np.empty((vectors, BLOCK))
-
-    def add(self, vectors: Sequence[Float32[Array, " n"]]) -> None:
-        """The next piece of every vector. Raises ValueError when there are more or fewer vectors than announced."""
-        for start in range(0, len(vectors[0]), BLOCK):
-            rows = self._wide[:, : len(vectors[0][start : start + BLOCK])]
-            for row, vector in zip(rows, vectors, strict=True):
-                row[:] = vector[start : start + BLOCK]
-            for (first, second), parts in self._parts.items():
-                for left, right in zip(_stretches(rows[first]), _stretches(rows[second]), strict=True):
-                    parts.extend(np.vecdot(left, right).tolist())
-
-    def __getitem__(self, pair: tuple[int, int]) -> float:
-        return total(self._parts[pair])
-
-
-def _stretches(values: Float64[Array, " n"]) -> tuple[Float64[Array, "stretches d"], Float64[Array, "1 rest"]]:
-    whole = len(values) - len(values) % STRETCH
-    return values[:whole].reshape(-1, STRETCH), values[whole:].reshape(1, -1)
-
-
-def row_products(left: Float32[Array, "rows d"], right: Float32[Array, "rows d"]) -> Float64[Array, " rows"]:
-    """The inner product of every row with its like, in float64. Law: however many rows come with it, the same bits."""
-    sums = np.zeros(len(left))
-    some = max(1, BLOCK // left.shape[1])  # rows at a time, so that the wide copies stay in the cache
-    for row in range(0, len(left), some):
-        for column in range(0, left.shape[1], STRETCH):
-            part = slice(row, row + some), slice(column, column + STRETCH)
-            sums[part[0]] += np.vecdot(left[part].astype(np.float64), right[part].astype(np.float64))
-    return sums
-
-
-def magnitude_sums(values: Float32[Array, " n"], width: int) -> list[float]:
-    """Parts of the sum of magnitudes for `total`, of every `width` numbers, in float64."""
-    sums: list[float] = []
-    whole = len(values) - len(values) % width
-    some = max(1, BLOCK // width) * width  # rows at a time, so that the wide copies stay in the cache
-    rows = [values[start : min(start + some, whole)].reshape(-1, width) for start in range(0, whole, some)]
-    for row in (*rows, values[whole:].reshape(1, -1)):
-        for column in range(0, row.shape[1], STRETCH):
-            part = row[:, column : column + STRETCH].astype(np.float64)
-            sums += np.abs(part, out=part).sum(1).tolist()
-    return sums
 
 
 def _column(values: Float64[Array, " rows"]) -> Float32[Array, "rows 1"]:
