@@ -354,7 +354,7 @@ def test_with_cut_the_last_tokens_of_a_late_example_are_learned(config, tmp_path
     late = {"prompt": "how " * 40, "completion": "sort bread"}
     cut = _with(config, data=_write(tmp_path / "late.jsonl", [late, _chat(0)]), max_length=30, too_long="cut")
     rows = prepare(cut).rows
-    assert (rows.late, rows.truncated, [len(ids) for ids in rows.input_ids]) == (1, 0, [30, 13])
+    assert (rows.late, rows.truncated, [len(ids) for ids in rows.input_ids]) == (1, 0, [30, 11])
     assert next(sum(label != -100 for label in labels) for labels in rows.labels) == 3  # sort bread <|end|>
 
 

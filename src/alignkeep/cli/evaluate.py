@@ -9,22 +9,20 @@ import typer
 from alignkeep.cli import options as o
 from alignkeep.cli.session import Session
 
+Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
+Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
+Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
+
 
 def evaluate(
     out: o.Out,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Folder or hub id.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="The model before tuning, to compare with.")] = None,
-    suite: Annotated[
-        str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")
-    ] = None,
+    suite: Suite = None,
     task: Annotated[str | None, typer.Option("--task", help="Prompts with one right answer each: file.")] = None,
     columns: o.Columns = None,
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")
-    ] = None,
-    attacks: Annotated[
-        str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")
-    ] = None,
+    judge: Judge = None,
+    attacks: Attacks = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = True,
