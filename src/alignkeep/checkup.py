@@ -107,8 +107,9 @@ def _recorded(folder: Path) -> FoundBase | None:
     record = _json(folder / "record.json")
     config = record.get("config")
     stage = stage_named(str(record.get("stage")))
-    is_given = isinstance(config, Mapping) and stage is not None and stage.makes_model
-    named = config.get(stage.filled[0]) if is_given else None
+    if not isinstance(config, Mapping) or stage is None or not stage.makes_model:
+        return None
+    named = config.get(stage.filled[0])
     return FoundBase(named, "record.json") if isinstance(named, str) and named else None
 
 

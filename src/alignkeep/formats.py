@@ -176,7 +176,8 @@ def _alpaca(row: Row) -> Row:
 
 def _history(row: Row) -> list[dict[str, object]]:
     pairs, turns = row.values["history"], list[dict[str, object]]()
-    for at, pair in enumerate(pairs if isinstance(pairs, list) else [None]):
+    listed: list[Any] = pairs if isinstance(pairs, list) else [None]
+    for at, pair in enumerate(listed):
         if not (
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) and one.strip() for one in pair)
         ):

@@ -64,7 +64,9 @@ class HubName(NamedTuple):
     @classmethod
     def of(cls, reference: str) -> HubName | None:
         found = _HUB_NAME.fullmatch(reference)
-        return None if found is None else cls(*found.group("name", "config", "revision"), found["split"] or "train")
+        if found is None:
+            return None
+        return cls(found["name"], found["config"], found["revision"], found["split"] or "train")
 
 
 def read_rows(reference: str) -> list[Row]:
@@ -313,7 +315,9 @@ def _loaded_from_hub(reference: str) -> Any:
     import datasets
 
     name, config, revision, split = _hub_name(reference)
-    more = {key: value for key, value in {"name": config, "revision": revision}.items() if value is not None}
+    more: dict[str, Any] = {
+        key: value for key, value in {"name": config, "revision": revision}.items() if value is not None
+    }
     expected = f"a local file ending in {_listed(ENDINGS)}, or a data set with split {split!r} on the hub"
     try:
         return datasets.load_dataset(name, split=split, **more)

@@ -15,6 +15,7 @@ finds the map). Products are torch's, which is imported for these two methods on
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,7 @@ class SubspaceOptions(Checked):
     examples: int = Field(default=256, gt=0, le=1_000_000_000, description=_EXAMPLES)
 
 
-class MappedMethod(MergeMethod[Any]):
+class MappedMethod(MergeMethod[Any], ABC):
     """Through a map where a tensor has one; what has none is merged linearly."""
 
     models = (1, 1)
@@ -190,6 +191,7 @@ class MappedMethod(MergeMethod[Any]):
     def tensor(self, asked: Asked[Any]) -> Linear:
         return weighted_mean(asked.weight, asked.models)
 
+    @abstractmethod
     def maps(self, weight: float, spaces: Mapping[str, Space]) -> Mapping[str, TensorMerge]:
         """By tensor name."""
 

@@ -17,7 +17,7 @@ from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
     from alignkeep.checkpoint.manifest import MadeAgain, Manifest
-    from alignkeep.citations import Method
+    from alignkeep.citations import Cited
     from alignkeep.judging.measure import Measure
     from alignkeep.merge.prepare import Prepared
 
@@ -142,12 +142,11 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
 
         return (JOURNAL,)
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
-        from alignkeep.citations import entry
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[Cited, ...]:
         from alignkeep.merge.methods import cited
 
         cites = cited(str(settings.get("method", "linear")), settings.get("cites"))
-        return ("merge", *(entry(one.name, one.title, one.sources, one.departures) for one in cites))
+        return ("merge", *cites)
 
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
         """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that

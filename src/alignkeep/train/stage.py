@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.records import Record
-from alignkeep.citations import Method, entry
+from alignkeep.citations import Cited
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import RecipeError
 from alignkeep.models.fingerprint import fingerprint_model
@@ -18,6 +18,7 @@ from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.defences import find_defence
+from alignkeep.works import Citation
 
 if TYPE_CHECKING:
     from alignkeep.train.prepare import Prepared
@@ -151,7 +152,7 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
             notes=tuple(found["notes"]),
         )
 
-    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str | Method, ...]:
+    def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[Cited, ...]:
         """None of a stranger's defence whose module is not here any more."""
         method = str(settings.get("method", "lora"))
         name = (settings.get("defence") or {}).get("name") if method in ("full", "lora") else method
@@ -162,7 +163,7 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
             return trained
         if one is None or not (one.works or one.departures):
             return trained
-        return (*trained, entry(one.name, one.title, one.works, one.departures))
+        return (*trained, Citation(one.name, one.title, tuple(one.works), tuple(one.departures)))
 
 
 TRAIN = TrainStage()
