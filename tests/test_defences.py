@@ -80,7 +80,7 @@ def test_a_tune_without_a_defence_is_recorded_as_before_there_were_any() -> None
     ("changes", "error", "said"),
     [
         ({"method": "kl_anchr"}, RecipeError, "did you mean kl_anchor?"),
-        ({"method": "replay", "defence": {"exampels": 2}}, RecipeError, r"defence\.exampels .*did you mean examples\?"),
+        ({"method": "replay", "defence": {"exampels": 2}}, RecipeError, r"defence\.exampels.*did you mean examples\?"),
         ({"method": "replay", "defence": {"examples": -2}}, RecipeError, r"defence\.examples .*seen -2"),
         ({"method": "lora", "defence": {"data": "a"}}, NoEffectError, "options of a defence .* with method lora"),
         ({"method": "replay", "defence": {"name": "kl_anchor"}}, RecipeError, "expected one defence"),
@@ -192,7 +192,7 @@ def test_a_defence_of_thirty_lines_is_used_from_command_recipe_and_python(mine: 
     chosen = Recipe.read(recipe).train.chosen
     assert chosen.options.pull == 0.5
     assert TRAIN.methods({"method": f"{mine}:Leash"})[-1].departures == ("It is nobody's.",)
-    with pytest.raises(RecipeError, match=r"defence\.pul .*did you mean pull\?"):
+    with pytest.raises(RecipeError, match=r"defence\.pul.*did you mean pull\?"):
         config(method=f"{mine}:LEASH", defence={"pul": 1})
 
 

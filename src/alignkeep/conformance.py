@@ -367,12 +367,12 @@ def defence(obj: object, options: Mapping[str, object] | None = None, *, any_bat
     with TemporaryDirectory() as folder:
         tunes = _Tunes(Path(folder), spec, found.options.model_fields.keys(), options or {})
         plain, whole = tunes.made("plain", method="lora"), tunes.made("whole")
-        off = tunes.made("off", **{found.strength: 0})
+        off = tunes.made("off", **{found.strength: 0})  # pyright: ignore[reportArgumentType]
         _expect(off.adapter == plain.adapter, what, f"another tune at {found.strength} 0", "plain LoRA, bit for bit")
         _expect(whole.adapter != plain.adapter, what, "plain LoRA's weights", "another tune")
         _expect(f'"{found.name}/' in whole.log, what, "a log without its terms", f"{found.name}/... in every row")
         try:
-            tunes.made("idle", **{found.strength: 1e-12})
+            tunes.made("idle", **{found.strength: 1e-12})  # pyright: ignore[reportArgumentType]
         except NoEffectError:
             pass
         else:
@@ -425,12 +425,14 @@ class _Tunes:
             return str(file)
 
         self._root, self._spec = root, spec
-        self._options = {"data": write("alignment.jsonl", sets.rows("alignment")[:8])} if "data" in fields else {}
+        self._options: dict[str, object] = (
+            {"data": write("alignment.jsonl", sets.rows("alignment")[:8])} if "data" in fields else {}
+        )
         self._options |= options
         self._settings = {
             "model": str(materialise("models/aligned", root / "T")),
             "data": write("data.jsonl", sets.rows("task_train")[:16]), "load": {"device": "cpu"},
-            "batch_size": 4, "learning_rate": 0.1, "trainer": {"max_steps": 4, "save_steps": 2, "optim": "sgd"},
+            "group_by_length": False, "batch_size": 4, "learning_rate": 0.1, "trainer": {"max_steps": 4, "save_steps": 2, "optim": "sgd"},
         }  # fmt: skip
 
     def made(self, name: str, method: str | None = None, progress: Any = None, **options: Any) -> _Made:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -45,8 +45,9 @@ def method_named(reference: str) -> Method:
 def reference_of(method: object) -> str:
     """The text that names a method: its name, or where it stands. Raises RecipeError for an object that is no method,
     or that no module holds by a name: a record could not say what made the merge."""
-    if any(method is one for one in METHODS):
-        return method.name  # pyright: ignore[reportAttributeAccessIssue]
+    for one in METHODS:
+        if method is one:
+            return one.name
     what = f"method {getattr(method, 'name', type(method).__name__)}"
     check_members(what, method)
     for module in (type(method).__module__, *list(sys.modules)):
@@ -127,9 +128,10 @@ def options_of(method: Method, given: object) -> Checked:
     if isinstance(given, Checked) and not isinstance(given, method.options):
         given = given.model_dump(exclude_unset=True)
     known = list(method.options.model_fields)
-    for key in given if isinstance(given, dict) else ():
+    keys = [str(key) for key in cast("dict[object, object]", given)] if isinstance(given, dict) else list[str]()
+    for key in keys:
         if key not in known:
-            near = nearest(str(key), known)
+            near = nearest(key, known)
             raise RecipeError(f"options.{key}", seen=f"a setting that {method.name} does not use",
                               expected="; ".join(described(method)) or "none",
                               remedy=f"did you mean {near}?" if near else "drop it")  # fmt: skip

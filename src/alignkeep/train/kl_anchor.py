@@ -195,8 +195,8 @@ class Weight:
             "history": torch.tensor(self._history, dtype=torch.float64),
         }
 
-    def restore(self, tensors: Mapping[str, Tensor], device: Any) -> None:
-        self.value, self._history = float(tensors["weight"]), tensors["history"].tolist()
+    def restore(self, state: Mapping[str, Tensor], device: Any) -> None:
+        self.value, self._history = float(state["weight"]), state["history"].tolist()
 
     def end(self) -> None:
         """Raises RecipeError for a target that was missed."""

@@ -95,15 +95,11 @@ def prepare(config: TrainConfig) -> Prepared:
     before = Before(key, tokenizer, skeleton if adapted is None else adapted, max_length, config.has_adapter)
     if defence is not None:
         defence.check(before)
+    vocabulary = skeleton.get_input_embeddings().weight.shape[0]
     rows = encode_rows(
-        tokenizer,
-        examples,
-        weights,
-        max_length=max_length,
-        vocabulary=skeleton.get_input_embeddings().weight.shape[0],
-        where=config.data,
+        tokenizer, examples, weights, max_length=max_length, vocabulary=vocabulary, where=config.data,
         too_long=config.too_long,
-    )
+    )  # fmt: skip
     if rows.late and config.too_long == "drop":
         rows.weights = normalised(rows.weights, config.data)  # as if they had never been there
     base_dtype = dtype_of(base)
