@@ -432,7 +432,8 @@ class _Tunes:
         self._settings = {
             "model": str(materialise("models/aligned", root / "T")),
             "data": write("data.jsonl", sets.rows("task_train")[:16]), "load": {"device": "cpu"},
-            "group_by_length": False, "batch_size": 4, "learning_rate": 0.1, "trainer": {"max_steps": 4, "save_steps": 2, "optim": "sgd"},
+            "group_by_length": False, "batch_size": 4,
+            "learning_rate": 0.1, "trainer": {"max_steps": 4, "save_steps": 2, "optim": "sgd"},
         }  # fmt: skip
 
     def made(self, name: str, method: str | None = None, progress: Any = None, **options: Any) -> _Made:
