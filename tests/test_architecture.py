@@ -52,6 +52,7 @@ MATH_MAY_IMPORT = {
     "re",
     "zlib",
     "jaxtyping",
+    "threading",
     "pydantic",
     "__future__",
 }

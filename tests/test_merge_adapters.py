@@ -290,7 +290,7 @@ def test_an_embedding_of_its_own_is_refused_where_the_head_shares_it(bases: dict
     bad = build_adapter(bases["gpt2"], tmp_path / "bad", target_modules=["c_attn"], modules_to_save=["wte"])
     with refused(
         CheckpointError,
-        "tensor base_model.model.transformer.wte.weight: seen embeddings and head that differ",
+        "seen embeddings and head that differ",
         tmp_path,
     ):
         merged(bases["gpt2"], bad, tmp_path / "out")

@@ -96,7 +96,7 @@ class OutputFolder:
         out = Path(os.path.realpath(out))
         folder = cls(out, _place(out, identity), stage, identity)
         _refuse_file(out)
-        _refuse_overlap(out, inputs)
+        refuse_overlap(out, inputs)
         if not leads():
             folder._follow(resume)
             return folder
@@ -357,7 +357,7 @@ def _taken(name: Path, out: Path) -> RecipeError:
     )
 
 
-def _refuse_overlap(out: Path, inputs: Sequence[Path]) -> None:
+def refuse_overlap(out: Path, inputs: Sequence[Path]) -> None:
     for path in inputs:
         source = Path(os.path.realpath(path))
         if source == out or source in out.parents or out in source.parents:

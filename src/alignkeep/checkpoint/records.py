@@ -18,7 +18,7 @@ from alignkeep.input_files import read_input
 # Under this name example weights carry, in the metadata of their parquet file, the fingerprint of the data's rows.
 MADE_FROM = "alignkeep_data"
 # Where and how loudly a stage runs is no part of what it makes.
-_NOT_IDENTITY = frozenset({"out", "overwrite", "resume", "fresh", "quiet", "json", "device", "progress"})
+_NOT_IDENTITY = frozenset({"out", "overwrite", "resume", "fresh", "quiet", "json", "device", "progress", "cites"})
 _PACKAGES = ("alignkeep", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "tokenizers")
 
 

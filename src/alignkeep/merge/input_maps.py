@@ -18,6 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Float32
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # torch takes longer to import than a merge that does without
 # A product's bits depend on its shape, and on the number of threads where a side is no multiple of 16 (measured with
 # MKL): so products are of blocks of so many rows, cut at fixed places, with sides filled up with zeros.
 TILE = 64
+_ALONE, _under_way, _threads = Lock(), list[None](), [1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +108,14 @@ def mapped_merge(pieces: Pieces, through: InputMap, *, input_axis: int = -1) -> 
     read, write = _filled(through.reads), _filled(through.writes)
     if input_axis in (-1, len(pieces.shape) - 1):
         for _, update, tuned in _row_blocks(pieces):
-            inside = torch.mm(torch.mm(update, read), write.T)[: len(tuned), : tuned.shape[1]]
+            inside = _product(_product(update, read), write.T)[: len(tuned), : tuned.shape[1]]
             yield _mapped(tuned, update, inside, through.scale)
     elif input_axis == 0 and len(pieces.shape) == 2:
         coordinates = torch.zeros((), dtype=torch.float64)
         for row, update, _ in _row_blocks(pieces):
-            coordinates = coordinates + torch.mm(read[row : row + TILE].T, update)
+            coordinates = coordinates + _product(read[row : row + TILE].T, update)
         for row, update, tuned in _row_blocks(pieces):
-            inside = torch.mm(write[row : row + TILE], coordinates.float())[: len(tuned), : tuned.shape[1]]
+            inside = _product(write[row : row + TILE], coordinates.float())[: len(tuned), : tuned.shape[1]]
             yield _mapped(tuned, update, inside, through.scale)
     else:
         raise ValueError(f"the input side is the last axis, or axis 0 of a matrix, not {input_axis} of {pieces.shape}")
@@ -125,6 +127,25 @@ def seen_through(factor: Float32[Array, "r d_in"], through: InputMap) -> Float32
 
     numbers = torch.from_numpy(factor)
     return torch.add(through.scale * numbers, numbers @ through.reads.float() @ through.writes.float().T).numpy()
+
+
+def _product(left: Float[Tensor, "a b"], right: Float[Tensor, "b c"]) -> Float[Tensor, "a c"]:
+    """Of matrices, in one thread: on some processors the order of summation depends on how many there are. As long as
+    one product is under way all are in one thread, whichever of the workers asked for it."""
+    import torch
+
+    with _ALONE:
+        if not _under_way:
+            _threads[:] = [torch.get_num_threads()]
+        _under_way.append(None)
+        torch.set_num_threads(1)
+    try:
+        return torch.mm(left, right)
+    finally:
+        with _ALONE:
+            _under_way.pop()
+            if not _under_way:
+                torch.set_num_threads(_threads[0])
 
 
 def _mapped(

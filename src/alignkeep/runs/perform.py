@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from alignkeep.checkpoint.folders import OutputFolder, discard, leads
+from alignkeep.checkpoint.folders import OutputFolder, discard, leads, refuse_overlap
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.errors import AlignkeepError, DataError
 from alignkeep.progress import Progress, Silent
@@ -43,6 +43,7 @@ def perform(
     inputs = stage.inputs(task)
     deciding = inputs.recorded if inputs.deciding is None else inputs.deciding
     identity = identity_of(stage.name, deciding, inputs.fingerprints)
+    refuse_overlap(out, inputs.paths)
     if resume and _is_finished(out, stage.name, identity):
         return stage.result(out)
     prepared = task.prepared
