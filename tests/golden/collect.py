@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alignkeep.checkpoint.parts import append_rows
 from alignkeep.checkpoint.records import identity_of
 from alignkeep.progress import Progress
 from alignkeep.recipe import Recipe
@@ -137,7 +138,9 @@ def interrupted(folder: Path) -> None:
         rows = [json.loads(line) for line in (left / "answers.partial.jsonl").read_text().splitlines()]
         rows[0]["answer"] = MARK
         PARTIAL.mkdir(exist_ok=True)
-        (PARTIAL / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (PARTIAL / "answers.jsonl").unlink(missing_ok=True)
+        bare = [{key: value for key, value in row.items() if key != "check"} for row in rows]
+        append_rows(PARTIAL / "answers.jsonl", bare)  # with the checksum of the marked row
         shutil.copy(left / ".alignkeep.json", PARTIAL / "claim.json")
 
 
@@ -292,7 +295,8 @@ def plain(value: Any, root: Path) -> Any:
 
 def _differs(key: str) -> bool:
     """What is drawn from a model's probabilities, and sums over all its arithmetic: a last bit more or less shows."""
-    return key in {"final_loss", "manifest", "cut", "held_out_cut", "nag", "ras", "ras_or_tie", "ras_before"}
+    # The size of a file that names a path depends on where it was written.
+    return key in {"size", "final_loss", "manifest", "cut", "held_out_cut", "nag", "ras", "ras_or_tie", "ras_before"}
 
 
 def _schema(value: Any) -> Any:
