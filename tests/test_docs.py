@@ -109,6 +109,7 @@ def _alignkeep(folder: Path, words: list[str]) -> None:
 
 def _python(folder: Path, source: str, where: str) -> None:
     os.chdir(folder)
+    sys.path.insert(0, str(folder))  # as for a script or a prompt there
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115

@@ -104,17 +104,17 @@ def test_a_tune_without_weights_is_plain_trl_bit_for_bit(config, tmp_path, metho
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_examples_of_like_length_share_a_batch_unless_told_otherwise(config, tmp_path):
+def test_examples_of_like_length_share_a_batch_where_asked(config, tmp_path):
     examples = [{"prompt": f"bike {n % 10}", "completion": " ".join(["bread"] * (1 + 7 * n % 22))} for n in range(22)]
     varied = _with(config, data=_write(tmp_path / "varied.jsonl", examples), epochs=2)
-    train(varied, out=tmp_path / "grouped")
-    train(_with(varied, group_by_length=False), out=tmp_path / "random")
+    train(_with(varied, group_by_length=True), out=tmp_path / "grouped")
+    train(varied, out=tmp_path / "random")
     assert (tmp_path / "grouped" / ADAPTER).read_bytes() != (tmp_path / "random" / ADAPTER).read_bytes()
     alike = _with(
         config, data=_write(tmp_path / "alike.jsonl", [{**examples[3], "prompt": f"bike {n % 10}"} for n in range(22)])
     )
-    train(alike, out=tmp_path / "one")
-    train(_with(alike, group_by_length=False), out=tmp_path / "two")
+    train(_with(alike, group_by_length=True), out=tmp_path / "one")
+    train(alike, out=tmp_path / "two")
     assert (tmp_path / "one" / ADAPTER).read_bytes() == (tmp_path / "two" / ADAPTER).read_bytes()
 
 

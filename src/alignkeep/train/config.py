@@ -66,7 +66,7 @@ class TrainConfig(Checked):
     accumulate: int = Field(default=1, gt=0, le=1_000_000_000)
     max_length: int = Field(default=1024, gt=1, le=1_000_000_000)
     too_long: Literal["drop", "cut", "refuse"] = "drop"
-    group_by_length: bool = True
+    group_by_length: bool = False
     load: LoadConfig = LoadConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**32)
