@@ -20,7 +20,12 @@ from alignkeep.cli.session import QUIET
 # The server imports the libraries before any command could quieten them.
 os.environ.update(QUIET)
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "transformers", "peft", "trl", "alignkeep.train.stage"])
+# What the stages import when they work stands in modules of its own.
+_WORK = (
+    *("train.tuning", "merge.prepare", "merge.writing", "merge.adapter_form", "evaluate.questions", "evaluate.asking"),
+    *("evaluate.scoring", "inject.prepare", "inject.edit", "curate.prepare", "curate.scoring", "align.aligning"),
+)
+_SERVER.set_forkserver_preload(["torch", "transformers", "peft", "trl", *(f"alignkeep.{name}" for name in _WORK)])
 
 
 class Finished(NamedTuple):
