@@ -23,7 +23,7 @@ from alignkeep.merge.method import Asked, MergeMethod, NoOptions, TensorMerge
 from alignkeep.merge.methods import METHODS, listing, method_named
 from alignkeep.merge.stage import merge
 from alignkeep.stages import methods_of
-from checkpoints import World, read_checkpoint
+from checkpoints import World, read_checkpoint, refused
 
 CLIPPED = """
 from dataclasses import dataclass
@@ -148,6 +148,18 @@ def test_a_broken_method_fails_at_the_member_that_is_broken(more: dict[str, Any]
     assert word in str(told.value)
 
 
+class _ByPiece(Half):
+    def merged(self, pieces: Any) -> Iterator[Any]:
+        for piece in pieces:
+            yield piece.base + np.float32(self.weight) * (piece.tuned[0] - piece.base).mean()
+
+
+def test_a_method_whose_numbers_depend_on_the_pieces_is_found() -> None:
+    kind = type("ByPiece", (Own,), {"tensor": lambda self, asked: _ByPiece(asked.weight)})
+    with pytest.raises(RecipeError, match="in other pieces"):
+        conformance.merge_method(kind())
+
+
 class _Silent(TensorMerge):
     def merged(self, pieces: Any) -> Iterator[Any]:
         return (piece.base for piece in pieces)
@@ -193,6 +205,14 @@ def test_a_method_in_a_file_here_merges_is_recorded_cited_and_proven(world: Worl
 def test_at_weight_0_a_strangers_method_is_the_base_as_asked(world: World, mine: Any, tmp_path: Path) -> None:
     done = merge(world.config(method=mine.clipped, weight=0), out=tmp_path / "out")
     assert done.notes == ("weight 0: the base itself, as asked",)
+
+
+def test_a_strangers_method_that_changes_nothing_is_an_error(
+    world: World, mine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mine.Clip, "merged", lambda self, pieces: (piece.base for piece in pieces))
+    with refused(AlignkeepError, "merge: seen .* all equal to the base's", tmp_path / "not"):
+        merge(world.config(method=mine.clipped, weight=1), out=tmp_path / "not" / "out")
 
 
 def test_a_name_with_a_slip_an_object_that_is_none_and_anothers_option_are_one_line_each(mine: Any) -> None:
