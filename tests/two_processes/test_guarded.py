@@ -66,7 +66,9 @@ def test_two_processes_keep_to_the_penalties_of_one(tmp_path: Path) -> None:
         for name in ("loss", "grad_norm", *names):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-4, abs=1e-6), name
     parts = [load_file(tmp_path / f"guarded.{count}" / ADAPTER) for count in ("one", "two")]
-    assert max((parts[0][key] - parts[1][key]).abs().max().item() for key in parts[0]) < 1e-5
+    # Adam divides small gradients by their own size: a rounding there may be a hundredth of a step, never more.
+    furthest = max((parts[0][key] - parts[1][key]).abs().max().item() for key in parts[0])
+    assert furthest < 0.01 * config.learning_rate
     assert not list(tmp_path.rglob("subspaces*"))
 
 
