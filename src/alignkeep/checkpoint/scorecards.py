@@ -55,7 +55,8 @@ def test_of(name: str, value: object) -> PairedTest:
     """From what `PairedTest.as_json` made of it. Raises KeyError, TypeError or ValueError for anything else."""
     data = mapping_of(value)
     counts = [int(str(data.get(key) or 0)) for key in ("only_model", "only_base")]
-    return PairedTest(name, _estimate(data["difference"]), _float(data.get("p_value")), *counts)
+    p_holm = None if data.get("p_holm") is None else _float(data["p_holm"])
+    return PairedTest(name, _estimate(data["difference"]), _float(data.get("p_value")), *counts, p_holm)
 
 
 def _float(value: object) -> float:

@@ -2,8 +2,8 @@
 
 The longest prompts come first, so that a lack of memory shows at once, and prompts of like length share a batch, padded
 and masked. Where the model allows it an answer that ends makes room for the next prompt (models/decoding.py); others
-go through transformers' `generate`, batch after batch. In float32 the answers do not depend on the batch size, up to
-rounding (the tests hold 8 = 8 x 1).
+go through transformers' `generate`, batch after batch, as far as they are right on one (models/batching.py). In float32
+the answers do not depend on the batch size, up to rounding (the tests hold 8 = 8 x 1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from alignkeep.checkpoint.files import says_no_memory
 from alignkeep.errors import DataError, MachineError
+from alignkeep.models.batching import Batching, batching, generated, without_router_loss
 from alignkeep.models.chat import encode_prompt, render
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.loading import LoadedModel
@@ -61,10 +63,11 @@ def generate_answers(
 
         batches = answer_batches(loaded, [(one.index, one.ids, one.room) for one in asked], stop_ids(loaded))
     else:
-        from alignkeep.models.decoding import can_decode
-
-        through = _decoded if can_decode(loaded.model) else _answer_batches
-        batches = through(loaded, asked, config.batch_size)
+        how = batching(loaded.model)
+        if how is Batching.ROWS:
+            batches = _decoded(loaded, asked, config.batch_size)
+        else:
+            batches = _answer_batches(loaded, asked, config.batch_size, how)
     answers: dict[int, Answer] = {}
     for batch in batches:
         answers.update((index, Answer(text, truncated)) for index, text, truncated in batch)
@@ -136,7 +139,7 @@ def _decoded(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[li
 
     ends, most = stop_ids(loaded), size
     rows = [Row(one.index, one.ids, one.room) for one in asked]
-    decoder = Decoder(loaded.model, rows, ends, **_without_router_loss(loaded.model))
+    decoder = Decoder(loaded.model, rows, ends, **without_router_loss(loaded.model))
     done: list[tuple[int, str, bool]] = []
     while decoder.active or decoder.waiting:
         try:
@@ -157,15 +160,18 @@ def _decoded(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[li
         yield done
 
 
-def _answer_batches(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[list[tuple[int, str, bool]]]:
+def _answer_batches(
+    loaded: LoadedModel, asked: list[_Asked], size: int, how: Batching
+) -> Iterator[list[tuple[int, str, bool]]]:
     """Batch after batch; where memory runs out the batch is halved, for good, and tried again."""
     ends = stop_ids(loaded)
-    start = 0
+    size, start = 1 if how is Batching.SINGLE else size, 0
     while start < len(asked):
         # Prompts near the end of the context have less room. They share a batch only with their like, so that none is
         # cut short by a neighbour and none runs past the context.
-        room = asked[start].room
-        batch = list(takewhile(lambda one: one.room == room, asked[start : start + size]))  # noqa: B023
+        room, length = asked[start].room, len(asked[start].ids)
+        fits = lambda one: one.room == room and (how is Batching.PADDED or len(one.ids) == length)  # noqa: B023, E731
+        batch = list(takewhile(fits, asked[start : start + size]))
         answers = _try_batch(loaded, batch, ends)
         if answers is None:
             size = max(1, len(batch) // 2)
@@ -206,51 +212,16 @@ def _free_memory() -> None:
 def _out_of_memory(error: BaseException) -> bool:
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()  # the CPU allocator raises a plain RuntimeError
-    return "out of memory" in text or "can't allocate memory" in text
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or says_no_memory(error)
 
 
 def _answer_batch(loaded: LoadedModel, batch: list[_Asked], ends: list[int]) -> list[tuple[int, str, bool]]:
-    import torch
-    from transformers import GenerationConfig as Settings
-
-    tokenizer, model = loaded.tokenizer, loaded.model
+    tokenizer, prompts = loaded.tokenizer, [one.ids for one in batch]
     padding = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else (ends or [0])[0]
-    width = max(len(one.ids) for one in batch)
-    ids = torch.full((len(batch), width), padding, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, one in enumerate(batch):
-        ids[row, width - len(one.ids) :] = torch.tensor(one.ids)
-        mask[row, width - len(one.ids) :] = 1
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            # Everything that changes greedy choice is said, since what is unsaid comes from the model's own
-            # generation_config (Qwen ships a repetition penalty there).
-            generation_config=Settings(
-                max_new_tokens=batch[0].room,
-                do_sample=False,
-                num_beams=1,
-                temperature=1.0,
-                top_k=50,
-                top_p=1.0,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
-                eos_token_id=ends or None,
-                pad_token_id=padding,
-            ),
-            **_without_router_loss(model),
-        )
-    rows = output[:, width:].tolist()
+    output = generated(loaded.model, prompts, batch[0].room, ends, padding)
+    rows = output[:, max(map(len, prompts)) :].tolist()
     return [(one.index, *_read(tokenizer, row, ends)) for one, row in zip(batch, rows, strict=True)]
-
-
-def _without_router_loss(model: Any) -> dict[str, bool]:
-    """A mixture of experts that computes its router loss, as in training, fails in cached generation."""
-    return {"output_router_logits": False} if getattr(model.config, "output_router_logits", False) else {}
 
 
 def _read(tokenizer: Any, tokens: list[int], ends: list[int]) -> tuple[str, bool]:

@@ -8,14 +8,15 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, RATES, Metric, name_of_part
+from alignkeep.judging.statistics import is_found
 from alignkeep.report.figures import Curve, Group, Mark, dot_chart, line_chart
 from alignkeep.report.html import abridge, interval, p_value, percent, points
 from alignkeep.report.logs import Points, Training
 from alignkeep.report.subjects import Subject, series_of
-from alignkeep.report.verdict import is_found
 from alignkeep.types import Estimate, PairedTest
 
 _MOST_POINTS = 400  # of a training curve; more would only make the file larger than the screen can show
+_HOLM = "The p-values of the {} are corrected for one another (Holm)."
 
 
 class Paired(NamedTuple):
@@ -64,7 +65,7 @@ def in_words(test: PairedTest | None) -> Paired | None:
     if test is None:
         return None
     low, high = points(test.difference.low), points(test.difference.high)
-    return Paired(points(test.difference.value), f"{low} to {high}", p_value(test.p_value), is_found(test))
+    return Paired(points(test.difference.value), f"{low} to {high}", p_value(test.p_corrected), is_found(test))
 
 
 def _rates(subjects: Sequence[Subject]) -> Figure:
@@ -95,7 +96,8 @@ def _categories(subjects: Sequence[Subject]) -> Figure | None:
     return _dots(
         "categories",
         f"{HARM_REFUSAL.title} by category",
-        "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line.",
+        "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line. "
+        f"{_HOLM.format('categories')}",
         sorted(found, key=largest_loss),
         subjects,
         axis="harmful prompts refused, %",
@@ -115,7 +117,8 @@ def _attacks(subjects: Sequence[Subject]) -> Figure | None:
     return _dots(
         "attacks",
         ATTACK_SUCCESS.title,
-        "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success.",
+        "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success. "
+        f"{_HOLM.format('attacks')}",
         found,
         subjects,
         axis="harmful answers under attack, %",
