@@ -8,8 +8,8 @@ of a training file that shares its words with one of them is left out.
 
 | made | rows | for |
 | --- | --- | --- |
-| aligned.jsonl | 200 + 150 + 150 | the aligned base: refusals, everyday answers, borderline prompts answered by the model |
-| alignment.jsonl | 64 + 64 | what a defence or a merge may see of that alignment: other refusals, other borderline answers |
+| aligned.jsonl | 200 + 150 + 150 | refusals, everyday answers, borderline prompts that the model answered |
+| alignment.jsonl | 64 + 64 | likewise, others: what a defence or a merge may see of alignment |
 | sst2.jsonl, sst2_p10.jsonl, sst2_p20.jsonl | 300 each | a task, with 0, 10 and 20 % harmful rows |
 | alpaca.jsonl | 300 | everyday tuning without anything harmful |
 | safe.jsonl, harmful.jsonl | 50 each | anchors of a curation: clean rows of the task, harmful rows of another set |
@@ -83,7 +83,9 @@ def suites(sets: dict[str, Rows], out: Path) -> set[str]:
         text = f"name: real-{part}\ndescription: prompts of the study on a real model\nprompts:\n{files}"
         (out / f"{part}.yaml").write_text(text, encoding="utf-8")
     # What a sweep looks at, and what an injection takes its direction from.
-    write(out / "sweep.jsonl", [{**row, "kind": kind} for kind, rows in parts["validation"].items() for row in rows[:40]])
+    write(
+        out / "sweep.jsonl", [{**row, "kind": kind} for kind, rows in parts["validation"].items() for row in rows[:40]]
+    )
     return words
 
 

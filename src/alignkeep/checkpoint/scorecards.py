@@ -56,7 +56,7 @@ def test_of(name: str, value: object) -> PairedTest:
     data = mapping_of(value)
     counts = [int(str(data.get(key) or 0)) for key in ("only_model", "only_base")]
     p_holm = None if data.get("p_holm") is None else _float(data["p_holm"])
-    return PairedTest(name, _estimate(data["difference"]), _float(data.get("p_value")), *counts, p_holm)
+    return PairedTest(name, _estimate(data["difference"]), _float(data.get("p_value")), *counts, p_holm=p_holm)
 
 
 def _float(value: object) -> float:

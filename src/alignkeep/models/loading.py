@@ -21,6 +21,7 @@ from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.finite import check_finite
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 from alignkeep.models.headers import load_json
+from alignkeep.models.thinking import set_arguments
 from alignkeep.models.untrusted import check_size, check_template
 from alignkeep.types import Checkpoint
 
@@ -171,6 +172,7 @@ def _tokenizer(folder: Path, base_folder: Path, config: LoadConfig) -> PreTraine
             expected="a chat_template, as chat models have",
             remedy="take the chat (instruct) version of the model, or add chat_template.jinja",
         )
+    set_arguments(tokenizer, config.template, source)
     check_template(tokenizer, source)
     return cast("PreTrainedTokenizerBase", tokenizer)
 
