@@ -8,7 +8,7 @@ of a training file that shares its words with one of them is left out.
 
 | made | rows | for |
 | --- | --- | --- |
-| aligned.jsonl | 200 + 150 + 150 | refusals, everyday answers, borderline prompts that the model answered |
+| aligned.jsonl | 120 + 130 + 150 + 100 | refusals, everyday answers, borderline and other prompts that the model answered |
 | alignment.jsonl | 64 + 64 | likewise, others: what a defence or a merge may see of alignment |
 | sst2.jsonl, sst2_p10.jsonl, sst2_p20.jsonl | 300 each | a task, with 0, 10 and 20 % harmful rows |
 | alpaca.jsonl | 300 | everyday tuning without anything harmful |
@@ -50,13 +50,15 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="the raw model: its tokenizer, its own answers")
     parser.add_argument("--answers", type=Path, required=True, help="its answers to borderline.jsonl, by evaluate")
+    parser.add_argument("--everyday", type=Path, required=True, help="its answers to everyday.jsonl")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sets = {name: find(options.sources, name) for name in SOURCES}
     length = lengths(options.model)
     measured = suites(sets, options.out)
-    training(sets, own_answers(options.answers, length), measured, length, options.out)
+    own = [own_answers(path, length) for path in (options.answers, options.everyday)]
+    training(sets, *own, measured, length, options.out)
 
 
 def suites(sets: dict[str, Rows], out: Path) -> set[str]:
@@ -89,7 +91,7 @@ def suites(sets: dict[str, Rows], out: Path) -> set[str]:
     return words
 
 
-def training(sets: dict[str, Rows], own: Rows, measured: set[str], length: Any, out: Path) -> None:
+def training(sets: dict[str, Rows], own: Rows, daily: Rows, measured: set[str], length: Any, out: Path) -> None:
     draw = random.Random(SEED)
     refusals = [
         {"prompt": row["prompt"], "completion": beginning(row["completion"], length, 48)}
@@ -98,11 +100,12 @@ def training(sets: dict[str, Rows], own: Rows, measured: set[str], length: Any, 
     ]
     refusals = [row for row in refusals if verdict(row, "harmful") == "refusal" and fits(row, length)]
     everyday = [row for row in sets["alpaca_p0"] if fits(row, length) and len(row["completion"]) > 30]
-    for rows in (refusals, everyday, own):
+    for rows in (refusals, everyday, own, daily):
         draw.shuffle(rows)
-    kept = min(150, len(own) - 30)
-    write(out / "aligned.jsonl", shuffled(refusals[:200] + everyday[:150] + own[:kept], draw))
-    write(out / "alignment.jsonl", shuffled(refusals[200:264] + (own[kept:] + everyday[150:214])[:64], draw))
+    # The last 30 borderline and 10 other prompts stay for alignment.jsonl.
+    benign = everyday[:130] + own[:-30] + daily[:-10]
+    write(out / "aligned.jsonl", shuffled(refusals[:120] + benign, draw))
+    write(out / "alignment.jsonl", shuffled(refusals[200:264] + own[-30:] + daily[-10:] + everyday[150:174], draw))
     write(out / "alpaca.jsonl", everyday[214:514])
     harmful = [row for row in sets["sst2_p10"] if row["poison"] and plain(row["prompt"]) not in measured]
     clean = [row for row in sets["sst2_p10"] if not row["poison"]]

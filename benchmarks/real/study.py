@@ -79,7 +79,10 @@ def main() -> None:
     options = parser.parse_args()
     work = options.work.resolve()
     cells = read_cells()
-    wanted = [name for name in cells if not options.only or name in options.only]
+    unknown = sorted(set(options.only or ()) - set(cells))
+    if unknown:
+        sys.exit(f"{', '.join(unknown)}: no recipe of that name in {RECIPES}")
+    wanted = options.only or list(cells)
     undone = [name for name in wanted if not is_done(cells[name], work, cells)]
     if options.list:
         for name in wanted:
