@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from alignkeep.charts.text import THIN, interval, p_value, percent, points
 from alignkeep.judging.metrics import (
     ATTACK_SUCCESS,
     BENIGN_COMPLIANCE,
@@ -21,7 +22,6 @@ from alignkeep.judging.metrics import (
     TASK_ACCURACY,
     name_of_part,
 )
-from alignkeep.report.html import THIN, interval, p_value, percent, points
 from alignkeep.report.subjects import Subject
 from alignkeep.types import Estimate, PairedTest
 
