@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from alignkeep.checkpoint.records import Record
-from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import AlignkeepError, DataError, RecipeError
 from alignkeep.evaluate.answers import Judged, Said
 from alignkeep.evaluate.attacks import WordedAttack
@@ -19,6 +18,7 @@ from alignkeep.evaluate.questions import Question, ask
 from alignkeep.evaluate.scoring import score
 from alignkeep.evaluate.stage import evaluate, judge, plan
 from alignkeep.evaluate.suites import Suite
+from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.judging.statistics import wilson
 from alignkeep.types import Estimate, Judgement, Kind, Message, Prompt, Verdict
 

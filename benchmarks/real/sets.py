@@ -8,7 +8,7 @@ of a training file that shares its words with one of them is left out.
 
 | made | rows | for |
 | --- | --- | --- |
-| aligned.jsonl | 120 + 130 + 150 + 100 | refusals, everyday answers, borderline and other prompts that the model answered |
+| aligned.jsonl | 120 + 130 + 150 + 100 | refusals, everyday answers, borderline and other prompts, answered by it |
 | alignment.jsonl | 64 + 64 | likewise, others: what a defence or a merge may see of alignment |
 | sst2.jsonl, sst2_p10.jsonl, sst2_p20.jsonl | 300 each | a task, with 0, 10 and 20 % harmful rows |
 | alpaca.jsonl | 300 | everyday tuning without anything harmful |

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from alignkeep.merge.config import MergeConfig
 from alignkeep.objects import is_spec
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
-from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
+from alignkeep.stage import Finished, Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
+    from alignkeep.charts.figures import Figure, Series
     from alignkeep.checkpoint.manifest import MadeAgain, Manifest
     from alignkeep.citations import Cited
     from alignkeep.judging.measure import Measure
@@ -147,6 +148,11 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
 
         cites = cited(str(settings.get("method", "linear")), settings.get("cites"))
         return ("merge", *cites)
+
+    def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+        from alignkeep.merge.figures import figures_of
+
+        return figures_of(finished, series)
 
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
         """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that
