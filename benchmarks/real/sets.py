@@ -1,10 +1,12 @@
 """The data of the study on a real model: public sets, cut to what two cores can learn and answer.
 
-    python benchmarks/real/sets.py --sources DIR --model FOLDER|FILE.gguf --out real/data
+    python benchmarks/real/sets.py --sources DIR --model FILE.gguf --out real/data
 
 `--sources` holds the public sets as .jsonl files (SOURCES says what each is and where it comes from); nothing is
-downloaded. What is drawn is drawn with a fixed seed. Prompts that measure (DriftCheck, CatQA) are never learned: a row
-of a training file that shares its words with one of them is left out.
+downloaded. borderline.jsonl and everyday.jsonl beside this file are prompts of our own, no benchmark's, with the raw
+model's greedy answers: they are kept, so that the data are the same on every machine. What is drawn is drawn with a
+fixed seed. Prompts that measure (DriftCheck, CatQA) are never learned: a row of a training file that shares its words
+with one of them is left out.
 
 | made | rows | for |
 | --- | --- | --- |
@@ -48,16 +50,14 @@ SEED = 0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True, help="the raw model: its tokenizer, its own answers")
-    parser.add_argument("--answers", type=Path, required=True, help="its answers to borderline.jsonl, by evaluate")
-    parser.add_argument("--everyday", type=Path, required=True, help="its answers to everyday.jsonl")
+    parser.add_argument("--model", type=Path, required=True, help="the raw model, for its tokenizer")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sets = {name: find(options.sources, name) for name in SOURCES}
     length = lengths(options.model)
     measured = suites(sets, options.out)
-    own = [own_answers(path, length) for path in (options.answers, options.everyday)]
+    own = [own_answers(HERE / f"{name}.jsonl", length) for name in ("borderline", "everyday")]
     training(sets, *own, measured, length, options.out)
 
 

