@@ -144,7 +144,7 @@ EVALUATE = EvaluateStage()
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
     found = {
-        "model": fingerprint_model(config.model, config.load.revision),
+        "model": fingerprint_model(config.model, config.load.revision, base=config.base),
         "suite": prepared.suite.fingerprint,
         "questions": prepared.fingerprint,
     }

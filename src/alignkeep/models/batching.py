@@ -7,7 +7,8 @@ first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -42,8 +43,19 @@ def batching(model: Any) -> Batching:
     another than from all tokens at once; MachineError where not even a few tokens fit.
     """
     if model not in _found:
-        _found[model] = _tried(model)
+        with _trial(model):
+            _found[model] = _fastest(model)
     return _found[model]
+
+
+def is_right_padded(model: Any) -> bool:
+    """Whether `generate` answers prompts of several lengths in one batch as each alone, which TRL needs for sampling.
+    Raises as `batching`."""
+    if batching(model) is not Batching.ROWS:
+        return batching(model) is Batching.PADDED
+    short, long, _ = _prompts(model)
+    with _trial(model):
+        return _are_same(model, _said(model, [short]), _said(model, [short, long]))
 
 
 def generated(
@@ -87,27 +99,28 @@ def without_router_loss(model: Any) -> dict[str, bool]:
     return {"output_router_logits": False} if getattr(model.config, "output_router_logits", False) else {}
 
 
-def _tried(model: Any) -> Batching:
+@contextmanager
+def _trial(model: Any) -> Iterator[None]:
+    """What a trial of a few tokens raises in our one form; random numbers go on as if it had not been."""
     import torch
 
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         try:
-            return _fastest(model)
+            yield
         except (MemoryError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
             if isinstance(error, MemoryError) or says_no_memory(error):
                 raise MachineError(
                     "generation", seen="out of memory with a few tokens", expected="room for prompts and answers",
                     remedy="use --dtype bfloat16 or a smaller model",
                 ) from error  # fmt: skip
-            raise _refused(
-                model, f"fails in generating two tokens ({type(error).__name__}: {str(error)[:160]})"
-            ) from error
+            seen = f"fails in generating two tokens ({type(error).__name__}: {str(error)[:160]})"
+            raise _refused(model, seen) from error
 
 
 def _fastest(model: Any) -> Batching:
     from alignkeep.models.decoding import can_decode
 
-    short, long, other = ([token % _rows(model) for token in one] for one in (_SHORT, _LONG, _OTHER))
+    short, long, other = _prompts(model)
     alone = _said(model, [short])
     if not _are_same(model, alone, _at_once(model, short, alone)):
         raise _refused(model, "gives other numbers for a token from what it keeps of the earlier ones than from all")
@@ -118,8 +131,9 @@ def _fastest(model: Any) -> Batching:
     return Batching.LEVEL if _are_same(model, alone, _said(model, [short, other])) else Batching.SINGLE
 
 
-def _rows(model: Any) -> int:
-    return model.get_input_embeddings().weight.shape[0]
+def _prompts(model: Any) -> list[list[int]]:
+    rows = model.get_input_embeddings().weight.shape[0]
+    return [[token % rows for token in one] for one in (_SHORT, _LONG, _OTHER)]
 
 
 def _said(model: Any, prompts: list[list[int]]) -> list[Tensor]:

@@ -67,7 +67,7 @@ def _engine(loaded: LoadedModel) -> tuple[Any, Any, Any]:
         options: dict[str, Any] = {"dtype": dtype, "seed": 0}
         source = str(folder)
         if checkpoint.is_adapter:
-            source, _ = base_of(folder)
+            source, _ = base_of(folder, checkpoint.base)
             rank = load_json(folder / "adapter_config.json").get("r", 16)
             options |= {"enable_lora": True, "max_lora_rank": rank}
         loaded.engine = LLM(model=source, **options)
