@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from alignkeep.checkpoint.records import Record
-from alignkeep.errors import AlignkeepError, DataError, RecipeError
+from alignkeep.errors import AlignkeepError, CheckpointError, DataError, RecipeError
 from alignkeep.evaluate.answers import Judged, Said
 from alignkeep.evaluate.attacks import WordedAttack
 from alignkeep.evaluate.config import EvaluateConfig
@@ -335,6 +336,37 @@ def test_an_adapter_and_its_base_share_one_model_and_answer_as_if_loaded_alone(
     # The judge looks at prompts only, so nothing can have drifted: 4 pairs, no difference, p = 1.
     assert (card.metrics["drift"].value, card.metrics["drift"].n) == (0.0, 4)
     assert card.tests["drift"].p_value == 1.0
+
+
+def test_an_adapter_that_names_no_base_is_measured_over_the_one_that_is_given(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    nameless = Path(shutil.copytree(adapter, tmp_path / "nameless"))
+    config = json.loads((nameless / "adapter_config.json").read_text())
+    (nameless / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+
+    for model, out in ((adapter, "named"), (nameless, "given")):
+        evaluate(settings(model, base=str(tiny_model)), out=tmp_path / out)
+
+    assert rows(tmp_path / "given") == rows(tmp_path / "named")
+    assert plan(settings(nameless, base=str(tiny_model)))["memory_bytes_estimated"]
+    with pytest.raises(CheckpointError, match="base_model_name_or_path: seen None"):
+        evaluate(settings(nameless), out=tmp_path / "alone")
+
+
+@pytest.mark.parametrize("fault", ["missing", "NaN"])
+def test_a_broken_base_is_found_before_the_model_has_answered(
+    fault: str, tiny_model: Path, other_model: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    norm = tensors.pop("model.norm.weight")
+    more = {} if fault == "missing" else {"model.norm.weight": norm.fill_(float("nan"))}
+    save_file({**tensors, **more}, broken / "model.safetensors", metadata={"format": "pt"})
+    progress = Counting()
+    with pytest.raises(CheckpointError, match=r"tensor model\.norm\.weight"):
+        evaluate(settings(other_model, base=str(broken)), out=tmp_path / "out", progress=progress)
+    assert progress.totals == []
 
 
 def test_two_full_models_are_compared_on_the_same_questions(

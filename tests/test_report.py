@@ -347,6 +347,7 @@ def test_a_loss_that_may_be_chance_is_not_called_a_loss(tmp_path: Path):
     text = plain(report([folder]).page)
     assert "Not decided" in text
     assert "more prompts are needed" in text
+    assert "These prompts show a change of" in text
     assert "p = 0.12" in text
     assert "Safety lost" not in text
 

@@ -161,13 +161,23 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Two models on the same prompts: `difference` is model minus base, with its interval and two-sided p-value."""
+    """Two models on the same prompts: `difference` is model minus base, with its interval and two-sided p-value.
+
+    `p_holm` is the p-value corrected for all categories, or all attacks, that were compared; None for a test that is no
+    part of such a family.
+    """
 
     name: str
     difference: Estimate
     p_value: Number
     only_model: int
     only_base: int
+    p_holm: float | None = None
+
+    @property
+    def p_corrected(self) -> float:
+        """What to go by: the p-value of the family where there is one."""
+        return self.p_value if self.p_holm is None else self.p_holm
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -175,6 +185,7 @@ class PairedTest:
             "p_value": None if math.isnan(self.p_value) else self.p_value,
             "only_model": self.only_model,
             "only_base": self.only_base,
+            **({} if self.p_holm is None else {"p_holm": self.p_holm}),
         }
 
 

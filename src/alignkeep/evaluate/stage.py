@@ -147,7 +147,7 @@ def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
     from alignkeep.judging.judges import fingerprint_judge
 
     found = {
-        "model": fingerprint_model(config.model, config.load.revision),
+        "model": fingerprint_model(config.model, config.load.revision, base=config.base),
         "suite": prepared.suite.fingerprint,
         "questions": prepared.fingerprint,
         "judge": fingerprint_judge(config.judge),

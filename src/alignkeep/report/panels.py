@@ -9,9 +9,11 @@ from alignkeep.charts.figures import Figure, Table
 from alignkeep.charts.svg import Group, Mark, dot_chart
 from alignkeep.charts.text import abridge, interval, p_value, percent, points
 from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, RATES, Metric, name_of_part
+from alignkeep.judging.statistics import is_found
 from alignkeep.report.subjects import Subject
-from alignkeep.report.verdict import is_found
 from alignkeep.types import Estimate, PairedTest
+
+_HOLM = "The p-values of the {} are corrected for one another (Holm)."
 
 
 class Paired(NamedTuple):
@@ -42,7 +44,7 @@ def in_words(test: PairedTest | None) -> Paired | None:
     if test is None:
         return None
     low, high = points(test.difference.low), points(test.difference.high)
-    return Paired(points(test.difference.value), f"{low} to {high}", p_value(test.p_value), is_found(test))
+    return Paired(points(test.difference.value), f"{low} to {high}", p_value(test.p_corrected), is_found(test))
 
 
 def _rates(subjects: Sequence[Subject]) -> Figure:
@@ -73,7 +75,8 @@ def _categories(subjects: Sequence[Subject]) -> Figure | None:
     return _dots(
         "categories",
         f"{HARM_REFUSAL.title} by category",
-        "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line.",
+        "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line. "
+        f"{_HOLM.format('categories')}",
         sorted(found, key=largest_loss),
         subjects,
         axis="harmful prompts refused, %",
@@ -93,7 +96,8 @@ def _attacks(subjects: Sequence[Subject]) -> Figure | None:
     return _dots(
         "attacks",
         ATTACK_SUCCESS.title,
-        "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success.",
+        "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success. "
+        f"{_HOLM.format('attacks')}",
         found,
         subjects,
         axis="harmful answers under attack, %",
