@@ -328,6 +328,14 @@ def test_files_and_functions_are_short(path: Path) -> None:
             assert length <= MAX_FUNCTION_LINES, f"{name_of(path)}: {node.name} has {length} lines"
 
 
+def test_files_whose_types_are_checked_strictly_are_there() -> None:
+    """A file that was renamed would no longer be."""
+    strict = (PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8").partition("strict = [")[2]
+    named = re.findall(r'"(src/[^"]+)"', strict.partition("]")[0])
+    assert named
+    assert [name for name in named if not (PACKAGE.parents[1] / name).is_file()] == []
+
+
 def test_configs_are_small_frozen_and_strict() -> None:
     from pydantic import BaseModel
 
