@@ -93,7 +93,7 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int,
     packed = arguments.packing
     lengths = [prepared.max_length] if packed else sorted(map(len, prepared.rows.input_ids), reverse=True)
     mine = -(-batch_size // world_size())
-    beside = 0 if prepared.defence is None else prepared.defence.beside
+    beside = 0 if prepared.defence is None else prepared.defence.examples_beside
     tokens = lengths[0] * (mine + beside)
     kept = 1 if arguments.gradient_checkpointing else kept_per_token(text, config.method) / text.hidden_size
     kept *= text.hidden_size * text.num_hidden_layers * (2 if arguments.bf16 else size)
