@@ -9,9 +9,17 @@ import typer
 from alignkeep.cli import options as o
 from alignkeep.cli.session import Session
 
-Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        "--suite", help="driftcheck, testbed, advbench, xstest, ..., NAME=FILE or FILE.yaml (default: driftcheck)"
+    ),
+]
 Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
-Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
+Attacks = Annotated[
+    str | None,
+    typer.Option("--attacks", help="all, every, none, or a,artifacts:FILE,package.module:object (default: all)"),
+]
 
 
 def evaluate(
