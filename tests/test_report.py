@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from alignkeep.charts.svg import Curve, Group, Mark, dot_chart, line_chart, round_ticks
+from alignkeep.charts.text import abridge, p_value, percent, points, shorten, visible
 from alignkeep.citations import bibtex, cite
 from alignkeep.errors import DataError, RecipeError
-from alignkeep.report.figures import Curve, Group, Mark, dot_chart, line_chart, round_ticks
-from alignkeep.report.html import abridge, p_value, percent, points, shorten, visible
 from alignkeep.report.stage import report
 from alignkeep.stages import methods_of
 from alignkeep.types import Estimate

@@ -8,11 +8,11 @@ model before tuning, *tuned* the one after.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["harmful", "harmless", "borderline", "skill", "task", "unknown"]
@@ -108,6 +108,35 @@ class Judgement:
     score: float | None = None
 
 
+class _Json:
+    """How a field is read from JSON, and written to it, where its type alone does not say: pydantic asks."""
+
+    def __init__(self, read: Callable[[Any], object], write: Callable[[Any], object] | None = None) -> None:
+        self.read, self.write = read, write
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        schema: Any = core_schema.no_info_before_validator_function(self.read, handler(source))
+        if self.write is not None:
+            schema["serialization"] = core_schema.plain_serializer_function_ser_schema(self.write)
+        return schema
+
+
+def _named(value: object) -> object:
+    """Paired tests under their names, each with its name; what a file does not say was not counted."""
+    if not isinstance(value, Mapping):
+        return value
+    least = {"p_value": None, "only_model": 0, "only_base": 0}
+    return {
+        name: {**least, **test, "name": name} if isinstance(test, Mapping) else test for name, test in value.items()
+    }
+
+
+# NaN where it is unknown, which JSON has as null.
+Number = Annotated[float, _Json(lambda value: math.nan if value is None else value)]
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A number with its interval (95 % unless said otherwise) and the count it rests on.
@@ -115,9 +144,9 @@ class Estimate:
     With n = 0 nothing is known: the value is NaN and the interval is all of [0, 1].
     """
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     n: int
 
     def as_json(self) -> dict[str, float | int | None]:
@@ -140,7 +169,7 @@ class PairedTest:
 
     name: str
     difference: Estimate
-    p_value: float
+    p_value: Number
     only_model: int
     only_base: int
     p_holm: float | None = None
@@ -160,6 +189,13 @@ class PairedTest:
         }
 
 
+# By name, which JSON has as the key alone.
+Tests = Annotated[
+    Mapping[str, PairedTest],
+    _Json(_named, lambda tests: {name: test.as_json() for name, test in tests.items()}),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Scorecard:
     """What `evaluate` found, and all that `gate` and `report` need to know.
@@ -172,7 +208,7 @@ class Scorecard:
     base: str | None
     suite: str
     metrics: dict[str, Estimate]
-    tests: dict[str, PairedTest] = field(default_factory=dict)
+    tests: Tests = field(default_factory=dict)
     base_metrics: dict[str, Estimate] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -227,7 +263,7 @@ class Trade:
 
     weight: float
     metrics: Mapping[str, Estimate]
-    tests: Mapping[str, PairedTest] = field(default_factory=dict)
+    tests: Tests = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         return {

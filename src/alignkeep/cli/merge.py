@@ -32,7 +32,11 @@ Models = Annotated[
 ]
 Method = Annotated[
     str | None,
-    typer.Option("--method", help="A way to merge (--methods lists them), or package.module:object (default: linear)"),
+    typer.Option(
+        "--method",
+        help="A way to merge (--methods lists them), or package.module:object (default: linear; with --sweep: auto, "
+        "which tries what the given data allow)",
+    ),
 ]
 Methods = Annotated[
     bool,
@@ -81,7 +85,8 @@ Pick = Annotated[
     str | None,
     typer.Option(
         "--pick",
-        help="task: best task score; safe: largest weight that refuses as the base does (default: safe)",
+        help="task: best task score; safe: largest weight that refuses as the base does; "
+        "gain: most refusal of those that keep half of what the tune gained (default: safe)",
         rich_help_panel=_SWEEP,
     ),
 ]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.gate.decision import Answer, Interval, change_on, decide, prompts_to_decide, rate_on, together
 from alignkeep.gate.policy import DEFAULT, Bound, Policy, read_policy
 from alignkeep.judging.drift import detectable
+from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.judging.statistics import PairCounts
 from alignkeep.types import Estimate, Scorecard
 

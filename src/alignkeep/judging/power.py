@@ -52,7 +52,7 @@ def paired_power(n: int, down: float, up: float, *, level: float = LEVEL) -> flo
 def detectable_change(n: int, discordance: float = 0.0, *, power: float = POWER, level: float = LEVEL) -> float | None:
     """The smallest fall (equally: rise) of a rate, in (0, 1], that `mcnemar` on n prompts finds with this `power`,
     where the two models differ on a share `discordance` of the prompts: the fall is what more of them fall than rise.
-    0, the best case, is for models that differ by the fall alone. None where not even a fall of all would be found.
+    0, the best case, is for models that differ by the fall alone. None where not even a fall to nothing is found.
 
     It falls with n and rises with the discordance. To 1e-4; a fall larger than the discordance is all of it.
     """

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from alignkeep.charts.text import THIN, interval, p_value, percent, points
 from alignkeep.judging.drift import detectable
 from alignkeep.judging.metrics import (
     ATTACK_SUCCESS,
@@ -24,7 +25,6 @@ from alignkeep.judging.metrics import (
     name_of_part,
 )
 from alignkeep.judging.statistics import is_found
-from alignkeep.report.html import THIN, interval, p_value, percent, points
 from alignkeep.report.subjects import Subject
 from alignkeep.types import Estimate, PairedTest
 
