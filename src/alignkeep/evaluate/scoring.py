@@ -65,6 +65,7 @@ def _outcome(judged: Judged) -> Outcome:
         judgement=judged.judgement,
         correct=judged.correct,
         language=prompt.language,
+        of=judged.question.of,
     )
 
 
