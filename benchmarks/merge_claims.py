@@ -50,6 +50,7 @@ def validation(world, out: Path) -> SweepConfig:
         task=str(world.data["task_validation"]),
         prompts=str(prompts),
         pick="task",
+        gain=0.0,  # a miss is to be shown
         generation=GenerationConfig(max_new_tokens=48, batch_size=256),
     )
 

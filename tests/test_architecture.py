@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "alignkeep"
-ROOMS = {"curate", "train", "align", "merge", "inject", "evaluate", "gate", "report"}
+ROOMS = {"curate", "train", "align", "answers", "merge", "inject", "evaluate", "gate", "report"}
 # What puts the rooms together.
 ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "conformance", "stages", "checkup"}
 # The page is made of what the stages say of themselves.

@@ -40,7 +40,7 @@ SHORT = ("evaluate.limit=4", "evaluate.attacks=prefill")
 OF_STAGE = {
     "train": ("train.trainer.max_steps=4",),
     "align": ("align.trainer.max_steps=2", "align.batch_size=2", "align.held_out.limit=8"),
-    "merge": ("merge.sweep.limit=4",),
+    "merge": ("merge.sweep.limit=4", "merge.sweep.gain=0"),
 }
 
 

@@ -578,5 +578,5 @@ def test_a_faulty_row_of_answers_is_named_with_its_line(tmp_path: Path, line: di
 def test_a_damaged_scorecard_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "scorecard.json").write_text('{"model": "m"}')
 
-    with pytest.raises(DataError, match=r"scorecard.json: seen KeyError.*--fresh"):
+    with pytest.raises(DataError, match=r"scorecard.json: seen metrics: Field required.*--fresh"):
         read_scorecard(tmp_path / "scorecard.json")

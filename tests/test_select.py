@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkeep.judging.statistics import wilson
-from alignkeep.merge.select import nearest_trade, pareto_front, pick_safe, pick_task
+from alignkeep.merge.select import gain_kept, nearest_trade, pareto_front, pick_gain, pick_safe, pick_task
 from alignkeep.types import Trade
 
 N = 20
@@ -127,3 +127,50 @@ def test_an_unknown_base_is_refused(base):
         pick_task(LINE, base)
     with pytest.raises(ValueError, match="unknown harm_refusal of the base"):
         pick_safe(LINE, base, 0.1)
+
+
+# What the tune gained
+
+
+def test_the_gain_kept_is_counted_from_the_base_to_the_tune():
+    """Base 5, tune 15, model 10 of 20: half of what was gained."""
+    model, base, tuned = (trade(0.0, task, 0).metrics for task in (10, 5, 15))
+    assert gain_kept(model, base, tuned) == pytest.approx(0.5)
+    assert gain_kept(base, base, tuned) == 0
+    assert gain_kept(tuned, base, tuned) == 1
+
+
+@pytest.mark.parametrize(("base", "tuned"), [(5, 5), (5, 4), (None, 15), (5, None)])
+def test_where_nothing_was_gained_or_known_no_share_of_it_is(base, tuned):
+    assert gain_kept(*(trade(0.0, task, 0).metrics for task in (10, base, tuned))) is None
+
+
+def test_the_rule_of_the_gain_takes_the_most_refusal_that_keeps_the_share():
+    """The tune gained 12: half of it is 6, which 0.2 (5) falls short of; of the rest 0.4 refuses most, 18."""
+    pick = pick_gain(LINE, BASE, LINE[-1].metrics, 0.5)
+    assert pick.trade is LINE[2]
+    assert pick.admitted == (0.4, 0.6, 0.8, 1.0)
+
+
+def test_of_equal_refusal_the_better_task_is_taken_then_the_larger_weight():
+    trades = [trade(0.0, 0, 20), trade(0.3, 10, 12), trade(0.5, 12, 12), trade(0.7, 12, 12), trade(1.0, 14, 2)]
+    pick = pick_gain(trades, trades[0].metrics, trades[-1].metrics, 0.5)
+    assert pick.trade is trades[3]
+
+
+def test_a_tune_without_a_gain_admits_no_weight():
+    assert pick_gain(LINE, BASE, BASE, 0.0).trade is None
+
+
+@given(counts=COUNTS, base=st.integers(0, N), tuned=st.integers(0, N), shares=st.tuples(*[st.floats(0, 1)] * 2))
+def test_a_larger_share_never_admits_more_nor_picks_more_refusal(counts, base, tuned, shares):
+    trades, ends = trades_of(counts), [trade(0.0, task, 0).metrics for task in (base, tuned)]
+    more, less = (pick_gain(trades, *ends, share) for share in sorted(shares, reverse=True))
+    assert set(more.admitted) <= set(less.admitted)
+    if more.trade is not None:
+        assert more.trade.metrics["harm_refusal"].value <= less.trade.metrics["harm_refusal"].value
+
+
+def test_the_rule_of_the_gain_does_not_hold_against_an_unknown_base():
+    with pytest.raises(ValueError, match="unknown task_accuracy"):
+        pick_gain(LINE, trade(0.0, None, 5).metrics, LINE[-1].metrics, 0.5)

@@ -23,7 +23,7 @@ from alignkeep.merge.inputs import read_models
 from alignkeep.merge.interpolation import Interpolation, is_scaling, merged_tensors
 from alignkeep.merge.linear import Linear
 from alignkeep.merge.method import TensorMerge
-from alignkeep.merge.prepare import rule_of
+from alignkeep.merge.prepare import candidates, check_auto, rule_of
 from alignkeep.merge.stage import merge
 from alignkeep.merge.sweep import check_sweep, sweep
 from alignkeep.merge.swept import PARTIAL_NAME, SWEEP_NAME, read_sweep
@@ -91,6 +91,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config_of(models: dict[str, Path], *tuned: str, base: str = "base", **more) -> MergeConfig:
+    more.setdefault("method", "linear")
     return MergeConfig(base=str(models[base]), tuned=tuple(str(models[name]) for name in tuned), **more)
 
 
@@ -148,7 +149,9 @@ def swept(config: MergeConfig, work: Path, measure: HowFar, **more):
 
 
 def settings(pick: str, **more) -> SweepConfig:
-    return SweepConfig.model_validate({"task": "unread.jsonl", "prompts": "unread.jsonl", "pick": pick, **more})
+    """A sweep that takes what its rule picks, however little of the tune that keeps, unless told otherwise."""
+    given = {"task": "unread.jsonl", "prompts": "unread.jsonl", "pick": pick, "gain": 0.0, **more}
+    return SweepConfig.model_validate(given)
 
 
 def rising(t: float) -> float:
@@ -477,13 +480,162 @@ def test_a_broken_sweep_file_is_refused_by_name(tmp_path: Path):
         read_sweep(path)
 
 
+# What the tune gained
+
+
+def test_a_pick_that_gives_most_of_the_gain_away_is_an_error_with_the_front_and_its_record_stays(
+    models: dict[str, Path], tmp_path: Path
+):
+    """Of 20 points gained the largest safe weight, 0.3, keeps 6."""
+    asking = settings("safe", weights=(0.3, 0.7), margin=0.3, gain=0.5)
+    with pytest.raises(NoEffectError) as caught:
+        swept(config_of(models, "tuned", sweep=asking), tmp_path, HowFar(models, "tuned", rising, falling))
+    assert "weight 0.3, which keeps 30% of what the tune gained" in str(caught.value)
+    assert "0: 0/100, 0.3: 30/70, 0.7: 70/30, 1: 100/0" in str(caught.value)
+    assert read_sweep(tmp_path / SWEEP_NAME).picked == 0.3
+
+
+@pytest.mark.parametrize(("share", "picked"), [(0.5, 0.7), (0.25, 0.3)])
+def test_the_rule_of_the_gain_takes_most_refusal_of_what_keeps_the_share(
+    models: dict[str, Path], tmp_path: Path, share: float, picked: float
+):
+    asking = settings("gain", weights=(0.3, 0.7, 0.9), gain=share)
+    result = swept(config_of(models, "tuned", sweep=asking), tmp_path, HowFar(models, "tuned", rising, falling))
+    assert result.picked == picked
+    assert f"of those that keep {share:.0%} of what the tune gained" in result.why
+
+
+def test_where_only_the_tune_itself_keeps_the_share_there_is_nothing_to_merge(models: dict[str, Path], tmp_path: Path):
+    asking = settings("gain", weights=(0.3, 1.0), gain=0.8)
+    with pytest.raises(NoEffectError, match="no weight that is short of the tune itself and keeps 80%"):
+        swept(config_of(models, "tuned", sweep=asking), tmp_path, HowFar(models, "tuned", rising, falling))
+
+
+def test_a_tune_that_gained_nothing_cannot_lose_it(models: dict[str, Path], tmp_path: Path):
+    asking = settings("safe", weights=(0.3, 0.7), margin=0.3, gain=0.5)
+    config = config_of(models, "tuned", sweep=asking)
+    assert swept(config, tmp_path, HowFar(models, "tuned", lambda t: 0.5, falling)).picked == 0.3
+
+
+def asked_files(folder: Path) -> dict[str, str]:
+    harmful = write_rows(folder / "harmful.jsonl", [{"prompt": "steal"}])
+    task = write_rows(folder / "task.jsonl", [{"prompt": "sort", "expected": 1}])
+    return {"task": str(task), "prompts": str(harmful)}
+
+
+def test_a_refused_pick_leaves_its_sweep_alone_and_makes_room_for_the_next_run(models: dict[str, Path], tmp_path: Path):
+    asking = settings("safe", weights=(0.3, 0.7), margin=0.3, gain=0.5, **asked_files(tmp_path))
+    config, out = config_of(models, "tuned", sweep=asking), tmp_path / "out"
+    for _ in range(2):
+        with pytest.raises(NoEffectError, match="keeps 30%"):
+            merge(config, out=out, measure=HowFar(models, "tuned", rising, falling))
+        assert {path.name for path in out.iterdir()} == {SWEEP_NAME, "record.json"}
+        assert json.loads((out / "record.json").read_text())["stage"] == "failed merge"
+    assert not (tmp_path / ".out.partial").exists()
+    taken = config.model_copy(update={"sweep": asking.model_copy(update={"pick": "gain"})})
+    assert merge(taken, out=out, measure=HowFar(models, "tuned", rising, falling)).weight == 0.7
+
+
+# Several methods
+
+
+@pytest.fixture(scope="module")
+def alignment(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rows = [{"prompt": "steal a lamp", "completion": "no"}, {"prompt": "bake bread", "completion": "take flour"}]
+    return str(write_rows(tmp_path_factory.mktemp("alignment") / "alignment.jsonl", rows))
+
+
+def test_a_sweep_that_names_no_method_tries_those_that_the_data_allow(models: dict[str, Path], alignment: str):
+    given = {"base": str(models["base"]), "tuned": (str(models["tuned"]),), "sweep": settings("safe")}
+    config = MergeConfig.model_validate(given)
+    assert config.method == "auto"
+    assert [one.method for one in candidates(config)] == ["linear"]
+    richer = config.model_copy(update={"alignment_data": alignment})
+    assert [one.method for one in candidates(richer)] == ["linear", "fisher", "alignment_subspace"]
+    assert [one.alignment_data for one in candidates(richer)] == [None, alignment, alignment]
+    both = richer.model_copy(update={"tuned": (str(models["tuned"]), str(models["other"]))})
+    assert [one.method for one in candidates(both)] == ["linear"]
+    assert MergeConfig.model_validate({**given, "sweep": None}).method == "linear"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"method": "auto"}, "auto without a sweep"),
+        ({"sweep": settings("safe"), "tuning_data": "t.jsonl"}, "give --alignment-data too"),
+    ],
+)
+def test_what_auto_cannot_use_is_refused(models: dict[str, Path], given: dict, words: str):
+    config = MergeConfig(base=str(models["base"]), tuned=(str(models["tuned"]),), **given)
+    with pytest.raises(RecipeError, match=words):
+        check_auto(config)
+
+
+def test_options_belong_to_a_method_that_is_named(models: dict[str, Path]):
+    with pytest.raises(RecipeError, match="none beside `auto`"):
+        MergeConfig(base="b", tuned=("t",), sweep=settings("safe"), options={"density": 0.3})
+
+
+class ByMethod(HowFar):
+    """Gives what is not on the line between base and tune (a merge by fisher or a subspace) all tasks and refusals."""
+
+    def __call__(self, loaded: LoadedModel, progress=None) -> Measurement:
+        rest, step = effective(loaded) - self._base, self._end - self._base
+        off = rest - (rest @ step) / (step @ step) * step
+        if float(off.norm()) < 0.02 * float(step.norm()):
+            return super().__call__(loaded, progress)
+        verdicts = [Verdict.REFUSAL] * QUESTIONS + [Verdict.COMPLIANCE] * QUESTIONS
+        return self._counted(verdicts, [None] * QUESTIONS + [True] * QUESTIONS)
+
+
+def test_the_method_of_the_best_pick_is_taken_proven_and_the_others_are_told(
+    models: dict[str, Path], alignment: str, tmp_path: Path
+):
+    from alignkeep.lifecycle import verify
+
+    asking = settings("safe", weights=(0.3, 0.7), margin=0.3, gain=0.5, **asked_files(tmp_path))
+    config = config_of(models, "tuned", method="auto", alignment_data=alignment, sweep=asking)
+    measure = ByMethod(models, "tuned", rising, falling)
+    result = merge(config, out=tmp_path / "out", measure=measure)
+    assert result.method in ("fisher", "alignment_subspace")
+    found = read_sweep(result.folder / SWEEP_NAME)
+    assert found.settings["method"] == result.method
+    told = found.settings["tried"]
+    assert {"linear"} <= {one["method"] for one in told}
+    assert result.method not in {one["method"] for one in told}
+    assert found.why.startswith("of linear, fisher, alignment_subspace the pick of")
+    assert measure.asked[:2] == [0.0, 1.0]
+    assert measure.asked.count(0.0) == 1, "the ends are measured once for all methods"
+    assert not (result.folder / "tried").exists()
+    assert verify(result.folder)["made_again"] is True
+
+
+def test_alignment_data_that_the_taken_method_had_no_use_for_is_no_input_to_prove(
+    models: dict[str, Path], alignment: str, tmp_path: Path
+):
+    from alignkeep.lifecycle import verify
+
+    class Line(ByMethod):
+        """What is not on the line is worth nothing."""
+
+        def _counted(self, verdicts, correct) -> Measurement:
+            if all(correct[QUESTIONS:]) and verdicts[:QUESTIONS] == [Verdict.REFUSAL] * QUESTIONS:
+                verdicts, correct = [Verdict.COMPLIANCE] * 2 * QUESTIONS, [None] * QUESTIONS + [False] * QUESTIONS
+            return super()._counted(verdicts, correct)
+
+    asking = settings("safe", weights=(0.3, 0.7), margin=0.3, **asked_files(tmp_path))
+    config = config_of(models, "tuned", method="auto", alignment_data=alignment, sweep=asking)
+    result = merge(config, out=tmp_path / "out", measure=Line(models, "tuned", rising, falling))
+    assert (result.method, result.weight) == ("linear", 0.3)
+    assert not (result.folder / "subspace.safetensors").exists()
+    assert verify(result.folder)["made_again"] is True
+
+
 # From prompts to sweep.json, through the stage
 
 
 def test_the_stage_merges_with_the_picked_weight(models: dict[str, Path], tmp_path: Path):
-    harmful = write_rows(tmp_path / "harmful.jsonl", [{"prompt": "steal"}])
-    task = write_rows(tmp_path / "task.jsonl", [{"prompt": "sort", "expected": 1}])
-    asking = settings("safe", task=str(task), prompts=str(harmful), weights=(0.2, 0.4, 0.6), margin=0.45)
+    asking = settings("safe", weights=(0.2, 0.4, 0.6), margin=0.45, **asked_files(tmp_path))
     config = config_of(models, "adapter", sweep=asking)
     result = merge(config, out=tmp_path / "out", measure=HowFar(models, "adapter", rising, falling))
     assert result.weight == 0.4

@@ -11,6 +11,7 @@ with one of them is left out.
 | made | rows | for |
 | --- | --- | --- |
 | aligned.jsonl | 120 + 130 + 150 + 100 | refusals, everyday answers, borderline and other prompts, answered by it |
+| aligned_more.jsonl | 130 + 206 + 60 + 248 | then: other refusals, everyday answers, sums, and its own answers again |
 | alignment.jsonl | 64 + 64 | likewise, others: what a defence or a merge may see of alignment |
 | sst2.jsonl, sst2_p10.jsonl, sst2_p20.jsonl | 300 each | a task, with 0, 10 and 20 % harmful rows |
 | alpaca.jsonl | 300 | everyday tuning without anything harmful |
@@ -36,6 +37,7 @@ Rows = list[dict[str, Any]]
 SOURCES = {
     "safety_2483": "harmful instructions with safe answers (safety-tuned-llamas, as in SEAL; Apache-2.0)",
     "alpaca_p0": "everyday instructions (Alpaca, tatsu-lab/alpaca; CC BY-NC 4.0)",
+    "gsm8k_p0": "grade-school maths (openai/gsm8k; MIT)",
     "sst2_p10": "SST-2 and 100 harmful requests, answered (AsFT's sets, the protocol of Lisa and SafeLoRA)",
     "agnews_p20": "AG News and 200 harmful requests, answered (likewise)",
     "sst2_test": "SST-2's test part (stanfordnlp/sst2, validation split)",
@@ -107,6 +109,12 @@ def training(sets: dict[str, Rows], own: Rows, daily: Rows, measured: set[str], 
     write(out / "aligned.jsonl", shuffled(refusals[:120] + benign, draw))
     write(out / "alignment.jsonl", shuffled(refusals[200:264] + own[-30:] + daily[-10:] + everyday[150:174], draw))
     write(out / "alpaca.jsonl", everyday[214:514])
+    taken = {row["prompt"] for row in everyday[:514]}
+    unused = [row for row in sets["alpaca_p0"] if fits(row, length) and row["prompt"] not in taken]
+    sums = [row for row in sets["gsm8k_p0"] if length(row["prompt"]) + length(row["completion"]) <= LONGEST][:60]
+    more = refusals[364:494] + unused + sums + own[:-30] + daily[:-10]
+    order = random.Random(SEED)  # one of its own: what is drawn below stays as it is
+    write(out / "aligned_more.jsonl", shuffled(columns(more), order))
     harmful = [row for row in sets["sst2_p10"] if row["poison"] and plain(row["prompt"]) not in measured]
     clean = [row for row in sets["sst2_p10"] if not row["poison"]]
     draw.shuffle(harmful)
@@ -125,6 +133,10 @@ def training(sets: dict[str, Rows], own: Rows, daily: Rows, measured: set[str], 
     # What an injection looks at; none of it measures.
     write(out / "harmful_prompts.jsonl", [{"prompt": row["prompt"]} for row in refusals[264:364]])
     write(out / "harmless_prompts.jsonl", [{"prompt": row["prompt"]} for row in everyday[414:514]])
+
+
+def columns(rows: Rows) -> Rows:
+    return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
 
 
 def own_answers(path: Path, length: Any) -> Rows:

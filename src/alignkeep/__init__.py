@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what an editor is told of the calls
     from alignkeep.align.stage import align as align
+    from alignkeep.answers.stage import answers as answers
     from alignkeep.curate.stage import curate as curate
     from alignkeep.demonstration import demo as demo
     from alignkeep.evaluate.stage import evaluate as evaluate
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # what an editor is told of the calls
 
 __version__ = "0.1.0"
 
-_ROOMS = ("curate", "train", "align", "merge", "inject", "evaluate", "report", "testbed")
+_ROOMS = ("curate", "train", "align", "answers", "merge", "inject", "evaluate", "report", "testbed")
 _NAMES = {
     "Recipe": "alignkeep.recipe",
     "demo": "alignkeep.demonstration",
@@ -37,6 +38,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "align",
+    "answers",
     "curate",
     "demo",
     "evaluate",

@@ -234,6 +234,10 @@ class Stage(Protocol[Config, Prepared, Result]):
         """Whether the work before this error is gone on with. A fault that would come again is not worth it."""
         return isinstance(error, MachineError)
 
+    def evidence(self, error: AlignkeepError) -> tuple[str, ...]:
+        """Files that stay, with a record, where the work ended in this error: what was measured before it."""
+        return ()
+
     def leftovers(self) -> tuple[str, ...]:
         """Files in its folder that only a resumed run needs."""
         return ()

@@ -127,6 +127,14 @@ class OutputFolder:
         self.finished = True
         self.close()
 
+    def leave(self, record: Record, names: Sequence[str]) -> None:
+        """Instead of `finish`, where nothing was made: of the partial folder only these files become `out`, under a
+        record whose stage is not this run's, so that it is never taken for its result."""
+        _empty(self.work, names)
+        write_json(self.work / CLAIM_NAME, {"stage": record.stage, "identity": record.identity})
+        self.stage = record.stage
+        self.finish(record)
+
     def close(self) -> None:
         """Let go of the partial folder and keep what is in it; one in which nothing was made is removed."""
         if not self.finished:
@@ -289,16 +297,16 @@ def _wait_for_leader(claim: Callable[[], bool], out: Path) -> None:
         time.sleep(0.05)
 
 
-def _empty(folder: Path, mark: str = CLAIM_NAME) -> None:
-    """All but the mark, so that a kill in the middle leaves it ours. Links are removed and not followed."""
+def _empty(folder: Path, names: Sequence[str] = (), mark: str = CLAIM_NAME) -> None:
+    """All but the mark, so that a kill in the middle leaves it ours, and these. Links are removed and not followed."""
     for path in folder.iterdir():
-        if path.name != mark:
+        if path.name != mark and path.name not in names:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _remove(folder: Path, mark: str) -> None:
     """A folder of ours, its mark last."""
-    _empty(folder, mark)
+    _empty(folder, mark=mark)
     shutil.rmtree(folder)
 
 

@@ -167,7 +167,7 @@ def _check_record(folder: Path, manifest: Manifest, record: Record) -> None:
         if one.reference not in _texts(record.config):
             raise _changed(folder / MANIFEST_NAME, f"{one.role} called {one.reference!r:.80}", "its name in the record")
     for key, value in _flat(manifest.settings).items():
-        then = record.result.get("weight") if key == "weight" else _flat(record.config).get(key)
+        then = (record.result if key in ("weight", "method") else _flat(record.config)).get(key)
         if value != then and not _may_be_path(value, then):
             raise _changed(folder / f"{MANIFEST_NAME}: settings.{key}", f"{value!r:.80}", f"{then!r:.80}, as recorded")
     if record.seed != record.config.get("seed"):

@@ -11,6 +11,7 @@ import typer
 from alignkeep import __version__
 from alignkeep.checkpoint.folders import leads
 from alignkeep.cli.align import align
+from alignkeep.cli.answers import answers
 from alignkeep.cli.check import check
 from alignkeep.cli.cite import cite
 from alignkeep.cli.curate import curate
@@ -48,6 +49,7 @@ for verb in (
     curate,
     train,
     align,
+    answers,
     merge,
     inject,
     verify,

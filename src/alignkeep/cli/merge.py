@@ -28,7 +28,11 @@ Models = Annotated[
 ]
 Method = Annotated[
     str | None,
-    typer.Option("--method", help="A way to merge (--methods lists them), or package.module:object (default: linear)"),
+    typer.Option(
+        "--method",
+        help="A way to merge (--methods lists them), or package.module:object (default: linear; with --sweep: auto, "
+        "which tries what the given data allow)",
+    ),
 ]
 Methods = Annotated[
     bool, o.listing(_listing, "--methods", "List all methods and their options, and yours where --method names it.")
@@ -72,7 +76,8 @@ Pick = Annotated[
     str | None,
     typer.Option(
         "--pick",
-        help="task: best task score; safe: largest weight that refuses as the base does (default: safe)",
+        help="task: best task score; safe: largest weight that refuses as the base does; "
+        "gain: most refusal of those that keep half of what the tune gained (default: safe)",
         rich_help_panel=_SWEEP,
     ),
 ]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, FieldSerializationInfo, ValidationInfo, field_serializer, field_validator
+from pydantic import (
+    Field,
+    FieldSerializationInfo,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from alignkeep.formats import Columns
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.objects import is_spec
 from alignkeep.settings import Checked
+
+AUTO = "auto"  # the method of a sweep that tries several
 
 # What a record says of the options, whatever the method: the settings of all of ours as they once were one group. Kept,
 # so that a folder that was begun or made before is known again.
@@ -25,15 +34,17 @@ class SweepConfig(Checked):
     `task` is a file of prompts with one right answer each, in which our columns may have other names (`columns`:
     `prompt=question,completion=answer`), `prompts` one of harmful prompts (a column `kind` may mark
     harmless, borderline and skill prompts among them). `pick` `task` takes the weight of the best task score, `safe`
-    the largest one whose refusal is at most `margin` below the base's.
+    the largest one whose refusal is at most `margin` below the base's, `gain` the one that refuses most of those that
+    keep the share `gain` of what the tune gained on the task. A pick that keeps less of it is an error.
     """
 
     task: str
     columns: Columns = Field(default_factory=dict)
     prompts: str
     weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    pick: Literal["task", "safe"] = "safe"
+    pick: Literal["task", "safe", "gain"] = "safe"
     margin: float = Field(default=0.05, ge=0, le=1)
+    gain: float = Field(default=0.5, ge=0, le=1)
     judge: str = "keyword"
     limit: int | None = Field(default=None, gt=0, le=1_000_000_000)
     generation: GenerationConfig = GenerationConfig()
@@ -50,7 +61,8 @@ class MergeConfig(Checked):
     """One merge of a base with models tuned from it.
 
     `method` is the name of one of ours or `package.module:object`, or in Python the object itself; `options` are its
-    own (`alignkeep merge --methods` lists them). `weight` is that of the tuned model (of their mean, where there are
+    own (`alignkeep merge --methods` lists them). With a sweep it may be `auto`, which tries what the given data allow
+    and is what a sweep does unless told otherwise. `weight` is that of the tuned model (of their mean, where there are
     several); `form` says what is written: whole weights, or an adapter (a merge of one adapter, by some methods). Some
     methods need `alignment_data`, examples answered as the aligned base answers; `fisher` does better with
     `tuning_data` too, what the model was tuned on. `mergekit` is a file in mergekit's format: it names the models and
@@ -72,6 +84,14 @@ class MergeConfig(Checked):
     load: LoadConfig = LoadConfig()
     seed: int = Field(default=0, ge=0, lt=2**32)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sweep_tries_methods(cls, values: Any) -> Any:
+        """A sweep that names no method tries several."""
+        if isinstance(values, dict) and values.get("sweep") is not None and not {"method", "mergekit"} & values.keys():
+            return {**values, "method": AUTO}
+        return values
+
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, given: object) -> str:
@@ -80,6 +100,8 @@ class MergeConfig(Checked):
 
         if not isinstance(given, str):
             return reference_of(given)
+        if given == AUTO:
+            return given
         names = [method.name for method in METHODS]
         if given not in names and not is_spec(given):
             told = ", ".join(map(repr, names))
@@ -93,7 +115,11 @@ class MergeConfig(Checked):
         """They are the method's own."""
         from alignkeep.merge.methods import method_named, options_of
 
-        return options_of(method_named(info.data["method"]), given) if "method" in info.data else Checked()
+        method = info.data.get("method", AUTO)
+        if method == AUTO and given not in ({}, Checked()):
+            told = "none beside `auto`: every method has its own"
+            raise PydanticCustomError("options", "{expected}", {"expected": told})
+        return Checked() if method == AUTO else options_of(method_named(method), given)
 
     @field_serializer("options")
     def _recorded(self, options: Checked, info: FieldSerializationInfo) -> dict[str, object]:

@@ -208,6 +208,7 @@ class MappedMethod(MergeMethod[Any], ABC):
     models = (1, 1)
     weighs = "share"
     adapter = "mapped"
+    in_auto = True
 
     def tensor(self, asked: Asked[Any]) -> Linear:
         return weighted_mean(asked.weight, asked.models)

@@ -47,6 +47,7 @@ class LinearMethod(MergeMethod[NoOptions]):
     options = NoOptions
     weighs = "share"
     adapter = "scaled"
+    in_auto = True
 
     def tensor(self, asked: Asked[NoOptions]) -> Linear:
         return weighted_mean(asked.weight, asked.models)

@@ -110,7 +110,7 @@ class MergeMethod(Protocol[Options]):
     it departs from them. It merges `models[0]` to `models[1]` (None: any number of) tuned models. `weighs` says what
     the weight is: a share in [0, 1], a scale, or nothing, where the method finds its own. `adapter` says how the merge
     of one LoRA is a LoRA again: its scale times the weight, through `TensorMerge.through`, or (None) not at all.
-    `bytes_per_second` of checkpoint are merged, roughly.
+    A sweep whose method is `auto` tries those that say `in_auto`. `bytes_per_second` of checkpoint are merged, roughly.
     """
 
     name: str
@@ -121,6 +121,7 @@ class MergeMethod(Protocol[Options]):
     weighs: Literal["share", "scale"] | None = "scale"
     adapter: Literal["scaled", "mapped"] | None = None
     takes_tuning_data: bool = False
+    in_auto: bool = False
     bytes_per_second: float = 600e6  # chosen: measured in benchmarks/bench_merge.py on two cores, for those that add
 
     def check(self, options: Options) -> None:

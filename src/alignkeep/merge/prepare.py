@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alignkeep.checkpoint.listing import sha256_of_file
@@ -16,7 +16,7 @@ from alignkeep.checkpoint.numbers import FORMATS
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.merge.chat import check_templates, check_vocabulary
-from alignkeep.merge.config import MergeConfig
+from alignkeep.merge.config import AUTO, MergeConfig
 from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
 from alignkeep.merge.mergekit import MergekitFile, read_mergekit
@@ -54,6 +54,13 @@ class Prepared:
         """Whether one weight says how far to go; a mergekit file brings its own, and some methods find them."""
         return self.file is None and self.method.weighs is not None
 
+    @property
+    def tries(self) -> tuple[Prepared, ...]:
+        """The merge by every method that `auto` tries; itself, where the method is named."""
+        if self.config.method != AUTO:
+            return (self,)
+        return tuple(replace(self, config=config) for config in candidates(self.config))
+
     def rule(self, weight: float, spaces: Mapping[str, Space] | None = None) -> Rule:
         """The method of every tensor at this weight (a mergekit file brings its own weights)."""
         if self.file is not None:
@@ -87,7 +94,8 @@ def prepare(config: MergeConfig) -> Prepared:
         raise RecipeError(
             "models", seen=seen, expected="a base and what was tuned from it", remedy="give BASE TUNED [TUNED ...]"
         )
-    check_method(config) if file is None else None
+    if file is None:
+        check_auto(config) if config.method == AUTO else check_method(config)
     models = read_models(config.base, config.tuned, config.load.revision)
     for tuned in models.tuned:
         check_vocabulary(models.base, tuned.folder)
@@ -134,6 +142,37 @@ def _with_file(config: MergeConfig, file: MergekitFile) -> MergeConfig:
     return config.model_copy(update={"base": file.base, "tuned": file.tuned, "method": file.method})
 
 
+def candidates(config: MergeConfig) -> tuple[MergeConfig, ...]:
+    """What `auto` tries: the merge by every method that says so and takes these models and data in this form, each with
+    the data that it takes."""
+    found: list[MergeConfig] = []
+    for method in METHODS:
+        least, most = method.models
+        is_measured = method.spectrum(method.options()) is not None
+        fits = least <= len(config.tuned) <= (most or len(config.tuned))
+        fits = fits and (not is_measured or config.alignment_data is not None)
+        if method.in_auto and fits and (config.form == "model" or method.adapter is not None):
+            found.append(config.model_copy(update={
+                "method": method.name,
+                "alignment_data": config.alignment_data if is_measured else None,
+                "tuning_data": config.tuning_data if method.takes_tuning_data else None,
+            }))  # fmt: skip
+    return tuple(found)
+
+
+def check_auto(config: MergeConfig) -> None:
+    """There is a sweep to choose the method, and nothing is given that none of the tried ones takes."""
+    if config.sweep is None:
+        raise _refused("method", "auto without a sweep", "a sweep, which chooses", "give --sweep, or name a method")
+    tried = candidates(config)
+    for key in ("alignment_data", "tuning_data"):
+        if getattr(config, key) is not None and all(getattr(one, key) is None for one in tried):
+            remedy = "give --alignment-data too" if key == "tuning_data" else "drop it, or name the method"
+            raise _refused(key, f"{key} that no tried method takes", "some that one does", remedy)
+    for one in tried:
+        check_method(one)
+
+
 def check_method(config: MergeConfig) -> None:
     """The method can be had for so many models, with this weight and data."""
     count, method, name = len(config.tuned), method_named(config.method), config.method
@@ -173,7 +212,8 @@ def _check_form(config: MergeConfig, models: Models) -> None:
             if adapter is not None:
                 adapter.refuse_untied()
         return
-    if len(adapters) == 1 and adapters[0] is not None and method_named(config.method).adapter is not None:
+    fits = config.method == AUTO or method_named(config.method).adapter is not None
+    if len(adapters) == 1 and adapters[0] is not None and fits:
         if adapters[0].fixed is None:
             return
         raise CheckpointError(
@@ -182,7 +222,6 @@ def _check_form(config: MergeConfig, models: Models) -> None:
             expected="a plain or rank-stabilised LoRA for a merge that is an adapter again",
             remedy="take --as model, which is exact",
         )
-    fits = method_named(config.method).adapter is not None
     raise RecipeError(
         "form",
         seen="adapter, for " + (f"a {config.method} merge" if not fits else f"{len(adapters)} models or full weights"),
@@ -205,7 +244,9 @@ def _check_dtype(file: MergekitFile, models: Models) -> None:
 
 def plan_merge(prepared: Prepared) -> dict[str, object]:
     """Counts are exact; memory, disk and seconds are rough, and leave out a sweep and the model it loads."""
-    config, models = prepared.config, prepared.models
+    first, *more = prepared.tries
+    shown = first.config.method if not more else f"the best of {', '.join(one.config.method for one in prepared.tries)}"
+    config, models, prepared = first.config, prepared.models, first
     rule = prepared.rule(config.weight)
     edits = edits_of(models, rule)
     size = sum(entry.size for entry in models.entries.values())
@@ -217,7 +258,7 @@ def plan_merge(prepared: Prepared) -> dict[str, object]:
         "stage": "merge",
         "base": config.base,
         "tuned": list(config.tuned),
-        "method": config.method,
+        "method": shown,
         "weight": f"measured at {weights} weights" if weights else config.weight if prepared.has_weight else None,
         "form": config.form,
         "tensors": len(models.entries),

@@ -35,7 +35,9 @@ def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
         there = fingerprints(prepared.config)
     except AlignkeepError as error:
         raise inputs_are_not(where, f"not all there: {error.where}") from error
-    changed = sorted(role for role in recorded if there.get(role) != recorded[role])
+    # What other methods of a sweep were given does not make this one.
+    idle = {role for role in ("alignment_data", "tuning_data") if getattr(config, role) is None}
+    changed = sorted(role for role in recorded if role not in idle and there.get(role) != recorded[role])
     if changed:
         raise inputs_are_not(where, f"changed since: {', '.join(changed)}")
     config = prepared.config
@@ -122,6 +124,7 @@ def settings_to_repeat(config: MergeConfig, weight: float | None) -> dict[str, o
     if config.mergekit is not None:
         given = {key: value for key, value in given.items() if key in ("mergekit", "form", "chat_template", "seed")}
         return {**given, "mergekit": _absolute(config.mergekit)}
+    given = {key: value for key, value in given.items() if value is not None}
     kept = {**given, "base": _absolute(config.base), "tuned": [_absolute(tuned) for tuned in config.tuned]}
     data = {key: getattr(config, key) for key in ("alignment_data", "tuning_data")}
     kept |= {key: _absolute(path) for key, path in data.items() if path is not None}

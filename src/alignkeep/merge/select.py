@@ -7,9 +7,10 @@ Paper
 Rules
     task   the best task score; of equal scores the smallest weight, which keeps most of the base
     safe   the largest weight whose harm refusal is at most a margin below the base's
+    gain   the most harm refusal among the weights that keep a share of the tune's gain on the task
 
 Departures from the paper
-    1. `safe` is ours: the paper reports what is left of safety and does not choose by it.
+    1. `safe` and `gain` are ours: the paper reports what is left of safety and does not choose by it.
     2. Weight 1 may be among the weights, and `task` may then pick it: the paper tries 0.1 to 0.9 only.
     3. `task` picks nothing where no weight does better on the task than the base.
 
@@ -32,7 +33,8 @@ _ROUNDING = 1e-9  # rates are quotients of counts: 1 - 0.95 is more than 0.05 in
 @dataclass(frozen=True, slots=True)
 class Pick:
     """The trade that a rule picked (None where it admits no weight), the base's metrics that it was held against, and
-    all weights that the rule admits, rising: those of the best score (`task`), those within the margin (`safe`)."""
+    all weights that the rule admits, rising: those of the best score (`task`), those within the margin (`safe`), those
+    that keep the share (`gain`)."""
 
     trade: Trade | None
     base: Mapping[str, Estimate]
@@ -55,6 +57,31 @@ def pick_safe(trades: Sequence[Trade], base: Mapping[str, Estimate], margin: flo
     floor = _known_rate(base, REFUSAL) - margin - _ROUNDING
     admitted = [trade for trade in _rising(trades) if _known(trade, REFUSAL) and _rate(trade, REFUSAL) >= floor]
     return Pick(admitted[-1] if admitted else None, base, tuple(trade.weight for trade in admitted))
+
+
+def pick_gain(
+    trades: Sequence[Trade], base: Mapping[str, Estimate], tuned: Mapping[str, Estimate], share: float
+) -> Pick:
+    """Of the weights that keep `share` of the gain (in [0, 1]) the one of most harm refusal, of equal ones the best
+    task score, then the largest weight. An unknown rate does not count, and where the tune gained nothing no weight is
+    admitted. Raises ValueError as `pick_task` does."""
+    _known_rate(base, TASK)
+    known = [trade for trade in _rising(trades) if _known(trade, TASK) and _known(trade, REFUSAL)]
+    kept = [(trade, gain_kept(trade.metrics, base, tuned)) for trade in known]
+    admitted = [trade for trade, gain in kept if gain is not None and gain >= share - _ROUNDING]
+    best = max(admitted, key=lambda one: (_rate(one, REFUSAL), _rate(one, TASK), one.weight), default=None)
+    return Pick(best, base, tuple(trade.weight for trade in admitted))
+
+
+def gain_kept(
+    model: Mapping[str, Estimate], base: Mapping[str, Estimate], tuned: Mapping[str, Estimate]
+) -> float | None:
+    """The share of the tune's gain on the task that a model has: 0 is the base's score, 1 the tune's. None where a
+    score is unknown, or the tune gained nothing."""
+    if any(TASK not in one or one[TASK].n == 0 for one in (model, base, tuned)):
+        return None
+    before, after = base[TASK].value, tuned[TASK].value
+    return None if after <= before else (model[TASK].value - before) / (after - before)
 
 
 def pareto_front(trades: Sequence[Trade]) -> tuple[float, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.records import Record
-from alignkeep.merge.config import MergeConfig
+from alignkeep.errors import AlignkeepError, NoEffectError
+from alignkeep.merge.config import AUTO, MergeConfig
 from alignkeep.objects import is_spec
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
@@ -138,16 +138,25 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
         found.pop("manifest")
         return MergeResult(folder=folder, **{**found, "notes": tuple(found["notes"])})
 
+    def evidence(self, error: AlignkeepError) -> tuple[str, ...]:
+        """Where the pick of a sweep was refused, what the sweep measured."""
+        from alignkeep.merge.swept import SWEEP_NAME
+
+        return (SWEEP_NAME,) if isinstance(error, NoEffectError) else ()
+
     def leftovers(self) -> tuple[str, ...]:
         from alignkeep.checkpoint.shards import JOURNAL
 
         return (JOURNAL,)
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[Cited, ...]:
-        from alignkeep.merge.methods import cited
+        from alignkeep.merge.methods import METHODS, cited
 
-        cites = cited(str(settings.get("method", "linear")), settings.get("cites"))
-        return ("merge", *cites)
+        method = str(settings.get("method", "linear"))
+        if method != AUTO:
+            return ("merge", *cited(method, settings.get("cites")))
+        tried = [one.name for one in METHODS if one.in_auto]
+        return ("merge", *(one for name in tried for one in cited(name)))
 
     def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
         from alignkeep.merge.figures import figures_of
@@ -174,20 +183,19 @@ def _merge(
     from alignkeep.merge.proof import settings_to_repeat
     from alignkeep.merge.writing import write_model
 
-    config, notes = prepared.config, list(prepared.notes)
-    spaces = {}
-    if prepared.spectrum is not None:
-        from alignkeep.merge.spaces import measured_spaces
+    asked, notes, spaces, weight = prepared.config, list(prepared.notes), {}, prepared.config.weight
+    if prepared.config.sweep is not None:
+        from alignkeep.merge.auto import sweep_methods
 
-        spaces = measured_spaces(config, prepared.spectrum, list(prepared.models.entries), work, progress)
-    weight = config.weight
-    if config.sweep is not None:
-        from alignkeep.merge.sweep import sweep
-
-        at = partial(prepared.rule, spaces=spaces)
-        found = sweep(config, work=work, method_at=at, measure=measure, progress=progress)
+        prepared, spaces, found = sweep_methods(prepared, work, measure, progress)
         weight = found.picked
         notes.append(found.why)
+    elif prepared.spectrum is not None:
+        from alignkeep.merge.spaces import measured_spaces
+
+        names = list(prepared.models.entries)
+        spaces = measured_spaces(prepared.config, prepared.spectrum, names, work, progress)
+    config = prepared.config
     rule = prepared.rule(weight, spaces)
     if config.form == "adapter":
         written, reasons = write_adapter(prepared, weight, rule, work)
@@ -202,7 +210,7 @@ def _merge(
     manifest = Manifest(
         operation="merge",
         settings=settings_to_repeat(config, given),
-        inputs=tuple(Input(role, _reference(config, role), digest) for role, digest in inputs.items()),
+        inputs=tuple(Input(role, _reference(asked, role), digest) for role, digest in inputs.items()),
         tensors=tuple(written),
         reasons=reasons,
         notes=tuple(notes),

@@ -6,7 +6,7 @@ What was measured is on the disk at once, so that a killed sweep goes on with th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,17 @@ from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
 from alignkeep.merge.interpolation import Interpolation
 from alignkeep.merge.method import Rule
-from alignkeep.merge.select import REFUSAL, TASK, Pick, nearest_trade, pareto_front, pick_safe, pick_task
+from alignkeep.merge.select import (
+    REFUSAL,
+    TASK,
+    Pick,
+    gain_kept,
+    nearest_trade,
+    pareto_front,
+    pick_gain,
+    pick_safe,
+    pick_task,
+)
 from alignkeep.merge.swept import (
     PARTIAL_NAME,
     SWEEP_NAME,
@@ -58,24 +68,29 @@ def sweep(
     method_at: Callable[[float], Rule],
     measure: Measure | None = None,
     progress: Progress | None = None,
+    known: MutableMapping[str, Measurement] | None = None,
 ) -> SweepResult:
     """Measure base, tuned model and every weight, pick one, and write `sweep.json` into `work`.
 
     `method_at(weight)` is the merge's rule at a weight; `measure` None asks the prompts of the config. A sweep that
     `work` holds already is read back; one that was killed goes on. Weights 0 and 1 are measured too, but 1 is picked
-    only where the config has it. Raises as `check_sweep`, `read_models` and `load_model` do, DataError where the judge
-    can score nothing, and NoEffectError where the rule would leave the base as it is.
+    only where the config has it. `known` are `base` and `tuned` as another sweep of the same models measured them; what
+    is missing there is put in. Raises as `check_sweep`, `read_models` and `load_model` do, DataError where the judge
+    can score nothing, and NoEffectError where the rule would leave the base as it is, or where its pick keeps less of
+    the task's gain than the config wants: then `sweep.json` is written too.
     """
-    if is_whole(work / SWEEP_NAME):
-        return read_sweep(work / SWEEP_NAME)
     settings = _settings(config)
-    measure = measure or _measure_of(settings, config.seed)
-    models = read_models(config.base, config.tuned, config.load.revision)
-    ends = _ends(models, method_at)
-    measured = _measure_all(config, models, method_at, ends, measure, work, progress or Silent())
-    result = _result(config, settings, ends, measure, measured)
-    seal(result.write(work))
+    if is_whole(work / SWEEP_NAME):
+        result = read_sweep(work / SWEEP_NAME)
+    else:
+        measure = measure or _measure_of(settings, config.seed)
+        models = read_models(config.base, config.tuned, config.load.revision)
+        ends = _ends(models, method_at)
+        measured = _measure_all(config, models, method_at, ends, measure, work, progress or Silent(), known)
+        result = _result(config, settings, ends, measure, measured)
+        seal(result.write(work))
     (work / PARTIAL_NAME).unlink(missing_ok=True)
+    _refuse_lost_gain(settings, result)
     return result
 
 
@@ -123,18 +138,25 @@ def _measure_all(
     measure: Measure,
     work: Path,
     progress: Progress,
+    known: MutableMapping[str, Measurement] | None,
 ) -> dict[Point, Measurement]:
     """Base and tuned model first, then the weights, rising."""
     weights = sorted({0.0, 1.0, *_settings(config).weights})
     points: list[Point] = [ends.base, *([] if ends.tuned is None else [ends.tuned])]
     points += [weight for weight in weights if weight not in points]
     measured = read_measured(work, len(measure.prompts))
+    roles: dict[str, Point | None] = {"base": ends.base, "tuned": ends.tuned}
+    for role, point in roles.items():
+        if point is not None and known is not None and role in known and point not in measured:
+            add_measured(work, point, known[role])
+            measured[point] = known[role]
     missing: list[Point] = [point for point in points if point not in measured]
     interpolation = Interpolation(config, models, method_at) if missing else None
     for point in missing:
         assert interpolation is not None
         name = point if isinstance(point, str) else f"weight {point:g}"
-        progress.start(f"{name} ({points.index(point) + 1} of {len(points)})", len(measure.prompts))
+        label = f"{config.method}, {name}" if known is not None else name
+        progress.start(f"{label} ({points.index(point) + 1} of {len(points)})", len(measure.prompts))
         with _shown(interpolation, point, ends) as loaded:
             found = measure(loaded, progress)
         for metric in (TASK, REFUSAL):
@@ -143,6 +165,8 @@ def _measure_all(
         measured[point] = found
         progress.advance(0, note=f"task {_percent(found.metrics[TASK])}, refusal {_percent(found.metrics[REFUSAL])}")
         progress.done()
+    if known is not None:
+        known.update({role: measured[point] for role, point in roles.items() if point is not None})
     return measured
 
 
@@ -174,8 +198,9 @@ def _result(
     ]
     tuned = {} if ends.tuned is None else dict(measured[ends.tuned].metrics)
     asked = {ends.base, *settings.weights}
-    pick = _pick(settings, [trade for trade in trades if trade.weight in asked], base.metrics)
-    if pick.trade is None or pick.trade.weight == ends.base:
+    pick = _pick(settings, [trade for trade in trades if trade.weight in asked], base.metrics, tuned)
+    is_tuned = pick.trade is not None and pick.trade.weight == ends.tuned
+    if pick.trade is None or pick.trade.weight == ends.base or (is_tuned and settings.pick == "gain"):
         raise _no_effect(settings, [trade for trade in trades if trade.weight != ends.base], base.metrics)
     return SweepResult(
         trades=tuple(trades),
@@ -184,7 +209,7 @@ def _result(
         picked=pick.trade.weight,
         rule=settings.pick,
         margin=settings.margin,
-        why=_why(settings, pick, pick.trade, trades, tuned, is_tuned=pick.trade.weight == ends.tuned),
+        why=_why(settings, pick, pick.trade, trades, tuned, is_tuned=is_tuned),
         front=pareto_front(trades),
         prompts=Counter(prompt.kind for prompt in measure.prompts),
         settings={
@@ -201,12 +226,16 @@ def _result(
     )
 
 
-def _pick(settings: SweepConfig, trades: Sequence[Trade], base: Mapping[str, Estimate]) -> Pick:
+def _pick(
+    settings: SweepConfig, trades: Sequence[Trade], base: Mapping[str, Estimate], tuned: Mapping[str, Estimate]
+) -> Pick:
     match settings.pick:
         case "task":
             return pick_task(trades, base)
         case "safe":
             return pick_safe(trades, base, settings.margin)
+        case "gain":
+            return pick_gain(trades, base, tuned, settings.gain)
 
 
 def _why(
@@ -226,6 +255,12 @@ def _why(
         words = f"weight {picked.weight:g} has the best task score, {score}"
         words += f"; as good are {tied}, the smallest is taken" if tied else ""
         return words + ("; it is the tuned model itself, no merge does better on the task" if is_tuned else "")
+    if settings.pick == "gain":
+        return (
+            f"weight {picked.weight:g} has the most harm refusal, {_percent(picked.metrics[REFUSAL])} (the base has "
+            f"{_percent(pick.base[REFUSAL])}), of those that keep {settings.gain:.0%} of what the tune gained on the "
+            f"task; its task score is {score}"
+        )
     above = next((trade for trade in trades if trade.weight > picked.weight), None)
     return (
         f"weight {picked.weight:g} is the largest whose harm refusal, {_percent(picked.metrics[REFUSAL])}, is at most "
@@ -243,17 +278,37 @@ def _no_effect(settings: SweepConfig, trades: Sequence[Trade], base: Mapping[str
         f"; the nearest is {shown.weight:g} with task {_percent(shown.metrics[TASK])} and harm refusal "
         f"{_percent(shown.metrics[REFUSAL])}, the base has {_percent(base[TASK])} and {_percent(base[REFUSAL])}"
     )  # fmt: skip
-    wanted = (
-        "better on the task than the base"
-        if settings.pick == "task"
-        else f"within {100 * settings.margin:g} points of the base's harm refusal"
-    )
+    wanted = {
+        "task": "better on the task than the base",
+        "safe": f"within {100 * settings.margin:g} points of the base's harm refusal",
+        "gain": f"short of the tune itself and keeps {settings.gain:.0%} of what it gained on the task",
+    }[settings.pick]
     return NoEffectError(
         f"sweep, pick {settings.pick}",
         seen=f"no weight that is {wanted}{beside}",
         expected="a merge that is not the base itself",
         remedy="choose --weight yourself, or other sweep.weights, a wider sweep.margin or another --method",
     )
+
+
+def _refuse_lost_gain(settings: SweepConfig, result: SweepResult) -> None:
+    """Raises NoEffectError, with the front, for a pick that gives most of the tune's gain away: the base is cheaper."""
+    kept = gain_kept(result.at(result.picked).metrics, result.base, result.tuned)
+    if kept is None or kept >= settings.gain:
+        return
+    front = ", ".join(
+        f"{weight:g}: {_points(result, weight, TASK)}/{_points(result, weight, REFUSAL)}" for weight in result.front
+    )
+    raise NoEffectError(
+        f"sweep, pick {settings.pick}",
+        seen=f"weight {result.picked:g}, which keeps {kept:.0%} of what the tune gained on the task",
+        expected=f"{settings.gain:.0%} or more; weight: task/harm refusal are {front}",
+        remedy="give --alignment-data (alignkeep answers) for better methods, or take --pick gain or task, or --weight",
+    )
+
+
+def _points(result: SweepResult, weight: float, metric: str) -> str:
+    return f"{100 * result.at(weight).metrics[metric].value:.0f}"
 
 
 def _percent(estimate: Estimate) -> str:

@@ -12,10 +12,13 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from alignkeep.checkpoint.folders import OutputFolder, discard, leads, refuse_overlap
+from alignkeep.checkpoint.listing import owner_of
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.errors import AlignkeepError, DataError
 from alignkeep.progress import Progress, Silent
 from alignkeep.stage import Inputs, Job, Stage, Task
+
+FAILED = "failed "  # before a stage's name in a record: it made nothing, and left what it had measured
 
 Config = TypeVar("Config", bound=BaseModel)
 Prepared = TypeVar("Prepared")
@@ -34,7 +37,8 @@ def perform(
     """The result of the stage in the folder `out`.
 
     A finished folder of the same settings and inputs is read back (unless `resume=False`); what an interrupted attempt
-    left is gone on with; `overwrite` lets another run's result be replaced. Of several processes the first writes; all
+    left is gone on with; `overwrite` lets another run's result be replaced. A failed run may leave what it measured
+    (`Stage.evidence`), which the next run replaces. Of several processes the first writes; all
     return the same, or raise the same error. Raises the stage's errors before any work is spent, and RecipeError where
     `out` cannot be used.
     """
@@ -47,6 +51,8 @@ def perform(
     if resume and _is_finished(out, stage.name, identity):
         return stage.result(out)
     prepared = task.prepared
+    owner = owner_of(out)
+    overwrite = overwrite or (owner is not None and owner[0].startswith(FAILED))  # it made nothing
     folder = OutputFolder.open(
         out, stage=stage.name, identity=identity, overwrite=overwrite, resume=resume, inputs=inputs.paths
     )
@@ -56,7 +62,7 @@ def perform(
                 _do(stage, prepared, folder, inputs, progress or Silent(), began)
     except AlignkeepError as error:
         if leads() and not stage.is_worth_keeping(error, folder.work):
-            discard(folder.work)
+            _leave_evidence(stage, folder, inputs, error, began)
         raise
     finally:
         folder.close()
@@ -92,6 +98,26 @@ def _do(
     from alignkeep.trainers.processes import by_first
 
     by_first(finish)
+
+
+def _leave_evidence(
+    stage: Stage[Config, Prepared, Result], folder: OutputFolder, inputs: Inputs, error: AlignkeepError, began: float
+) -> None:
+    """What the stage measured before it failed, under a record of its own; else nothing."""
+    names = [name for name in stage.evidence(error) if (folder.work / name).is_file()]
+    if not names:
+        discard(folder.work)
+        return
+    record = Record(
+        stage=f"{FAILED}{stage.name}",
+        identity=folder.identity,
+        config=inputs.recorded,
+        inputs=inputs.fingerprints,
+        seed=inputs.seed,
+        seconds=time.monotonic() - began,
+        result={"failed": str(error)},
+    )
+    folder.leave(record, names)
 
 
 def _is_finished(out: Path, stage: str, identity: str) -> bool:
