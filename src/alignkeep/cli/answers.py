@@ -36,13 +36,7 @@ def answers(
         from alignkeep.answers import stage
         from alignkeep.cli.configs import config_of, facts_of
 
-        flags: dict[str, object] = {
-            "model": model,
-            "prompts": prompts,
-            "limit": limit,
-            "judge": judge,
-            "seed": making.seed,
-        }
+        flags: dict[str, object] = {"model": model, "prompts": prompts, "limit": limit, "judge": judge}
         flags |= {"seed": making.seed, **loading.under()}
         flags |= asking.under()
         settings = config_of(stage.AnswersConfig, common.config, common.assignments, flags)
