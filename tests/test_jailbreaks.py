@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep import conformance
-from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.evaluate.artifacts import read_artifacts
 from alignkeep.evaluate.attacks import ATTACKS, DialogueAttack, RepeatedAttack
@@ -33,6 +32,7 @@ from alignkeep.evaluate.selection import select_attacks
 from alignkeep.evaluate.stage import evaluate, plan
 from alignkeep.evaluate.suites import Suite
 from alignkeep.judging.drift import Outcome, metrics, paired_tests
+from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.types import Judgement, Message, Prompt, Verdict
 
 FURTHER = [
