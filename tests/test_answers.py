@@ -1,4 +1,4 @@
-"""`answers`: the base's own answers, kept where they are what a tune is not to lose; and the prompts that are shipped."""
+"""`answers`: the base's own answers, kept where they are what a tune is not to lose; and the shipped prompts."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "alignkeep"
 ROOMS = {"curate", "train", "align", "answers", "merge", "inject", "evaluate", "gate", "report"}
 # What puts the rooms together.
-ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "conformance", "stages", "checkup"}
+ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "conformance", "stages", "checkup", "repair", "starting"}
 # Circles that are still to be broken; nothing may be added.
 CIRCLES_LEFT = [
     {"checkpoint.folders", "checkpoint.records"},
@@ -61,7 +61,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pand
 MAX_MATH_LINES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 500, 50, 12
 LONGER = {"conformance.py": 560}  # a function for each Protocol, of which a reader wants one
 # Broken where the reader gains; each says so in a comment of its own.
-CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3}
+CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3, "FixConfig": 1}
 
 
 def sources() -> list[Path]:

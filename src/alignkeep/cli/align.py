@@ -31,6 +31,10 @@ def align(
     reward: Reward = None,
     method: Method = None,
     held_out: HeldOut = None,
+    learning_rate: o.LearningRate = None,
+    epochs: o.Epochs = None,
+    max_steps: o.MaxSteps = None,
+    lora_rank: o.LoraRank = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = True,
@@ -55,7 +59,8 @@ def align(
 
         flags = {"model": model, "data": data, "columns": columns, "reward.spec": reward, "method": method,
                  "held_out.data": held_out, "seed": seed, "sampling.max_new_tokens": max_new_tokens,
-                 "batch_size": batch_size}  # fmt: skip
+                 "batch_size": batch_size, "learning_rate": learning_rate, "epochs": epochs,
+                 "trainer.max_steps": max_steps, "lora.rank": lora_rank}  # fmt: skip
         flags |= load_flags(device, dtype, revision, trust_remote_code)
         if backend not in (None, "vllm", "transformers"):
             raise RecipeError("--backend", seen=backend, expected="transformers or vllm", remedy="name one of them")

@@ -23,6 +23,7 @@ def evaluate(
     columns: o.Columns = None,
     judge: Judge = None,
     attacks: Attacks = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind.")] = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = True,
@@ -53,6 +54,7 @@ def evaluate(
             "columns": columns,
             "judge": judge,
             "attacks": attacks,
+            "limit": limit,
         }
         flags |= {"seed": seed, **load_flags(device, dtype, revision, trust_remote_code)}
         flags |= generation_flags(max_new_tokens, batch_size, backend)

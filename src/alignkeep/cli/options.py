@@ -45,7 +45,7 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option(
         "--trust-remote-code/--no-trust-remote-code",
-        help="Run code that a model brings along [no].",
+        help="Run code that a model brings along (default: no)",
         rich_help_panel=_LOADING,
     ),
 ]
@@ -54,6 +54,17 @@ Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="OURS=THEIRS,...", help="Names of columns: prompt=question,completion=answer"),
 ]
+
+_TRAINING = "Training"
+LearningRate = Annotated[
+    float | None, typer.Option("--learning-rate", help="Of the first step.", rich_help_panel=_TRAINING)
+]
+Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data [1].", rich_help_panel=_TRAINING)]
+MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="End after so many.", rich_help_panel=_TRAINING)]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", help="Longest example, in tokens [1024].", rich_help_panel=_TRAINING)
+]
+LoraRank = Annotated[int | None, typer.Option("--lora-rank", help="Of the adapter [8].", rich_help_panel=_TRAINING)]
 
 MaxNewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", help="Longest answer, in tokens [256].", rich_help_panel=_GENERATION)

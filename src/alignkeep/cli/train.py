@@ -12,6 +12,11 @@ from alignkeep.cli.session import Session
 
 _METHODS = "full, lora, or LoRA with a defence: alignguard, kl_anchor, replay, or package.module:object (default: lora)"
 
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Examples per step, over all processes [16].", rich_help_panel="Training"),
+]
+
 
 def train(
     out: o.Out,
@@ -26,6 +31,12 @@ def train(
         str | None,
         typer.Option("--alignment-data", help="For a defence: the base's refusals and answers."),
     ] = None,
+    learning_rate: o.LearningRate = None,
+    epochs: o.Epochs = None,
+    batch_size: BatchSize = None,
+    max_steps: o.MaxSteps = None,
+    max_length: o.MaxLength = None,
+    lora_rank: o.LoraRank = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
     resume: o.Resume = True,
@@ -45,7 +56,8 @@ def train(
         from alignkeep.train.config import TrainConfig
 
         flags = {"model": model, "data": data, "columns": columns, "weights": weights, "method": method, "seed": seed,
-                 "defence.data": alignment}  # fmt: skip
+                 "defence.data": alignment, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size,
+                 "trainer.max_steps": max_steps, "max_length": max_length, "lora.rank": lora_rank}  # fmt: skip
         flags |= load_flags(device, dtype, revision, trust_remote_code)
         settings = settle(TrainConfig, config, assignments, flags)
         from alignkeep.train import stage

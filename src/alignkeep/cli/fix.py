@@ -1,0 +1,92 @@
+"""`alignkeep fix`: a tune in, the best repair without training out, or word of what was tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignkeep.cli import options as o
+from alignkeep.cli.session import Session
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alignkeep.repair import FixResult
+
+Tune = Annotated[str | None, typer.Argument(metavar="TUNE", help="Folder or hub id of a tuned model.")]
+Task = Annotated[
+    str | None, typer.Option("--task", help="Prompts with one right answer each: half chooses, half reports.")
+]
+Base = Annotated[str | None, typer.Option("--base", help="The model before tuning (default: what the tune names)")]
+Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
+TuningData = Annotated[str | None, typer.Option("--tuning-data", help="What it was tuned on: repairs spare it.")]
+Gain = Annotated[float | None, typer.Option("--gain", help="Share of the task's gain that is kept at least [0.75].")]
+Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind in each half.")]
+Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
+Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
+Policy = Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")]
+
+
+def fix(
+    out: o.Out,
+    model: Tune = None,
+    task: Task = None,
+    base: Base = None,
+    suite: Suite = None,
+    tuning_data: TuningData = None,
+    gain: Gain = None,
+    columns: o.Columns = None,
+    judge: Judge = None,
+    attacks: Attacks = None,
+    limit: Limit = None,
+    policy: Policy = "default",
+    seed: o.Seed = None,
+    overwrite: o.Overwrite = False,
+    resume: o.Resume = True,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    batch_size: o.BatchSize = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Give a tune its safety back without training: merges, an injection and both are tried, the best one is kept."""
+    flags: dict[str, object] = {
+        "model": model, "task": task, "base": base, "suite": suite, "tuning_data": tuning_data, "gain": gain,
+        "columns": columns, "judge": judge, "attacks": attacks, "limit": limit, "seed": seed,
+    }  # fmt: skip
+    with Session(as_json=as_json, quiet=quiet) as session:
+        from alignkeep.cli.settle import generation_flags, load_flags, settle
+        from alignkeep.repair import FixConfig
+        from alignkeep.repair import fix as repair
+
+        flags |= load_flags(device, dtype, revision, trust_remote_code)
+        flags |= generation_flags(max_new_tokens, batch_size, None)
+        settings = settle(FixConfig, config, assignments, flags)
+        how = {"overwrite": overwrite, "resume": resume}
+        found = repair(settings, out=out, policy=policy, progress=session.progress, **how)
+        session.show(found.as_json(), lambda console: _say(console, found))
+
+
+def _say(console: Console, found: FixResult) -> None:
+    """Which model to ship, what that is worth, what else was tried, the verdict and the next command."""
+    from alignkeep.gate.decision import Answer
+    from alignkeep.gate.output import WORDS, bound_line, percent
+
+    (gated,) = found.verdict.models
+    lines = [f"ship {found.model} ({found.name})"]
+    for name, label in (("harm_refusal", "harm refusal"), ("task_accuracy", "task")):
+        three = [found.repaired.base_metrics[name], found.tuned.metrics[name], found.repaired.metrics[name]]
+        base, tuned, repaired = map(percent, three)
+        lines.append(f"{label}: base {base}, tune {tuned}, repaired {repaired}, n = {three[2].n}")
+    lines += [f"tried, on the other half: {line}" for line in found.tried]
+    lines.append(f"{WORDS[gated.answer]}: {gated.model} against {found.base.reference}")
+    lines += [f"  {bound_line(line)}" for line in gated.lines if line.answer not in (Answer.PASS, None)]
+    lines += [f"page: {found.page}", f"next: alignkeep gate {found.folder}"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
