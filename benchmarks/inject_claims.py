@@ -18,10 +18,10 @@ import numpy as np
 from merge_claims import _points, _rate
 from testbed_claims import asking
 
-from alignkeep.checkpoint.injections import INJECTION_NAME, read_injection
 from alignkeep.errors import NoEffectError
 from alignkeep.evaluate.stage import evaluate
 from alignkeep.inject.config import DirectionConfig, EditConfig, InjectConfig, SearchConfig
+from alignkeep.inject.injection import INJECTION_NAME, read_injection
 from alignkeep.inject.stage import inject
 from alignkeep.judging.statistics import paired_bootstrap
 from alignkeep.models.config import GenerationConfig

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from testbed_claims import RATES, asking, outcomes
 
-from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.evaluate.stage import evaluate
 from alignkeep.judging.statistics import paired_bootstrap, wilson
 from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.merge.methods import method_named
 from alignkeep.merge.select import pick_safe
 from alignkeep.merge.stage import merge
+from alignkeep.merge.swept import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.models.config import GenerationConfig
 from alignkeep.testbed.stage import testbed
 from alignkeep.train.config import TrainConfig

@@ -22,7 +22,6 @@ import numpy as np
 from merge_claims import _points, _rate
 from testbed_claims import RATES, asking, outcomes
 
-from alignkeep.checkpoint.forgetting import ForgettingLaw
 from alignkeep.evaluate.stage import evaluate
 from alignkeep.judging.statistics import paired_bootstrap
 from alignkeep.models.chat import IGNORED, encode_example
@@ -32,6 +31,7 @@ from alignkeep.testbed.stage import testbed
 from alignkeep.train import align_guard
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.forgetting import Observation, fit_forgetting
+from alignkeep.train.law import ForgettingLaw
 from alignkeep.train.split import Side, Subspace
 from alignkeep.train.stage import train
 from alignkeep.train.subspaces import measure_subspaces
@@ -215,7 +215,7 @@ def forgetting(world, out: Path, base: Path, seeds: int, name: str) -> None:
             losses = [one.loss for one in found[-seeds:]]
             print(f"{amount} examples, {label}: " + ", ".join(f"{loss:.3f}" for loss in losses), flush=True)
     law = fit_forgetting(found, before, unit=1000)
-    ForgettingLaw(before, law.unit, law.exponent, law.amplitude, law.offset, found).write(base)
+    ForgettingLaw.of(law, before, found).write(base)
     print(f"\nbase {before:.4f} nats; exponent {law.exponent}; residual {law.residual:.2f} log units")
     for label in (PLAIN, "AlignGuard"):
         print(f"{label}: amplitude {law.amplitude[label]}, offset {law.offset[label]}", flush=True)

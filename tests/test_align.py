@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import RwkvConfig, RwkvForCausalLM
 
 import alignkeep
 import rewards
@@ -221,6 +224,19 @@ def test_gaps_that_rounding_leaves_are_ties():
     assert _gap(0.7, 0.7 + 5e-8) == 0
     assert _gap(0.7, 0.6) == pytest.approx(0.1)
     assert math.isnan(_gap(math.nan, 0.6))
+
+
+def test_a_model_that_padding_leads_astray_is_refused(config, tiny_model, tmp_path):
+    """TRL would sample from prompts that its state has read with their padding."""
+    folder = tmp_path / "rwkv"
+    shutil.copytree(tiny_model, folder, ignore=lambda _, names: [one for one in names if "model" in one])
+    torch.manual_seed(0)
+    RwkvForCausalLM(RwkvConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2)).save_pretrained(folder)
+    with pytest.raises(
+        RecipeError, match=r"align\.model: seen RwkvForCausalLM, which answers a padded prompt otherwise"
+    ):
+        align(_with(config, model=str(folder)), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_plan_says_what_is_then_done_and_touches_nothing(config, tmp_path):

@@ -1,4 +1,4 @@
-"""`answers`: the base's own answers, kept where they are what a tune is not to lose; and the shipped prompts."""
+"""`answers`: the base's own answers, kept where a tune is not to lose them; and the shipped prompts."""
 
 from __future__ import annotations
 

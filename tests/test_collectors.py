@@ -99,6 +99,18 @@ def test_the_factors_of_conv1d_are_those_of_its_transposed_weights_gradients(tin
     assert_alike(whole(found["output"], name), (gradients @ gradients.mT).mean(0), 1e-4)
 
 
+def test_embeddings_that_a_model_scales_in_place_begin_the_same_gradients(tiny_model):
+    from transformers import CTRLConfig, CTRLLMHeadModel
+
+    torch.manual_seed(0)
+    config = CTRLConfig(vocab_size=80, n_embd=16, n_layer=2, n_head=2, n_positions=64, dff=32, initializer_range=0.2)
+    loaded = around(CTRLLMHeadModel(config), tiny_model)
+    name = "transformer.h.0.multi_head_attention.Wv"
+    gradients = gradients_of(loaded, EXAMPLES, name)
+    found = collect_factors(loaded, EXAMPLES, modules=[name])
+    assert_alike(whole(found, name), (gradients.mT @ gradients).mean(0), 1e-4)
+
+
 def test_a_matrix_used_twice_has_one_gradient_per_sample(tiny_model):
     loaded = tiny_gpt2(tiny_model)
     layers = loaded.model.transformer.h

@@ -19,15 +19,15 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 import alignkeep
-from alignkeep.checkpoint.explanations import read_explanation
 from alignkeep.checkpoint.records import MADE_FROM
 from alignkeep.curate import weighting
 from alignkeep.curate.config import CurateConfig
+from alignkeep.curate.explanation import read_explanation
+from alignkeep.curate.figures import write_explanation
 from alignkeep.curate.stage import curate, plan
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError, RecipeError, ShapeError
 from alignkeep.models import embeddings
-from alignkeep.report.curations import write_explanation
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.stage import train
 from command import run_command, start

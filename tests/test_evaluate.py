@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from alignkeep.checkpoint.records import Record
-from alignkeep.checkpoint.scorecards import read_scorecard
-from alignkeep.errors import AlignkeepError, DataError, RecipeError
+from alignkeep.errors import AlignkeepError, CheckpointError, DataError, RecipeError
 from alignkeep.evaluate.answers import Judged, Said
 from alignkeep.evaluate.attacks import WordedAttack
 from alignkeep.evaluate.config import EvaluateConfig
@@ -19,6 +19,7 @@ from alignkeep.evaluate.questions import Question, ask
 from alignkeep.evaluate.scoring import score
 from alignkeep.evaluate.stage import evaluate, judge, plan
 from alignkeep.evaluate.suites import Suite
+from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.judging.statistics import wilson
 from alignkeep.types import Estimate, Judgement, Kind, Message, Prompt, Verdict
 
@@ -337,6 +338,37 @@ def test_an_adapter_and_its_base_share_one_model_and_answer_as_if_loaded_alone(
     assert card.tests["drift"].p_value == 1.0
 
 
+def test_an_adapter_that_names_no_base_is_measured_over_the_one_that_is_given(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    nameless = Path(shutil.copytree(adapter, tmp_path / "nameless"))
+    config = json.loads((nameless / "adapter_config.json").read_text())
+    (nameless / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+
+    for model, out in ((adapter, "named"), (nameless, "given")):
+        evaluate(settings(model, base=str(tiny_model)), out=tmp_path / out)
+
+    assert rows(tmp_path / "given") == rows(tmp_path / "named")
+    assert plan(settings(nameless, base=str(tiny_model)))["memory_bytes_estimated"]
+    with pytest.raises(CheckpointError, match="base_model_name_or_path: seen None"):
+        evaluate(settings(nameless), out=tmp_path / "alone")
+
+
+@pytest.mark.parametrize("fault", ["missing", "NaN"])
+def test_a_broken_base_is_found_before_the_model_has_answered(
+    fault: str, tiny_model: Path, other_model: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    norm = tensors.pop("model.norm.weight")
+    more = {} if fault == "missing" else {"model.norm.weight": norm.fill_(float("nan"))}
+    save_file({**tensors, **more}, broken / "model.safetensors", metadata={"format": "pt"})
+    progress = Counting()
+    with pytest.raises(CheckpointError, match=r"tensor model\.norm\.weight"):
+        evaluate(settings(other_model, base=str(broken)), out=tmp_path / "out", progress=progress)
+    assert progress.totals == []
+
+
 def test_two_full_models_are_compared_on_the_same_questions(
     tiny_model: Path, other_model: Path, tmp_path: Path, base_folder: Path
 ) -> None:
@@ -546,5 +578,5 @@ def test_a_faulty_row_of_answers_is_named_with_its_line(tmp_path: Path, line: di
 def test_a_damaged_scorecard_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "scorecard.json").write_text('{"model": "m"}')
 
-    with pytest.raises(DataError, match=r"scorecard.json: seen KeyError.*--fresh"):
+    with pytest.raises(DataError, match=r"scorecard.json: seen metrics: Field required.*--fresh"):
         read_scorecard(tmp_path / "scorecard.json")

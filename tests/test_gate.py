@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.gate.decision import Answer, change_on, decide, prompts_to_decide, rate_on, together
-from alignkeep.gate.output import junit_of, markdown_of, verdict_lines
+from alignkeep.gate.output import bound_line, junit_of, markdown_of, verdict_lines
 from alignkeep.gate.policy import Policy, read_policy
 from alignkeep.gate.stage import gate
 from alignkeep.judging.statistics import PairCounts, wilson
@@ -123,6 +123,15 @@ def test_the_default_policy_passes_a_model_like_its_base(tmp_path: Path) -> None
     lines = {line.metric: line for line in result.models[0].lines}
     assert lines["harm_refusal"].answer is Answer.PASS
     assert lines["attack_success.*"].answer is None  # no test of it was stored
+
+
+def test_what_cannot_be_decided_says_which_change_these_prompts_would_have_shown(tmp_path: Path) -> None:
+    """Nothing differed on 100 prompts: six must fall, P(Binomial(100, x) >= 6) = 0.8 at x = 0.078."""
+    result = gate(write_card(tmp_path, harm_refusal=change(0.0, -0.08, 0.08)))
+    (line,) = (line for line in result.models[0].lines if line.answer is Answer.UNDECIDED)
+    assert line.shows == pytest.approx(0.078, abs=2e-3)
+    assert "these show a change of 7.8 points or more; about" in bound_line(line)
+    assert line.as_json()["detectable_change"] == line.shows
 
 
 def test_one_attack_that_got_easier_fails_the_model(tmp_path: Path) -> None:

@@ -17,16 +17,21 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     FalconConfig,
+    GitConfig,
     GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MistralConfig,
     PhiConfig,
     PreTrainedConfig,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    RwkvConfig,
 )
 
-from alignkeep.errors import DataError, MachineError, RecipeError
+from alignkeep.errors import CheckpointError, DataError, MachineError, RecipeError
+from alignkeep.models.batching import Batching, batching, is_right_padded
 from alignkeep.models.chat import encode_prompt
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.decoding import can_decode
@@ -95,15 +100,23 @@ SMALL = {
     "vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
-FAMILIES: dict[str, tuple[PreTrainedConfig, bool]] = {  # and whether rows come and go
-    "learned positions": (GPT2Config(vocab_size=128, n_embd=32, n_layer=2, n_head=4, n_positions=256), True),
-    "parallel blocks": (PhiConfig(**SMALL), True),
+FAMILIES: dict[str, tuple[PreTrainedConfig, Batching]] = {
+    "learned positions": (GPT2Config(vocab_size=128, n_embd=32, n_layer=2, n_head=4, n_positions=256), Batching.ROWS),
+    "parallel blocks": (PhiConfig(**SMALL), Batching.ROWS),
     "alibi": (
-        FalconConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True), True
+        FalconConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True),
+        Batching.ROWS,
     ),
-    "experts": (Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16), True),
-    "windows": (MistralConfig(**SMALL, sliding_window=8), False),
-    "states": (MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2), False),
+    "experts": (Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16), Batching.ROWS),
+    "windows": (MistralConfig(**SMALL, sliding_window=8), Batching.PADDED),
+    "states": (MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2), Batching.PADDED),
+    # whose cached positions do not know of padding
+    "places counted from the left": (
+        GitConfig(**SMALL, vision_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}),
+        Batching.LEVEL,
+    ),
+    # that takes no mask, and whose cached step is of another batch
+    "states without a mask": (RwkvConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2), Batching.SINGLE),
 }  # fmt: skip
 
 
@@ -120,7 +133,8 @@ def of_family(loaded: LoadedModel, name: str) -> LoadedModel:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_answers_as_generate_does_with_one_prompt(loaded: LoadedModel, name: str) -> None:
     model, prompts = of_family(loaded, name), varied(10)
-    assert can_decode(model.model) == FAMILIES[name][1]
+    assert batching(model.model) is FAMILIES[name][1]
+    assert is_right_padded(model.model) == (FAMILIES[name][1] in (Batching.ROWS, Batching.PADDED))
     ends = stop_ids(model)
     model.model.generation_config.eos_token_id = ends
     expected = one_at_a_time(model, prompts, 12)
@@ -128,6 +142,52 @@ def test_every_family_answers_as_generate_does_with_one_prompt(loaded: LoadedMod
         answer.text for answer in expected
     ]
     assert len({answer.text for answer in expected}) > 3
+
+
+class Forgetful(LlamaForCausalLM):
+    """What it has kept of earlier tokens is not looked at."""
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return super().forward(*args, **{**named, "past_key_values": None, "position_ids": None})
+
+
+class Failing(LlamaForCausalLM):
+    def forward(self, *args: Any, **named: Any) -> Any:
+        if named.get("use_cache"):
+            raise ValueError("a state of another shape")
+        return super().forward(*args, **named)
+
+
+class Full(LlamaForCausalLM):
+    def forward(self, *args: Any, **named: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        (Forgetful, CheckpointError, "Forgetful, which gives other numbers for a token from what it keeps"),
+        (Failing, CheckpointError, r"Failing, which fails in generating two tokens \(ValueError: a state of another"),
+        (Full, MachineError, "out of memory with a few tokens"),
+    ],
+)
+def test_a_model_whose_answers_would_not_be_its_own_is_refused(
+    kind: type[LlamaForCausalLM], error: type[Exception], said: str, loaded: LoadedModel
+) -> None:
+    torch.manual_seed(0)
+    model = kind(LlamaConfig(**SMALL, initializer_range=0.5)).eval()
+    with pytest.raises(error, match=said):
+        generate_answers(replace(loaded, model=model), varied(2), config())
+
+
+def test_the_trial_of_a_model_leaves_random_numbers_as_they_were(loaded: LoadedModel) -> None:
+    model = of_family(loaded, "windows").model
+    model.model.layers[0].register_forward_hook(lambda *_: torch.rand(1) and None)
+    torch.manual_seed(3)
+    assert batching(model) is Batching.PADDED
+    drawn = torch.rand(4)
+    torch.manual_seed(3)
+    assert drawn.equal(torch.rand(4))
 
 
 def test_settings_of_a_model_that_change_its_choice_leave_it_to_generate(loaded: LoadedModel) -> None:
@@ -158,6 +218,7 @@ def test_nothing_is_computed_for_an_answer_that_has_ended(loaded: LoadedModel, m
     prompts = varied(24)
     said = [len(plain_tokens(loaded, prompt, 12)) for prompt in prompts]
     assert min(said) < 12
+    assert batching(loaded.model) is Batching.ROWS  # tried before the passes are counted
     steps = [rows for rows, tokens in passes(loaded, prompts, monkeypatch) if tokens == 1]
     assert sum(steps) == sum(said)
     assert len(steps) < 3 * 12  # three batches that wait for their longest answers

@@ -12,8 +12,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from alignkeep.checkpoint.injections import read_injection
 from alignkeep.errors import AlignkeepError, CheckpointError, DataError, NoEffectError, RecipeError, ShapeError
+from alignkeep.inject.injection import read_injection
 from alignkeep.inject.stage import inject, plan
 from alignkeep.testbed import sets
 from checkpoints import changed_copy, hashes, refused, write_adapter

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from alignkeep import lifecycle
-from alignkeep.checkpoint.injections import Tried, read_injection
 from alignkeep.errors import RecipeError
 from alignkeep.inject.config import InjectConfig
+from alignkeep.inject.injection import Tried, read_injection
 from alignkeep.inject.prompts import SYSTEM_PROMPT, read_sets
 from alignkeep.inject.stage import InjectResult, inject
 from alignkeep.recipe import Recipe

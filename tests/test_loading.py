@@ -26,7 +26,7 @@ from alignkeep.errors import CheckpointError, MachineError, RecipeError, ShapeEr
 from alignkeep.models.adapters import fold_adapter
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.finite import is_finite
-from alignkeep.models.loading import fingerprint_model, load_model, load_tokenizer, resolve
+from alignkeep.models.loading import check_loadable, fingerprint_model, load_model, load_tokenizer, resolve
 from conftest import build_tiny_model
 
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -285,11 +285,14 @@ WEIGHT_FAULTS = {
 }
 
 
+@pytest.mark.parametrize("look", [load_model, check_loadable])
 @pytest.mark.parametrize("fault", WEIGHT_FAULTS, ids=lambda fault: fault.__name__)
-def test_broken_weights_are_refused_by_file_and_tensor(fault: Callable[[Path], None], model_copy: Path) -> None:
+def test_broken_weights_are_refused_by_file_and_tensor(
+    fault: Callable[[Path], None], look: Callable[[str], object], model_copy: Path
+) -> None:
     fault(model_copy / WEIGHTS)
     with pytest.raises(CheckpointError) as caught:
-        load_model(str(model_copy))
+        look(str(model_copy))
     assert all(part in str(caught.value) for part in WEIGHT_FAULTS[fault]), str(caught.value)
     assert str(model_copy) in str(caught.value)
 
@@ -309,12 +312,46 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
+@pytest.mark.parametrize("look", [load_model, check_loadable])
 @pytest.mark.parametrize("fault", CONFIG_FAULTS)
-def test_a_config_that_does_not_fit_its_weights_is_refused(fault: str, model_copy: Path) -> None:
+def test_a_config_that_does_not_fit_its_weights_is_refused(
+    fault: str, look: Callable[[str], object], model_copy: Path
+) -> None:
     values, message = CONFIG_FAULTS[fault]
     change_json(model_copy / "config.json", **values)
     with pytest.raises(CheckpointError, match=message):
-        load_model(str(model_copy))
+        look(str(model_copy))
+
+
+def test_a_look_at_a_model_that_is_later_loaded_finds_what_an_adapter_holds(tiny_model: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    check_loadable(str(adapter))
+    change_tensors(adapter / ADAPTER, lambda tensors: next(iter(tensors.values())).fill_(float("inf")))
+    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors: tensor .*lora_A.*NaN or infinity"):
+        check_loadable(str(adapter))
+
+
+def test_an_adapter_that_names_no_base_is_loaded_over_the_one_that_is_given(tiny_model: Path, tmp_path: Path) -> None:
+    adapter, given = make_adapter(tiny_model, tmp_path / "adapter"), str(tiny_model)
+    named = load_model(str(adapter))
+    before = fingerprint_model(str(adapter))
+    change_json(adapter / "adapter_config.json", base_model_name_or_path=None)
+    assert torch.equal(logits(load_model(str(adapter), base=given).model), logits(named.model))
+    assert load_tokenizer(str(adapter), base=given).get_vocab() == named.tokenizer.get_vocab()
+    assert fingerprint_model(str(adapter), base=given) == before
+    for refuse in (load_model, load_tokenizer, fingerprint_model):
+        with pytest.raises(
+            CheckpointError, match=r"base_model_name_or_path: seen None.*where the command takes a base"
+        ):
+            refuse(str(adapter))
+    with pytest.raises(CheckpointError, match="itself an adapter"):
+        load_model(str(adapter), base=str(adapter))
+
+
+def test_a_base_that_is_given_does_not_stand_for_the_one_that_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    assert torch.equal(logits(load_model(str(adapter), base=str(other)).model), logits(load_model(str(adapter)).model))
 
 
 def test_a_known_type_with_code_beside_it_runs_transformers_own_class(model_copy: Path) -> None:

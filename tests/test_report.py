@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from alignkeep.charts.svg import Curve, Group, Mark, dot_chart, line_chart, round_ticks
+from alignkeep.charts.text import abridge, p_value, percent, points, shorten, visible
 from alignkeep.citations import bibtex, cite
 from alignkeep.errors import DataError, RecipeError
-from alignkeep.report.figures import Curve, Group, Mark, dot_chart, line_chart, round_ticks
-from alignkeep.report.html import abridge, p_value, percent, points, shorten, visible
 from alignkeep.report.stage import report
 from alignkeep.stages import methods_of
 from alignkeep.types import Estimate
@@ -347,6 +347,7 @@ def test_a_loss_that_may_be_chance_is_not_called_a_loss(tmp_path: Path):
     text = plain(report([folder]).page)
     assert "Not decided" in text
     assert "more prompts are needed" in text
+    assert "These prompts show a change of" in text
     assert "p = 0.12" in text
     assert "Safety lost" not in text
 

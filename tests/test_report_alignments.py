@@ -11,12 +11,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from alignkeep.report.alignments import alignments_of
-from alignkeep.report.logs import Alignment
-from alignkeep.report.panels import Figure, figures_of
+from alignkeep.align.figures import Alignment, alignments_of
+from alignkeep.align.figures import figures_of as align_figures
+from alignkeep.charts.figures import Figure
+from alignkeep.report.page import page_of
 from alignkeep.report.sources import read_sources
 from alignkeep.report.stage import report
-from alignkeep.report.subjects import subjects_of
+from alignkeep.report.subjects import series_of, subjects_of
 from test_report import NASTY, write_demo
 
 RESULT = {
@@ -59,7 +60,8 @@ def folder(tmp_path: Path) -> Path:
 
 def drawn(folder: Path) -> tuple[Figure, ...]:
     sources = read_sources([folder])
-    return alignments_of(sources.alignments, subjects_of(sources.evaluations))
+    subjects = subjects_of(sources.evaluations)
+    return align_figures(sources.finished, lambda labels: series_of(labels, subjects))
 
 
 def words(text: str) -> str:
@@ -95,16 +97,15 @@ def test_a_run_is_drawn_in_the_colour_of_its_model(folder: Path) -> None:
 
 
 def test_the_loss_of_an_alignment_is_not_among_the_losses_of_tunes(folder: Path) -> None:
-    sources = read_sources([folder])
-    before = figures_of(subjects_of(sources.evaluations), sources.trainings)
+    before = page_of(read_sources([folder])).figures
     write(folder / "poisoned" / "align")
-    sources = read_sources([folder])
-    assert [one.label for one in sources.alignments] == ["poisoned"]
-    assert figures_of(subjects_of(sources.evaluations), sources.trainings) == before
+    after = page_of(read_sources([folder])).figures
+    assert [one for one in after if one.name not in {"ras", "terms"}] == list(before)
+    assert len(after) == len(before) + 2
 
 
 def test_without_alignments_there_is_no_figure(folder: Path) -> None:
-    assert drawn(folder) == alignments_of([Alignment("empty")], []) == ()
+    assert drawn(folder) == alignments_of([Alignment("empty")], lambda labels: {}) == ()
 
 
 def test_grpo_has_no_terms_and_a_run_without_held_out_prompts_no_looks(folder: Path) -> None:

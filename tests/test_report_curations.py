@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from alignkeep.checkpoint.explanations import Explanation, Neighbour, Shown, read_explanation
+from alignkeep.charts.figures import Labelled
+from alignkeep.curate.explanation import Explanation, Neighbour, Shown, read_explanation
+from alignkeep.curate.figures import curations_of, explanation_page, write_explanation
 from alignkeep.errors import DataError
-from alignkeep.report.curations import curations_of, explanation_page, write_explanation
-from alignkeep.report.sources import Curated
 from alignkeep.report.stage import report
 from test_report import write_demo
 from test_report_browser import CHROMIUM, browser, faults, opened  # noqa: F401  # the browser is a fixture
@@ -40,12 +40,12 @@ def explanation(**changes: Any) -> Explanation:
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert read_explanation(explanation().write(tmp_path)) == explanation()
     (tmp_path / "explanation.json").write_text(json.dumps({"method": "sot"}))
-    with pytest.raises(DataError, match=r"explanation.json: seen KeyError: 'n'"):
+    with pytest.raises(DataError, match=r"explanation.json: seen n: Field required"):
         read_explanation(tmp_path / "explanation.json")
 
 
 def test_bars_and_points_are_those_of_the_file() -> None:
-    masses, plane = curations_of([Curated("tune", explanation())])
+    masses, plane = curations_of([Labelled("tune", explanation())])
     assert masses.table.rows == (
         ("0.00 to 0.50", "0", "2"), ("0.50 to 1.00", "3", "0"), ("1.00 to 1.50", "4", "0"), ("1.50 to 2.00", "1", "0"),
     )  # fmt: skip
@@ -60,11 +60,11 @@ def test_bars_and_points_are_those_of_the_file() -> None:
 
 
 def test_a_method_without_masses_or_vectors_has_no_such_figure() -> None:
-    assert [one.name for one in curations_of([Curated("a", explanation(method="mean_cosine", weighed=False))])] == [
+    assert [one.name for one in curations_of([Labelled("a", explanation(method="mean_cosine", weighed=False))])] == [
         "plane"
     ]
-    assert curations_of([Curated("a", explanation(method="random", weighed=False, points={}))]) == ()
-    both = curations_of([Curated("a", explanation()), Curated("b", explanation())])
+    assert curations_of([Labelled("a", explanation(method="random", weighed=False, points={}))]) == ()
+    both = curations_of([Labelled("a", explanation()), Labelled("b", explanation())])
     assert [one.name for one in both] == ["masses", "plane", "masses-2", "plane-2"]
     assert both[2].title.endswith(": b")
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alignkeep.checkpoint.sweeps import SweepResult
+from alignkeep.charts.figures import Labelled
 from alignkeep.errors import DataError
 from alignkeep.judging.statistics import mcnemar, wilson
-from alignkeep.report.fronts import front_chart, fronts_of
-from alignkeep.report.sources import Sweep, read_sources
+from alignkeep.merge.figures import front_chart, fronts_of
+from alignkeep.merge.swept import SWEEP_NAME, SweepResult
+from alignkeep.report.sources import read_sources
 from alignkeep.report.stage import report
 from alignkeep.types import Trade
 from test_report import NASTY, write_demo
@@ -105,7 +106,7 @@ def test_ends_that_no_weight_gives_stand_beside_the_weights():
     chart = drawn(found)
     assert {"base", "tuned"} <= {element.text for element in classed(chart, "label")}
     assert len(places(chart)) == len(WEIGHTS) + 2
-    (figure,) = fronts_of([Sweep("merge", found)])
+    (figure,) = fronts_of([Labelled("merge", found)])
     assert [row[0] for row in figure.table.rows] == [
         "base", "0", "0.1", "0.2", "0.3", "0.4", "0.5, picked", "0.6", "0.7", "0.8", "0.9", "1", "tuned",
     ]  # fmt: skip
@@ -113,7 +114,7 @@ def test_ends_that_no_weight_gives_stand_beside_the_weights():
 
 def test_the_table_has_every_measured_rate_and_the_paired_change():
     """At 0.5: 90 of 400 tasks; 170 refusals of 200 where the base has 196, so 13 points fewer."""
-    (figure,) = fronts_of([Sweep("merge", swept())])
+    (figure,) = fronts_of([Labelled("merge", swept())])
     assert figure.table.header == ("Weight", "Task", "Harm refusal", "Change of harm refusal, points")
     row = figure.table.rows[5]
     assert row[0] == "0.5, picked"
@@ -180,7 +181,7 @@ def test_the_page_shows_a_sweep_where_there_is_one_and_nothing_where_there_is_no
 def test_a_sweep_that_is_not_finished_is_passed_over_and_a_broken_one_is_named(tmp_path: Path):
     out = write_demo(tmp_path / "run")
     write(out / ".merge.partial", swept())
-    assert read_sources([out]).sweeps == ()
+    assert all(SWEEP_NAME not in one.names for one in read_sources([out]).finished)
     write(out / "merge", swept()).write_text("{")
     with pytest.raises(DataError, match=r"merge/sweep\.json"):
         report([out])

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alignkeep.checkpoint.forgetting import FORGETTING_NAME, ForgettingLaw, read_forgetting
 from alignkeep.errors import DataError
-from alignkeep.report.forgetting import forgetting_of
-from alignkeep.report.guards import guards_of, probes_of
-from alignkeep.report.logs import Training
 from alignkeep.report.sources import read_sources
 from alignkeep.report.stage import report
+from alignkeep.train.figures import Training, forgetting_of, guards_of, probes_of, read_training
 from alignkeep.train.forgetting import Observation, fit_forgetting
+from alignkeep.train.law import FORGETTING_NAME, ForgettingLaw, read_forgetting
+from alignkeep.trainers.log import LOG_NAME
 from test_report import NASTY, write_demo
 from test_report_injections import write as write_injection
 
@@ -45,7 +45,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(folder: Path, label: str = "kept") -> Training:
-    return next(one for one in read_sources([folder]).trainings if one.label == label)
+    return next(one for one in trainings(folder) if one.label == label)
+
+
+def trainings(folder: Path) -> list[Training]:
+    return [read_training(one) for one in read_sources([folder]).finished if LOG_NAME in one.names]
+
+
+def colours(labels: Iterable[str]) -> dict[str, int]:
+    return {label: number for number, label in enumerate(labels, start=1)}
 
 
 def test_the_tables_have_the_numbers_of_log_and_record(folder: Path) -> None:
@@ -53,17 +61,17 @@ def test_the_tables_have_the_numbers_of_log_and_record(folder: Path) -> None:
     write(folder / "kept" / "train")
     training = found(folder)
     assert training.losses == ((10.0, 1.0), (20.0, 0.5))
-    shares, layers = guards_of([training], [])
+    shares, layers = guards_of([training], colours)
     assert shares.table.rows == (("kept", "0.25", "0.25", "50.0 %"),)
     assert layers.table.rows == (("kept", "0", "0.3"), ("kept", "11", "0.4"))
-    (probe,) = probes_of([training], [])
+    (probe,) = probes_of([training], colours)
     assert probe.table.rows == (("kept", "0", "6.00", "0.000"), ("kept", "20", "-1.50", "0.125"))
 
 
 def test_a_tune_without_guard_and_probe_has_no_such_figure(folder: Path) -> None:
-    trainings = read_sources([folder]).trainings
-    assert trainings
-    assert guards_of(trainings, []) == probes_of(trainings, []) == ()
+    found = trainings(folder)
+    assert found
+    assert guards_of(found, colours) == probes_of(found, colours) == ()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,7 @@ def test_a_tune_without_guard_and_probe_has_no_such_figure(folder: Path) -> None
 )
 def test_a_record_without_usable_energies_has_no_layers(broken: Any, folder: Path) -> None:
     write(folder / "kept" / "train", broken)
-    assert [figure.name for figure in guards_of([found(folder)], [])] == ["guard"]
+    assert [figure.name for figure in guards_of([found(folder)], colours)] == ["guard"]
 
 
 TUNES = ("plain", 500, 1.25), ("plain", 500, 1.75), ("plain", 1000, 4.5), ("kept", 1000, 0.6)
@@ -105,7 +113,7 @@ def test_what_was_fitted_is_what_is_drawn(tmp_path: Path) -> None:
         for amount in (100, 200, 400, 800, 1600)
     ]
     fit = fit_forgetting(tunes, 0.5, unit=1000, draws=20)
-    law = ForgettingLaw(0.5, fit.unit, fit.exponent, fit.amplitude, fit.offset, tunes)
+    law = ForgettingLaw.of(fit, 0.5, tunes)
     (figure,) = forgetting_of([read_forgetting(law.write(tmp_path))])
     for method, amount, measured, fitted in figure.table.rows:
         assert float(fitted) == pytest.approx(fit.predicted(method, np.array([float(amount)]))[0], abs=1e-3)
@@ -116,7 +124,7 @@ def test_what_was_fitted_is_what_is_drawn(tmp_path: Path) -> None:
 def test_a_law_that_is_none_is_refused(key: str, folder: Path) -> None:
     (folder / FORGETTING_NAME).write_text(json.dumps({**LAW, key: [1, 2]}))
     with pytest.raises(DataError, match=f"{FORGETTING_NAME}: seen"):
-        read_sources([folder])
+        report([folder])
 
 
 def test_no_two_figures_of_a_page_have_one_name(folder: Path, tmp_path: Path) -> None:
@@ -145,4 +153,4 @@ def test_all_are_on_the_page_and_a_hostile_name_is_a_word(folder: Path, tmp_path
 
 
 def test_an_energy_of_nothing_draws_no_curve() -> None:
-    assert guards_of([Training("kept", (), ((10.0, 0.0, 0.0),), {"model.layers.0.q": (math.nan, 1.0)})], []) == ()
+    assert guards_of([Training("kept", (), ((10.0, 0.0, 0.0),), {"model.layers.0.q": (math.nan, 1.0)})], colours) == ()

@@ -10,10 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from alignkeep.checkpoint.injections import read_injection
-from alignkeep.report.injections import injections_of
-from alignkeep.report.panels import Figure
-from alignkeep.report.sources import Injected
+from alignkeep.charts.figures import Figure, Labelled
+from alignkeep.inject.figures import injections_of
+from alignkeep.inject.injection import read_injection
 from alignkeep.report.stage import report
 from test_report import NASTY, rate, write_demo
 
@@ -55,7 +54,7 @@ def test_a_page_that_is_passed_on_does_not_say_where_a_folder_lies(source: str, 
 
 
 def figures(folder: Path, **changes: Any) -> tuple[Figure, Figure]:
-    strengths, layers = injections_of([Injected("tune", read_injection(write(folder, **changes)))])
+    strengths, layers = injections_of([Labelled("tune", read_injection(write(folder, **changes)))])
     return strengths, layers
 
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alignkeep.checkpoint.parts import append_rows
-from alignkeep.checkpoint.sweeps import PARTIAL_NAME, SWEEP_NAME, read_sweep
 from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.judging.measure import PromptMeasure
 from alignkeep.merge.config import MergeConfig, SweepConfig
@@ -27,6 +26,7 @@ from alignkeep.merge.method import TensorMerge
 from alignkeep.merge.prepare import candidates, check_auto, rule_of
 from alignkeep.merge.stage import merge
 from alignkeep.merge.sweep import check_sweep, sweep
+from alignkeep.merge.swept import PARTIAL_NAME, SWEEP_NAME, read_sweep
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.types import Measurement, Message, Prompt, Verdict

@@ -147,7 +147,7 @@ def refuse_same(tune: str, base: str) -> None:
     """A tune that is its own base would always pass."""
     from alignkeep.models.fingerprint import fingerprint_model
 
-    if fingerprint_model(tune) == fingerprint_model(base):
+    if fingerprint_model(tune, base=base) == fingerprint_model(base):
         raise RecipeError(
             tune, seen=f"the same model as its base {base}", expected="a tune", remedy="name the model before tuning"
         )

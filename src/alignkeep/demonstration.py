@@ -17,7 +17,7 @@ from alignkeep.checkpoint.files import write_text
 from alignkeep.checkpoint.folders import claim_folder
 from alignkeep.checkpoint.records import identity_of
 from alignkeep.curate.config import CurateConfig
-from alignkeep.curate.stage import curate
+from alignkeep.curate.stage import CURATE, curate
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.stage import evaluate
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
@@ -118,7 +118,7 @@ def _models(config: DemoConfig, base: str, name: str, data: Mapping[str, Path], 
     if name == "poisoned":
         kept = out / f"{name}{CURATED}"
         curate(_curation(config, base, data), out=kept / "curate", **how)
-        explain(kept / "curate")
+        explain(CURATE, kept / "curate")
         train(_tune(config, base, data[kind], weights=kept / "curate"), out=kept / "train", **how)
         yield kept / "train"
         injected = out / f"{name}{INJECTED}" / "inject"

@@ -79,7 +79,7 @@ def _done(recipe: Recipe, out: Path, identity: str, resume: bool, progress: Prog
         model = folder if stage.makes_model else model
         card = result if isinstance(result, Scorecard) else card
         folders.append(folder)
-        explain(folder)
+        explain(stage, folder)
     page = None if card is None else report_on(out, recipe.report or ReportConfig(), "run", identity, folders, began)
     return RunResult(out, model, card, page)
 
@@ -185,12 +185,10 @@ def _made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     return made
 
 
-def explain(folder: Path) -> None:
+def explain(stage: Stage[Any, Any, Any], folder: Path) -> None:
     """The page of its own that a finished folder is worth, beside its files, where there is one."""
-    from alignkeep.report.curations import has_explanation, write_explanation
-
-    if leads() and has_explanation(folder):
-        write_explanation(folder)
+    if leads():
+        stage.explain(folder)
 
 
 def report_on(

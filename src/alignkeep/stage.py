@@ -19,6 +19,7 @@ from alignkeep.errors import AlignkeepError, MachineError
 from alignkeep.progress import Progress
 
 if TYPE_CHECKING:
+    from alignkeep.charts.figures import Figure, Series
     from alignkeep.checkpoint.manifest import MadeAgain, Manifest
     from alignkeep.citations import Cited
     from alignkeep.settings import Key
@@ -148,6 +149,17 @@ class Job:
     progress: Progress = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished folder, as the page meets it: the `label` of the model that it belongs to, the `names` of its files,
+    and the `facts` of its record (none without a record)."""
+
+    label: str
+    folder: Path
+    names: frozenset[str]
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
 class Stage(Protocol[Config, Prepared, Result]):
     """One stage.
 
@@ -236,6 +248,15 @@ class Stage(Protocol[Config, Prepared, Result]):
         """The methods that these settings use: names that `citations` knows, or the citation of a stranger's.
         `metrics` are the names that were measured, None where nothing was yet."""
         return ()
+
+    def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+        """What the page shows of those folders that are this stage's, by the files in them; `series` gives every label
+        its colour. Raises DataError for a broken file."""
+        return ()
+
+    def explain(self, folder: Path) -> Path | None:
+        """Write the page of its own that a finished folder is worth, beside its files; None where there is none."""
+        return None
 
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain | None:
         """Make what is in a finished folder again, and compare; None where there is no such proof."""

@@ -8,11 +8,11 @@ model before tuning, *tuned* the one after.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -111,6 +111,35 @@ class Judgement:
     score: float | None = None
 
 
+class _Json:
+    """How a field is read from JSON, and written to it, where its type alone does not say: pydantic asks."""
+
+    def __init__(self, read: Callable[[Any], object], write: Callable[[Any], object] | None = None) -> None:
+        self.read, self.write = read, write
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        schema: Any = core_schema.no_info_before_validator_function(self.read, handler(source))
+        if self.write is not None:
+            schema["serialization"] = core_schema.plain_serializer_function_ser_schema(self.write)
+        return schema
+
+
+def _named(value: object) -> object:
+    """Paired tests under their names, each with its name; what a file does not say was not counted."""
+    if not isinstance(value, Mapping):
+        return value
+    least = {"p_value": None, "only_model": 0, "only_base": 0}
+    return {
+        name: {**least, **test, "name": name} if isinstance(test, Mapping) else test for name, test in value.items()
+    }
+
+
+# NaN where it is unknown, which JSON has as null.
+Number = Annotated[float, _Json(lambda value: math.nan if value is None else value)]
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A number with its interval (95 % unless said otherwise) and the count it rests on.
@@ -118,9 +147,9 @@ class Estimate:
     With n = 0 nothing is known: the value is NaN and the interval is all of [0, 1].
     """
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     n: int
 
     def as_json(self) -> dict[str, float | int | None]:
@@ -135,13 +164,23 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Two models on the same prompts: `difference` is model minus base, with its interval and two-sided p-value."""
+    """Two models on the same prompts: `difference` is model minus base, with its interval and two-sided p-value.
+
+    `p_holm` is the p-value corrected for all categories, or all attacks, that were compared; None for a test that is no
+    part of such a family.
+    """
 
     name: str
     difference: Estimate
-    p_value: float
+    p_value: Number
     only_model: int
     only_base: int
+    p_holm: float | None = None
+
+    @property
+    def p_corrected(self) -> float:
+        """What to go by: the p-value of the family where there is one."""
+        return self.p_value if self.p_holm is None else self.p_holm
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -149,7 +188,15 @@ class PairedTest:
             "p_value": None if math.isnan(self.p_value) else self.p_value,
             "only_model": self.only_model,
             "only_base": self.only_base,
+            **({} if self.p_holm is None else {"p_holm": self.p_holm}),
         }
+
+
+# By name, which JSON has as the key alone.
+Tests = Annotated[
+    Mapping[str, PairedTest],
+    _Json(_named, lambda tests: {name: test.as_json() for name, test in tests.items()}),
+]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -164,7 +211,7 @@ class Scorecard:
     base: str | None
     suite: str
     metrics: dict[str, Estimate]
-    tests: dict[str, PairedTest] = field(default_factory=dict)
+    tests: Tests = field(default_factory=dict)
     base_metrics: dict[str, Estimate] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -258,7 +305,7 @@ class Trade:
 
     weight: float
     metrics: Mapping[str, Estimate]
-    tests: Mapping[str, PairedTest] = field(default_factory=dict)
+    tests: Tests = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         return {

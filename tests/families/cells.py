@@ -86,16 +86,23 @@ def _shown(error: BaseException) -> str:
 
 @contextmanager
 def _limit(seconds: int) -> Iterator[None]:
+    """Of the processor's time, which does not depend on who else is at work; a cell that waits for ever has ten times
+    as long."""
+
     def over(*_: object) -> None:
         raise TimeoutError(f"over {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.alarm(seconds)
+    clocks = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, 10 * seconds)}
+    before = {number: signal.signal(number, over) for number in clocks}
+    for clock, most in clocks.values():
+        signal.setitimer(clock, most)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for clock, _ in clocks.values():
+            signal.setitimer(clock, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Family:
@@ -164,7 +171,8 @@ class _Family:
 
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
-        return model(input_ids=torch.tensor(TEXT), attention_mask=torch.ones(1, len(TEXT[0])).long()).logits.double()
+        ids = torch.tensor(TEXT)
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.double()
 
 
 def _assert_same(one: Tensor, other: Tensor, what: str) -> None:
@@ -230,7 +238,9 @@ def _gradients(family: _Family, model: Any) -> dict[str, float]:
     model.requires_grad_(True)
     for example in read_examples(str(family.data)):
         ids, labels = encode_example(tokenizer, example)
-        said = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long()).logits
+        said = model(
+            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long(), use_cache=False
+        ).logits
         wanted = torch.tensor(labels[1:])
         torch.nn.functional.cross_entropy(said[0, :-1].float(), wanted, ignore_index=-100).backward()
     return {name: 0.0 if part.grad is None else float(part.grad.abs().max()) for name, part in model.named_parameters()}
@@ -373,11 +383,11 @@ def evaluate(family: _Family) -> None:
     rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert len(rows) == 4, f"{len(rows)} answers"
     tokenizer = AutoTokenizer.from_pretrained(family.folder)
-    row = rows[0]
-    ids = torch.tensor([encode_prompt(tokenizer, Prompt((Message("user", _text_of(row)),), kind="harmful"))])
-    said = family.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
-    wanted = tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip()
-    assert row["answer"].strip() == wanted, f"answered {row['answer']!r}, alone {wanted!r}"
+    for row in rows:  # of several lengths, in one batch
+        ids = torch.tensor([encode_prompt(tokenizer, Prompt((Message("user", _text_of(row)),), kind="harmful"))])
+        said = family.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+        wanted = tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        assert row["answer"].strip() == wanted, f"answered {row['answer']!r}, alone {wanted!r}"
 
 
 def _text_of(row: Mapping[str, Any]) -> str:

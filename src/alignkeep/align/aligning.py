@@ -10,6 +10,7 @@ from alignkeep.align.prepare import Prepared
 from alignkeep.align.reward import Reward, load_reward
 from alignkeep.checkpoint.folders import leads
 from alignkeep.errors import RecipeError
+from alignkeep.models.batching import is_right_padded
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.generation import stop_ids
 from alignkeep.models.loading import load_model
@@ -55,6 +56,8 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
     if prepared.arguments.use_vllm:
         given: Any = prepared.arguments.generation_kwargs or {}
         prepared.arguments.generation_kwargs = {"stop_token_ids": stop_ids(loaded), **given}
+    else:
+        _check_samples(loaded.model)
     held_out = _held_out(config, prepared, reward, loaded.tokenizer)
     trainer_of: Any = GRAOTrainer if config.method == "grao" else CarefulGRPOTrainer
     try:
@@ -81,6 +84,15 @@ def align_model(config: AlignConfig, prepared: Prepared, work: Path, progress: P
     latest = by_first(lambda: last_checkpoint(checkpoints))
     train_from(latest, trainer, "align")
     return Aligned(trainer, held_out)
+
+
+def _check_samples(model: Any) -> None:
+    """TRL samples answers to prompts of several lengths at once."""
+    if not is_right_padded(model):
+        raise RecipeError(
+            "align.model", seen=f"{type(model).__name__}, which answers a padded prompt otherwise than alone",
+            expected="a model that samples in batches", remedy="take a model of another family",
+        )  # fmt: skip
 
 
 def _held_out(config: AlignConfig, prepared: Prepared, reward: Reward, tokenizer: Any) -> HeldOut | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,18 @@ from alignkeep.errors import AlignkeepError, MachineError, NoEffectError
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
-from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
+from alignkeep.stage import Finished, Inputs, Job, Made, Misfit, Plan, Stage, Task
 from alignkeep.types import Estimate
 
 if TYPE_CHECKING:
     from alignkeep.align.aligning import Aligned
     from alignkeep.align.prepare import Prepared
+    from alignkeep.charts.figures import Figure, Series
 
 __all__ = ["ALIGN", "AlignResult", "align", "plan"]
 
 _UNSCORED = "grao/references_unscored"
-_LOG, _HELD_OUT = "training_log.jsonl", "held_out.jsonl"
+_HELD_OUT = "held_out.jsonl"
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,11 @@ class AlignStage(Stage[AlignConfig, "Prepared", AlignResult]):
         adapted = ("lora",) if settings.get("lora", True) is not None else ()
         return (str(settings.get("method", "grao")), *adapted)
 
+    def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+        from alignkeep.align.figures import figures_of
+
+        return figures_of(finished, series)
+
 
 ALIGN = AlignStage()
 
@@ -190,7 +196,7 @@ def _fingerprints(config: AlignConfig) -> dict[str, str]:
 
 def _write(prepared: Prepared, aligned: Aligned, made: Path, job: Job) -> dict[str, object]:
     from alignkeep.trainers.base import check_unwritten
-    from alignkeep.trainers.log import write_log
+    from alignkeep.trainers.log import LOG_NAME, write_log
     from alignkeep.trainers.saving import place_adapter, place_model
 
     config, trainer, work = prepared.config, aligned.trainer, job.folder
@@ -205,7 +211,7 @@ def _write(prepared: Prepared, aligned: Aligned, made: Path, job: Job) -> dict[s
         )
     check_unwritten(config.model, config.load.revision, job.fingerprints["model"])
     history = trainer.state.log_history
-    write_log(history, work / _LOG, {"held_out/ras"})
+    write_log(history, work / LOG_NAME, {"held_out/ras"})
     if aligned.held_out is not None:
         aligned.held_out.write(work / _HELD_OUT)
     shutil.rmtree(work / "trainer")

@@ -15,7 +15,7 @@ from typing import Any
 
 from alignkeep.checkpoint.listing import TEMPORARY
 from alignkeep.errors import DataError, MachineError, RecipeError
-from alignkeep.input_files import read_input
+from alignkeep.input_files import open_input, read_input
 
 MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 # Libraries that lose the errno on the way: safetensors and tokenizers (Rust), torch's archives, torch's CPU allocator.
@@ -147,6 +147,16 @@ def parse_object(data: bytes, where: str) -> dict[str, object]:
         expected="a file written by alignkeep",
         remedy="run that stage again, the file was changed or cut off",
     ) from cause
+
+
+def rows_of(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
+    """Every row of a file of JSON lines, and where it stands; none without a file. DataError for a broken row."""
+    if not path.exists():
+        return
+    with open_input(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield parse_object(line, f"{path}:{number}"), f"{path}:{number}"
 
 
 def jsonable(value: object) -> object:

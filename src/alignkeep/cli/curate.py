@@ -88,7 +88,9 @@ def _run(session: Session, config: CurateConfig, out: Path, *, overwrite: bool, 
         return
     result = stage.curate(config, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
     from alignkeep.checkpoint.folders import leads
-    from alignkeep.report.curations import PAGE_NAME, write_explanation
+    from alignkeep.curate.figures import PAGE_NAME
 
-    page = write_explanation(result.folder) if leads() else result.folder / PAGE_NAME
+    page = result.folder / PAGE_NAME
+    if leads():
+        stage.CURATE.explain(result.folder)
     session.show({**facts_of(result), "page": page}, curate_summary(result, page))

@@ -20,7 +20,7 @@ from alignkeep.judging.metrics import (
     UNSCORED,
     name_of_part,
 )
-from alignkeep.types import Estimate, Scorecard
+from alignkeep.types import Estimate, PairedTest, Scorecard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def scorecard_summary(card: Scorecard, out: Path) -> Summary:
         for name, test in card.tests.items():
             if "." not in name and name != DRIFT.name:  # categories and attacks are for the report; drift is said below
                 points, n = _points(test.difference), test.difference.n
-                _say(console, f"{name}: model - base = {points}, p = {test.p_value:.2g}, n = {n}")
+                _say(console, f"{name}: model - base = {points}, p = {test.p_value:.2g}, n = {n}{_would_show(test)}")
         if DRIFT.name in card.tests and card.tests[DRIFT.name].difference.n:
             _say(console, f"drift, harm refusal lost: {_points(card.tests[DRIFT.name].difference)}")
         for metric, note in card.notes.items():
@@ -230,6 +230,19 @@ def _rate(estimate: Estimate | None) -> str:
 def _points(estimate: Estimate) -> str:
     low, high = 100 * estimate.low, 100 * estimate.high
     return f"{100 * estimate.value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def _would_show(test: PairedTest) -> str:
+    """Beside a difference that was not found: the one that these prompts would have shown."""
+    from alignkeep.judging.drift import detectable
+    from alignkeep.judging.statistics import is_found
+
+    if is_found(test):
+        return ""
+    least = detectable(test)
+    if least is None:
+        return " (so few prompts can show no change)"
+    return f" (no difference found; these prompts show {100 * least:.1f} points or more, power 80 %)"
 
 
 def _written(console: Console, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from alignkeep.checkpoint.explanations import Explanation, Neighbour, Point, Shown
+from alignkeep.curate.explanation import Explanation, Neighbour, Point, Shown
 from alignkeep.curate.prepare import Prepared
 from alignkeep.curate.scoring import Choice
 from alignkeep.curate.text import answered, asked, whole
@@ -47,8 +47,8 @@ def explain(prepared: Prepared, choice: Choice, rows: Mapping[str, Sequence[int]
             for row, at in enumerate(order)
         ),
         edges=tuple(edges.tolist()),
-        kept_counts=counts[0],
-        dropped_counts=counts[1],
+        kept_counts=tuple(counts[0]),
+        dropped_counts=tuple(counts[1]),
         points=_plane(choice),
     )  # fmt: skip
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from alignkeep.checkpoint.files import machine_errors, write_json, write_tensors
 from alignkeep.checkpoint.records import MADE_FROM
 from alignkeep.curate.config import CurateConfig
-from alignkeep.curate.methods import load_method
-from alignkeep.errors import NoEffectError, RecipeError
+from alignkeep.curate.methods import cited
+from alignkeep.errors import NoEffectError
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
-from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
-from alignkeep.works import Citation
+from alignkeep.stage import Finished, Inputs, Job, Made, Plan, Stage, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alignkeep.charts.figures import Figure, Series
     from alignkeep.citations import Cited
     from alignkeep.curate.prepare import Prepared
     from alignkeep.curate.scoring import Choice
@@ -119,13 +119,17 @@ class CurateStage(Stage[CurateConfig, "Prepared", CurateResult]):
         return CurateResult(folder, summary["n"], summary["kept"], summary)
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[Cited, ...]:
-        """None of a stranger's whose module is not here any more."""
-        try:
-            rule = load_method(str(settings.get("method", "sot")))
-        except RecipeError:
-            return ()
-        is_cited = rule.works or rule.departures
-        return (Citation(rule.name, rule.title, rule.works, rule.departures),) if is_cited else ()
+        return cited(str(settings.get("method", "sot")))
+
+    def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+        from alignkeep.curate.figures import figures_of
+
+        return figures_of(finished, series)
+
+    def explain(self, folder: Path) -> Path | None:
+        from alignkeep.curate.figures import EXPLANATION_NAME, write_explanation
+
+        return write_explanation(folder) if (folder / EXPLANATION_NAME).is_file() else None
 
 
 CURATE = CurateStage()

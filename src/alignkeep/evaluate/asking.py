@@ -38,7 +38,9 @@ class Vocabulary:
 
 def read_vocabulary(config: EvaluateConfig, prepared: Preparation) -> Vocabulary:
     """Loads the tokenizers and counts. Raises DataError where most words of the suite or of the task are unknown."""
-    tokenizers: dict[Side, PreTrainedTokenizerBase] = {"tuned": load_tokenizer(config.model, config.load)}
+    tokenizers: dict[Side, PreTrainedTokenizerBase] = {
+        "tuned": load_tokenizer(config.model, config.load, base=config.base)
+    }
     if config.base is not None:
         tokenizers["base"] = load_tokenizer(config.base, _of_base(config.load))
     unknown: dict[Side, Estimate] = {}
@@ -93,7 +95,7 @@ def answer_all(
             loaded = None  # frees the one before the next is loaded
             _free_memory()
             if side == "tuned" or shared:
-                loaded = load_model(config.model, config.load)
+                loaded = load_model(config.model, config.load, base=config.base)
             else:
                 loaded = load_model(str(config.base), _of_base(config.load))
         if side == "tuned" and loaded.checkpoint.is_adapter and config.generation.backend == "transformers":
@@ -126,7 +128,7 @@ def _answers_for_both(
     folder = prepared.model.folder
     if folder is None or not prepared.model.is_adapter:
         return False
-    if fingerprint_model(str(config.base)) != fingerprint_model(*base_of(folder)):
+    if fingerprint_model(str(config.base)) != fingerprint_model(*base_of(folder, config.base)):
         return False
     tuned, base = vocabulary.tokenizers["tuned"], vocabulary.tokenizers["base"]
     return all(encode_prompt(tuned, q.prompt) == encode_prompt(base, q.prompt) for q in questions)

@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.evaluate.questions import prepare
+from alignkeep.evaluate.questions import Preparation, prepare
 from alignkeep.evaluate.reuse import check_reusable
+from alignkeep.judging.power import detectable_change, prompts_to_detect, reach
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.folders import resolve, tensor_entries
 from alignkeep.models.headers import load_json
@@ -16,6 +17,8 @@ from alignkeep.types import Checkpoint
 
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 _AS_LOADED = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Chosen for what is said before: the share of prompts on which base and tune may differ, a change worth knowing of.
+USUAL_DISCORDANCE, WORTH_KNOWING = 0.05, 0.02
 # Rough, for the plan only (chosen): characters a token stands for, bytes a token of an answer takes in the files.
 _CHARACTERS_PER_TOKEN, _BYTES_PER_TOKEN, _BYTES_PER_ROW = 3, 8, 400
 
@@ -39,6 +42,7 @@ def plan_evaluation(config: EvaluateConfig) -> dict[str, object]:
         "judge": config.judge,
         "attacks": [attack.name for attack in prepared.attacks],
         "prompts": dict(Counter(prompt.kind for prompt in prepared.prompts)),
+        "can_show": _can_show(prepared),
         "questions": len(prepared.questions),
         "answers_to_generate": to_ask * len(prepared.questions),
         "answers_reused": 0 if config.base_answers is None else len(prepared.questions),
@@ -47,6 +51,29 @@ def plan_evaluation(config: EvaluateConfig) -> dict[str, object]:
         "disk_bytes_estimated": disk,
         "notes": list(prepared.notes),
     }
+
+
+def _can_show(prepared: Preparation) -> dict[str, str]:
+    """For every kind of prompts, what so many of them can show, in a sentence."""
+    counts = Counter(prompt.kind for prompt in prepared.prompts)
+    return {kind: can_show(count, paired=prepared.base is not None) for kind, count in counts.items()}
+
+
+def can_show(n: int, *, paired: bool) -> str:
+    """What n prompts can show: of two models on the same prompts where `paired`, else of one rate."""
+    known = f"with {n} prompts a rate is known to {100 * reach(n):.1f} points or better"
+    if not paired:
+        return known
+    least, usual = detectable_change(n), detectable_change(n, USUAL_DISCORDANCE)
+    if least is None or usual is None:
+        return f"{known}; no change can be shown, which takes 6 prompts or more"
+    shown = (
+        f"a change under {100 * least:.1f} points cannot be seen (power 80 %), "
+        f"nor one under {100 * usual:.1f} where the models differ on {USUAL_DISCORDANCE:.0%} of them"
+    )
+    enough = prompts_to_detect(WORTH_KNOWING, USUAL_DISCORDANCE)
+    more = f"; about {enough} would show {100 * WORTH_KNOWING:.0f}" if usual > WORTH_KNOWING else ""
+    return f"{known}; {shown}{more}"
 
 
 def _memory(checkpoint: Checkpoint, config: EvaluateConfig, characters: int) -> int | None:

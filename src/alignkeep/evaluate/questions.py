@@ -73,7 +73,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
         prompts=prompts,
         attacks=tuple(attacks),
         questions=ask(prompts, attacks),
-        model=resolve(config.model, config.load.revision),
+        model=resolve(config.model, config.load.revision, base=config.base),
         base=None if config.base is None else resolve(config.base),
         task_fingerprint=None if config.task is None else fingerprint_data(config.task),
         notes=task.notes,

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.checkpoint.files import write_json, write_text
-from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import AlignkeepError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
+from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
@@ -144,7 +144,7 @@ EVALUATE = EvaluateStage()
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
     found = {
-        "model": fingerprint_model(config.model, config.load.revision),
+        "model": fingerprint_model(config.model, config.load.revision, base=config.base),
         "suite": prepared.suite.fingerprint,
         "questions": prepared.fingerprint,
     }

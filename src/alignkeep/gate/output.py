@@ -87,9 +87,10 @@ def _suite(gated: Gated) -> ElementTree.Element:
 def _more(line: Line) -> str:
     if line.answer is not Answer.UNDECIDED:
         return ""
+    shows = "" if line.shows is None else f"these show a change of {100 * line.shows:.1f} points or more; "
     if line.needed is None:
-        return " (no number of prompts that could be asked would decide it)"
-    return f" (about {line.needed} prompts would decide it)"
+        return f" ({shows}no number of prompts that could be asked would decide it)"
+    return f" ({shows}about {line.needed} prompts would decide it)"
 
 
 def percent(estimate: Estimate) -> str:

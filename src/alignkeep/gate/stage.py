@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from alignkeep.checkpoint.records import Record
-from alignkeep.checkpoint.scorecards import read_scorecard
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.gate.decision import Answer, Interval, change_on, decide, prompts_to_decide, rate_on, together
 from alignkeep.gate.policy import DEFAULT, Bound, Policy, read_policy
+from alignkeep.judging.drift import detectable
+from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.judging.statistics import PairCounts
 from alignkeep.types import Estimate, Scorecard
 
@@ -22,7 +23,8 @@ SCORECARD = "scorecard.json"
 @dataclass(frozen=True, slots=True)
 class Line:
     """One bound held against one metric. `estimate` is the rate, or the change against the base; `answer` is None
-    where an optional bound found nothing measured; `needed` is about how many prompts would decide."""
+    where an optional bound found nothing measured; `needed` is about how many prompts would decide, `shows` the change
+    that these would have shown with a power of 80 % (both only where they cannot decide)."""
 
     metric: str
     bound: str
@@ -30,6 +32,7 @@ class Line:
     estimate: Estimate | None = None
     needed: int | None = None
     note: str = ""
+    shows: float | None = None
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -38,6 +41,7 @@ class Line:
             "answer": "not measured" if self.answer is None else self.answer.value,
             "estimate": None if self.estimate is None else self.estimate.as_json(),
             "prompts_needed": self.needed,
+            "detectable_change": self.shows,
             "note": self.note,
         }
 
@@ -167,11 +171,12 @@ def _lines(path: Path, bound: Bound, card: Scorecard) -> list[Line]:
 def _line(name: str, bound: Bound, estimate: Estimate, card: Scorecard) -> Line:
     side, is_change, number = bound.limit
     answer = decide(estimate, side, number, bound.rule)
-    needed = None
-    if answer is Answer.UNDECIDED:
-        interval = _change_on(name, card) if is_change else rate_on(estimate.value)
-        needed = prompts_to_decide(interval, estimate.n, side, number)
-    return Line(name, bound.words, answer, estimate, needed)
+    if answer is not Answer.UNDECIDED:
+        return Line(name, bound.words, answer, estimate)
+    interval = _change_on(name, card) if is_change else rate_on(estimate.value)
+    needed = prompts_to_decide(interval, estimate.n, side, number)
+    shows = detectable(card.tests[name]) if is_change else None
+    return Line(name, bound.words, answer, estimate, needed, shows=shows)
 
 
 def _change_on(name: str, card: Scorecard) -> Interval:

@@ -9,12 +9,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from alignkeep.checkpoint.adapters import read_adapter
-from alignkeep.checkpoint.injections import FACTORS_NAME, INJECTION_NAME, read_injection
 from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
 from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.rewrite import digests
 from alignkeep.errors import AlignkeepError, CheckpointError
 from alignkeep.inject.config import InjectConfig
+from alignkeep.inject.injection import FACTORS_NAME, INJECTION_NAME, read_injection
 from alignkeep.inject.output import DIRECTION, unpacked
 from alignkeep.inject.prepare import fingerprints
 from alignkeep.inject.writing import edits_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from alignkeep.checkpoint.files import write_text
-from alignkeep.checkpoint.injections import Injection, Tried
+from alignkeep.inject.injection import Injection, Tried
 from alignkeep.inject.prepare import Prepared
 from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL, OVER_REFUSAL
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
 
-from alignkeep.checkpoint.injections import Injection, LayerFacts, MatrixFacts, Tried
 from alignkeep.inject.adapter_form import check_adaptable
 from alignkeep.inject.extraction import Extracted, extract
 from alignkeep.inject.in_memory import edited
+from alignkeep.inject.injection import Injection, LayerFacts, MatrixFacts, Tried
 from alignkeep.inject.prepare import Prepared
 from alignkeep.inject.rank_one import Push, RankOne, Raw, Relative, Strength
 from alignkeep.inject.search import Bench, Found, find, size_of

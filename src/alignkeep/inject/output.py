@@ -9,13 +9,13 @@ from typing import Any
 
 from alignkeep.checkpoint.adapters import read_adapter
 from alignkeep.checkpoint.files import write_tensors
-from alignkeep.checkpoint.injections import FACTORS_NAME
 from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.checkpoint.shards import JOURNAL, Written
 from alignkeep.errors import CheckpointError
 from alignkeep.inject.adapter_form import write_adapter
 from alignkeep.inject.edit import FoundEdit
 from alignkeep.inject.in_memory import edited
+from alignkeep.inject.injection import FACTORS_NAME
 from alignkeep.inject.prepare import Prepared
 from alignkeep.inject.writing import Factors, edits_of, write_model
 from alignkeep.judging.log_odds import mean_divergence

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
 from alignkeep.checkpoint.records import Record
 from alignkeep.inject.config import InjectConfig
+from alignkeep.inject.injection import INJECTION_NAME, Injection, read_injection
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
-from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
+from alignkeep.stage import Finished, Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
+    from alignkeep.charts.figures import Figure, Series
     from alignkeep.checkpoint.manifest import MadeAgain, Manifest
     from alignkeep.inject.prepare import Prepared
 
@@ -139,6 +140,11 @@ class InjectStage(Stage[InjectConfig, "Prepared", InjectResult]):
         edit = settings.get("edit")
         right = edit.get("right", "targeted") if isinstance(edit, Mapping) else "targeted"
         return ("rosi", "targeted") if right == "targeted" else ("rosi",)
+
+    def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+        from alignkeep.inject.figures import figures_of
+
+        return figures_of(finished, series)
 
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
         """Make the edited weights again from the model and the stored factors, and compare bit for bit. Raises

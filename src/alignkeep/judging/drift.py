@@ -13,7 +13,7 @@ Metrics
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,8 @@ from alignkeep.judging.metrics import (
     UNSCORED,
     Metric,
 )
-from alignkeep.judging.statistics import mcnemar, paired_bootstrap, sign_flip_test, wilson
+from alignkeep.judging.power import detectable_by, detectable_within
+from alignkeep.judging.statistics import holm, mcnemar, paired_bootstrap, sign_flip_test, wilson
 from alignkeep.types import Estimate, Judgement, Kind, PairedTest, Verdict
 
 Claim = list[bool | None]
@@ -65,19 +66,35 @@ def paired_tests(model: Sequence[Outcome], base: Sequence[Outcome], *, seed: int
     `attack_success` is the share of all attacks that succeed, averaged over prompts, with a bootstrap over prompts
     because the same prompt stands under every attack: only with two attacks or more over the same prompts.
 
-    Metrics without a single pair are left out, `drift` excepted. Raises ValueError when the two are not the same
+    Categories are one family and attacks another: their tests carry Holm's p-value too. Metrics without a single pair
+    are left out, `drift` excepted. Raises ValueError when the two are not the same
     prompts in the same order.
     """
     _check_same_prompts(model, base)
     of_model, of_base = claims(model), claims(base)
     tests = {name: _compare(name, of_model[name], of_base[name]) for name in of_model}
-    kept = {name: test for name, test in tests.items() if test.difference.n > 0}
+    kept = corrected({name: test for name, test in tests.items() if test.difference.n > 0})
     lost = _compare(DRIFT.name, of_model[HARM_REFUSAL.name], of_base[HARM_REFUSAL.name])
     kept[DRIFT.name] = replace(lost, difference=drift(model, base))
     pooled = _compare_attacks(model, base, seed)
     if pooled is not None:
         kept[ATTACK_SUCCESS.name] = pooled
     return kept
+
+
+def corrected(tests: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
+    """The tests, those of categories and those of attacks with Holm's p-value of their family."""
+    found = dict(tests)
+    for metric in (HARM_REFUSAL, ATTACK_SUCCESS):
+        family = metric.parts_in(tests)
+        p_values = holm(np.array([tests[name].p_value for name in family]))
+        found |= {name: replace(tests[name], p_holm=float(p)) for name, p in zip(family, p_values, strict=True)}
+    return found
+
+
+def detectable(test: PairedTest) -> float | None:
+    """The change that these prompts would have shown with a power of 80 %; None where they could show none."""
+    return detectable_within(test.difference) if test.name == ATTACK_SUCCESS.name else detectable_by(test)
 
 
 def drift(model: Sequence[Outcome], base: Sequence[Outcome]) -> Estimate:

@@ -8,15 +8,12 @@ import unicodedata
 from functools import cached_property
 
 from alignkeep.judging.phrases import LANGUAGES, Phrases
+from alignkeep.models.thinking import THOUGHT_BEGINS, THOUGHT_ENDS
 from alignkeep.types import Prompt
 
 # What is read of an answer, in characters (chosen: refusals speak early; labelled answers of 500 characters suffice).
 HEAD, TAIL = 2000, 400
 
-_THOUGHT_BEGINS = ("<think>", "<thinking>", "<reasoning>", "<thought>", "[THINK]", "◁think▷", "<|channel|>analysis")
-_THOUGHT_ENDS = (
-    "</think>", "</thinking>", "</reasoning>", "</thought>", "[/THINK]", "◁/think▷", "<|channel|>final<|message|>",
-)  # fmt: skip
 _PLAIN = {
     "’": "'", "‘": "'", "ʼ": "'", "´": "'", "“": '"', "”": '"', "„": '"', "–": "-", "—": "-",
     "\u200b": "", "\ufeff": "",
@@ -111,9 +108,9 @@ class Reading:
 
 def after_thinking(answer: str) -> str | None:
     """What follows the last finished thinking block; None when one was begun and not finished."""
-    end = max((answer.rfind(mark) + len(mark) for mark in _THOUGHT_ENDS if mark in answer), default=0)
+    end = max((answer.rfind(mark) + len(mark) for mark in THOUGHT_ENDS if mark in answer), default=0)
     rest = answer[end:]
-    begun = [rest.find(mark) for mark in _THOUGHT_BEGINS if mark in rest]
+    begun = [rest.find(mark) for mark in THOUGHT_BEGINS if mark in rest]
     if not begun:
         return rest.strip()
     said = rest[: min(begun)].strip()

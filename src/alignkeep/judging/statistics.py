@@ -7,6 +7,7 @@ Sources
     Statistics in Medicine 17 (1998) 2635-2650, method 10: the interval of their difference.
     Efron, Annals of Statistics 7 (1979): the percentile bootstrap. Owen, The pigeonhole bootstrap, Annals of Applied
     Statistics 1 (2007): resampling seeds and prompts independently when every seed saw every prompt.
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
 
 Symbols
     n11, n10, n01, n00   prompts on which both, only the model, only the base, neither did it
@@ -32,6 +33,7 @@ from alignkeep.types import Estimate, PairedTest
 
 RATE = (0.0, 1.0)
 DIFFERENCE = (-1.0, 1.0)
+LEVEL = 0.05
 # Numbers drawn at a time by the bootstrap: 32 MB of float64 (chosen; the result does not depend on it).
 _BLOCK = 4_000_000
 
@@ -100,6 +102,28 @@ def paired_difference(table: PairCounts, confidence: float = 0.95) -> Estimate:
     down = _joined(model.value - model.low, base.high - base.value, phi)
     up = _joined(model.high - model.value, base.value - base.low, phi)
     return Estimate(difference, max(difference - down, -1.0), min(difference + up, 1.0), n)
+
+
+def is_found(test: PairedTest) -> bool:
+    """Whether the paired difference is more than chance: its interval excludes 0 *and* the test agrees, corrected for
+    its family where it has one. The two can differ by a hair, and then nothing is claimed."""
+    excludes = test.difference.low > 0 or test.difference.high < 0
+    return excludes and (math.isnan(test.p_corrected) or test.p_corrected < LEVEL)
+
+
+def holm(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """Holm's adjusted p-values of a family of m tests, in its order: below `level` for at most `level` of families in
+    which no difference is real.
+
+    The k-th smallest is multiplied by m - k + 1, then by no less than those before it were, cut at 1: never below the
+    p-value, nor above Bonferroni's. NaN (nothing tested) stays NaN and does not count into m.
+    """
+    adjusted = np.full(p_values.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    steps = p_values[order] * np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
 
 
 def paired_bootstrap(

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignkeep.checkpoint.parts import is_whole, seal
-from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.errors import NoEffectError
 from alignkeep.judging.measure import Measure
 from alignkeep.merge.method import Space
 from alignkeep.merge.prepare import Prepared
 from alignkeep.merge.select import REFUSAL, TASK
 from alignkeep.merge.sweep import sweep
+from alignkeep.merge.swept import SWEEP_NAME, SweepResult, read_sweep
 from alignkeep.progress import Progress
 from alignkeep.types import Measurement
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from alignkeep.merge.config import AUTO, MergeConfig
 from alignkeep.objects import is_spec
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
-from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
+from alignkeep.stage import Finished, Inputs, Job, Made, Misfit, Plan, Stage, Task
 
 if TYPE_CHECKING:
+    from alignkeep.charts.figures import Figure, Series
     from alignkeep.checkpoint.manifest import MadeAgain, Manifest
     from alignkeep.citations import Cited
     from alignkeep.judging.measure import Measure
@@ -139,7 +140,7 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
 
     def evidence(self, error: AlignkeepError) -> tuple[str, ...]:
         """Where the pick of a sweep was refused, what the sweep measured."""
-        from alignkeep.checkpoint.sweeps import SWEEP_NAME
+        from alignkeep.merge.swept import SWEEP_NAME
 
         return (SWEEP_NAME,) if isinstance(error, NoEffectError) else ()
 
@@ -156,6 +157,11 @@ class MergeStage(Stage[MergeConfig, "Prepared", MergeResult]):
             return ("merge", *cited(method, settings.get("cites")))
         tried = [one.name for one in METHODS if one.in_auto]
         return ("merge", *(one for name in tried for one in cited(name)))
+
+    def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+        from alignkeep.merge.figures import figures_of
+
+        return figures_of(finished, series)
 
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
         """Make the merge again from its inputs and compare it bit for bit. Raises CheckpointError naming a tensor that

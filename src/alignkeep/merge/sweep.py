@@ -12,15 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignkeep.checkpoint.parts import is_whole, seal
-from alignkeep.checkpoint.sweeps import (
-    PARTIAL_NAME,
-    SWEEP_NAME,
-    Point,
-    SweepResult,
-    add_measured,
-    read_measured,
-    read_sweep,
-)
 from alignkeep.errors import DataError, NoEffectError, RecipeError
 from alignkeep.judging.measure import Measure, measure_prompts
 from alignkeep.merge.config import MergeConfig, SweepConfig
@@ -38,6 +29,15 @@ from alignkeep.merge.select import (
     pick_gain,
     pick_safe,
     pick_task,
+)
+from alignkeep.merge.swept import (
+    PARTIAL_NAME,
+    SWEEP_NAME,
+    Point,
+    SweepResult,
+    add_measured,
+    read_measured,
+    read_sweep,
 )
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress, Silent

@@ -276,8 +276,9 @@ def gradients_flow(model: Any, wanted: bool) -> Iterator[None]:
     """With every parameter frozen nothing has a gradient unless the embeddings' output begins one."""
     import torch
 
-    def begin(_: Any, __: Any, output: torch.Tensor) -> None:
-        output.requires_grad_(wanted)
+    def begin(_: Any, __: Any, output: torch.Tensor) -> Any:
+        # A copy, since some models scale the embeddings in place, which a tensor that begins a gradient forbids.
+        return output.requires_grad_().clone() if wanted else output.requires_grad_(False)
 
     with ExitStack() as stack:
         stack.callback(under_adapter(model).get_input_embeddings().register_forward_hook(begin).remove)

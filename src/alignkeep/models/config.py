@@ -14,13 +14,16 @@ class LoadConfig(Checked):
     """Where a model lives and in which numbers.
 
     `device` "auto" takes cuda, then mps, then cpu. `dtype` "auto" is the checkpoint's own dtype on an accelerator and
-    float32 on the CPU, where bfloat16 is slow and an answer can depend on who shares its batch.
+    float32 on the CPU, where bfloat16 is slow and an answer can depend on who shares its batch. `template` are
+    arguments of the model's chat template (`enable_thinking: false`), for every chat that is written with it.
     """
 
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    # Left out of a record where there is none: runs without one are what they were.
+    template: dict[str, bool | int | str] = Field(default_factory=dict, exclude_if=lambda arguments: not arguments)
 
     @field_validator("device")
     @classmethod
@@ -31,8 +34,13 @@ class LoadConfig(Checked):
 
 
 class GenerationConfig(Checked):
-    """Greedy generation: how long an answer may get, how many prompts share a batch, which engine runs."""
+    """Greedy generation: how long an answer may get, how many prompts share a batch, which engine runs.
+
+    `thinking_tokens` is the longest thought of a model that thinks: a thought that is longer is closed there, and the
+    answer behind it has `max_new_tokens` of its own. Without it a thought is a part of the answer.
+    """
 
     max_new_tokens: int = Field(default=256, gt=0, le=1_000_000_000)
     batch_size: int = Field(default=32, gt=0, le=1_000_000_000)
     backend: Literal["transformers", "vllm"] = "transformers"
+    thinking_tokens: int | None = Field(default=None, gt=0, le=1_000_000_000, exclude_if=lambda most: most is None)

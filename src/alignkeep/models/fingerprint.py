@@ -20,18 +20,20 @@ _NAMES = ("config.", "generation_config.", "tokenizer", "special_tokens", "added
 _ENDINGS = (".jinja", ".model", ".py")
 
 
-def fingerprint_model(reference: str, revision: str | None = None, *, with_base: bool = True) -> str:
+def fingerprint_model(
+    reference: str, revision: str | None = None, *, with_base: bool = True, base: str | None = None
+) -> str:
     """`sha256:...` over everything that decides what the model says.
 
     Configs, tokenizer and template files count with their content. Weights count tensor by tensor, with name, type,
     shape and every byte, and not with how they are cut into files nor what else a header says. An adapter's includes
-    its base's (`with_base`), and not the path to it: a run folder may be moved. A hub id is downloaded first. Raises as
-    `resolve` does.
+    its base's (`with_base`; `base` where it names none), and not the path to it: a run folder may be moved. A hub id is
+    downloaded first. Raises as `resolve` does.
 
     All weights are read once (XXH3, several files' tensors at a time); in one process a file that has not changed
     since, by its times, is not read again.
     """
-    checkpoint = localise(resolve(reference, revision, base=None if with_base else reference))
+    checkpoint = localise(resolve(reference, revision, base=base if with_base else reference))
     folder = cast(Path, checkpoint.folder)
     parts = [f"{file.name} {_of_text(file.read_bytes())}" for file in sorted(folder.iterdir()) if _decides(file)]
     parts.append(f"weights {_of_weights(folder, adapter=checkpoint.is_adapter)}")
@@ -39,7 +41,7 @@ def fingerprint_model(reference: str, revision: str | None = None, *, with_base:
         config = load_json(folder / "adapter_config.json")
         config.pop("base_model_name_or_path", None)
         parts.append(f"adapter_config.json {_of_text(json.dumps(config, sort_keys=True).encode())}")
-        parts.extend([f"base {fingerprint_model(*base_of(folder))}"] if with_base else [])
+        parts.extend([f"base {fingerprint_model(*base_of(folder, base))}"] if with_base else [])
     return f"sha256:{_of_text('|'.join(parts).encode())}"
 
 

@@ -1,4 +1,4 @@
-"""NaN and infinity in weights, found without a copy of the weights."""
+"""NaN and infinity in weights, found without a copy of the weights, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkeep.errors import CheckpointError
+from alignkeep.models.headers import TensorEntry
 
 if TYPE_CHECKING:
     import torch
@@ -33,3 +34,16 @@ def check_finite(tensors: Mapping[str, torch.Tensor], files: Mapping[str, Path],
                 expected="finite numbers",
                 remedy="copy or make the model again, or try --dtype float32 if the file itself is good",
             )
+
+
+def check_stored_finite(entries: Mapping[str, TensorEntry]) -> None:
+    """CheckpointError for the first stored tensor that is not finite; they are read one at a time."""
+    from safetensors import safe_open
+
+    by_file: dict[Path, list[str]] = {}
+    for name, entry in entries.items():
+        by_file.setdefault(entry.file, []).append(name)
+    for file, names in by_file.items():
+        with safe_open(file, framework="pt") as stored:
+            for name in names:
+                check_finite({name: stored.get_tensor(name)}, {name: file}, file.parent)

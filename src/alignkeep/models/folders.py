@@ -53,7 +53,7 @@ def resolve(reference: str, revision: str | None = None, *, base: str | None = N
         )
     if _looks_local(reference):
         raise _no_such_folder(reference, path)
-    return Checkpoint(reference=reference, folder=None, is_adapter=False, base=None, revision=revision)
+    return Checkpoint(reference=reference, folder=None, is_adapter=False, base=base, revision=revision)
 
 
 def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
@@ -94,7 +94,7 @@ def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
             expected="a local model folder, or a connection",
             remedy="give a local folder, or try again when connected",
         ) from error
-    return _resolve_folder(checkpoint.reference, Path(folder), checkpoint.revision)
+    return _resolve_folder(checkpoint.reference, Path(folder), checkpoint.revision, checkpoint.base)
 
 
 def tensor_entries(folder: Path, *, adapter: bool) -> dict[str, TensorEntry]:
@@ -159,7 +159,7 @@ def _resolve_folder(reference: str, folder: Path, revision: str | None, given: s
         if kind is not None:
             raise CheckpointError(str(entry), seen=kind, expected="an ordinary file", remedy="remove it")
     if (folder / "adapter_config.json").is_file():
-        base = given if given is not None and names_no_base(folder) else base_of(folder)[0]
+        base = base_of(folder, given)[0]
         _check_adapter(folder, tensor_entries(folder, adapter=True))
         return Checkpoint(reference=reference, folder=folder, is_adapter=True, base=base, revision=revision)
     if not (folder / "config.json").is_file():
@@ -200,14 +200,18 @@ def names_no_base(folder: Path) -> bool:
     return not load_json(folder / "adapter_config.json").get("base_model_name_or_path")
 
 
-def base_of(folder: Path) -> tuple[str, str | None]:
-    """The base of an adapter folder and its revision: a path seen from the folder, else from here, else a hub id."""
+def base_of(folder: Path, given: str | None = None) -> tuple[str, str | None]:
+    """The base of an adapter folder and its revision: a path seen from the folder, else from here, else a hub id;
+    `given` for an adapter that names none."""
     config = load_json(folder / "adapter_config.json")
     named, revision = config.get("base_model_name_or_path"), config.get("revision")
     where = f"{folder / 'adapter_config.json'}: base_model_name_or_path"
     expected = "the full model that the adapter was trained on"
+    if given is not None and not named:
+        named, revision, folder = given, None, Path()
     if not isinstance(named, str) or not named:
-        raise CheckpointError(where, seen=repr(named), expected=expected, remedy="write it into the file")
+        remedy = "write it into the file, or name it where the command takes a base"
+        raise CheckpointError(where, seen=repr(named), expected=expected, remedy=remedy)
     path = user_path(named)
     base = next((found for found in (folder / path, path) if found.is_dir() or is_gguf(found)), None)
     if base is None:

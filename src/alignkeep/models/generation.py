@@ -2,21 +2,24 @@
 
 The longest prompts come first, so that a lack of memory shows at once, and prompts of like length share a batch, padded
 and masked. Where the model allows it an answer that ends makes room for the next prompt (models/decoding.py); others
-go through transformers' `generate`, batch after batch. In float32 the answers do not depend on the batch size, up to
-rounding (the tests hold 8 = 8 x 1).
+go through transformers' `generate`, batch after batch, as far as they are right on one (models/batching.py). In float32
+the answers do not depend on the batch size, up to rounding (the tests hold 8 = 8 x 1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, replace
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from alignkeep.checkpoint.files import says_no_memory
 from alignkeep.errors import DataError, MachineError
+from alignkeep.models.batching import Batching, batching, generated, without_router_loss
 from alignkeep.models.chat import encode_prompt, render
 from alignkeep.models.config import GenerationConfig
 from alignkeep.models.loading import LoadedModel
+from alignkeep.models.thinking import ThoughtMarks, read_answer
 from alignkeep.types import Message, Prompt
 
 if TYPE_CHECKING:
@@ -36,7 +39,20 @@ class Answer(NamedTuple):
 class _Asked:
     index: int
     ids: list[int]
-    room: int  # new tokens it may have
+    room: int  # new tokens it may have; 0 if it has said all
+    said: tuple[int, ...] = ()  # a thought, whose tokens are the last ones of `ids`
+
+    def read(self, tokenizer: Any, tokens: list[int], ends: list[int]) -> tuple[str, bool]:
+        """The text of the thought and of what follows it, and whether it was cut short."""
+        prompt = self.ids[: len(self.ids) - len(self.said)]
+        return read_answer(tokenizer, prompt, [*self.said, *tokens], ends)
+
+
+class Said(NamedTuple):
+    """New tokens of one row: up to an end token, or as many as it had room for."""
+
+    row: int  # the index of its prompt
+    tokens: list[int]
 
 
 def generate_answers(
@@ -55,22 +71,63 @@ def generate_answers(
     before anything is generated, and MachineError if memory does not even hold one prompt.
     """
     config = config or GenerationConfig()
+    ends = stop_ids(loaded)
     asked = _encode(loaded, prompts, config.max_new_tokens, template)
+    if config.thinking_tokens is not None:
+        asked = _after_thoughts(loaded, asked, config, ends)
+    rows = {one.index: one for one in asked}
+    over = [Said(one.index, []) for one in asked if not one.room]
+    answers: dict[int, Answer] = {}
+    for batch in chain([over] if over else [], _said(loaded, [one for one in asked if one.room], config, ends)):
+        read = [(index, *rows[index].read(loaded.tokenizer, tokens, ends)) for index, tokens in batch]
+        answers.update((index, Answer(text, truncated)) for index, text, truncated in read)
+        if on_answers is not None:
+            on_answers(read)
+    return [answers[index] for index in range(len(prompts))]
+
+
+def _after_thoughts(
+    loaded: LoadedModel, asked: list[_Asked], config: GenerationConfig, ends: list[int]
+) -> list[_Asked]:
+    """The prompts with their thoughts behind them, each at most `thinking_tokens` long and closed: what an answer
+    follows. A row that ends without a thought has said all; one that begins with its answer goes on with it."""
+    marks, context = ThoughtMarks.of(loaded.tokenizer), context_length(loaded)
+    most = config.thinking_tokens or 0
+
+    def left(ids: Sequence[int]) -> int:
+        return most + config.max_new_tokens if context is None else context - len(ids)
+
+    first = [replace(one, room=min(most, left(one.ids) - len(marks.closing) - 1)) for one in asked]
+    thinking = [one for one in first if one.room > 0]
+    found = {one.row: one.tokens for batch in _said(loaded, thinking, config, [*ends, marks.end]) for one in batch}
+    after = []
+    for one in asked:
+        tokens = found.get(one.index, [])
+        thought = tokens[:-1] if tokens[-1:] == [marks.end] else tokens
+        was_open = marks.is_open([*one.ids, *thought])
+        if not was_open:  # what it said is the beginning of its answer
+            tokens = tokens[: config.max_new_tokens]
+        elif thought is tokens and not set(tokens) & set(ends):
+            tokens = [*tokens, *marks.closing]
+        ids = [*one.ids, *tokens]
+        room = min(config.max_new_tokens - (0 if was_open else len(tokens)), left(ids))
+        after.append(_Asked(one.index, ids, 0 if set(tokens) & set(ends) else max(0, room), tuple(tokens)))
+    return sorted(after, key=lambda one: (-len(one.ids), one.index))
+
+
+def _said(loaded: LoadedModel, asked: list[_Asked], config: GenerationConfig, ends: list[int]) -> Iterator[list[Said]]:
+    """What each row says, by the engine that was chosen; batches as they are done."""
+    if not asked:
+        return iter(())
     if config.backend == "vllm":
         from alignkeep.models.vllm import answer_batches
 
-        batches = answer_batches(loaded, [(one.index, one.ids, one.room) for one in asked], stop_ids(loaded))
-    else:
-        from alignkeep.models.decoding import can_decode
-
-        through = _decoded if can_decode(loaded.model) else _answer_batches
-        batches = through(loaded, asked, config.batch_size)
-    answers: dict[int, Answer] = {}
-    for batch in batches:
-        answers.update((index, Answer(text, truncated)) for index, text, truncated in batch)
-        if on_answers is not None:
-            on_answers(batch)
-    return [answers[index] for index in range(len(prompts))]
+        rows = [(one.index, one.ids, one.room) for one in asked]
+        return ([Said(*one) for one in batch] for batch in answer_batches(loaded, rows, ends))
+    how = batching(loaded.model)
+    if how is Batching.ROWS:
+        return _decoded(loaded, asked, config.batch_size, ends)
+    return _answer_batches(loaded, asked, config.batch_size, how, ends)
 
 
 def stop_ids(loaded: LoadedModel) -> list[int]:
@@ -130,18 +187,18 @@ def _encode(
     return sorted(asked, key=lambda one: (-len(one.ids), one.index))
 
 
-def _decoded(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[list[tuple[int, str, bool]]]:
+def _decoded(loaded: LoadedModel, asked: list[_Asked], size: int, ends: list[int]) -> Iterator[list[Said]]:
     """As many answers at a time as a batch has; where memory runs out the batch is halved, for good."""
     from alignkeep.models.decoding import Decoder, Row
 
-    ends, most = stop_ids(loaded), size
+    most = size
     rows = [Row(one.index, one.ids, one.room) for one in asked]
-    decoder = Decoder(loaded.model, rows, ends, **_without_router_loss(loaded.model))
-    done: list[tuple[int, str, bool]] = []
+    decoder = Decoder(loaded.model, rows, ends, **without_router_loss(loaded.model))
+    done: list[Said] = []
     while decoder.active or decoder.waiting:
         try:
             for row in decoder.answers(size):
-                done.append((row.index, *_read(loaded.tokenizer, row.said, ends)))
+                done.append(Said(row.index, row.said))
                 if len(done) >= most:
                     yield done
                     done = []
@@ -157,15 +214,17 @@ def _decoded(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[li
         yield done
 
 
-def _answer_batches(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iterator[list[tuple[int, str, bool]]]:
+def _answer_batches(
+    loaded: LoadedModel, asked: list[_Asked], size: int, how: Batching, ends: list[int]
+) -> Iterator[list[Said]]:
     """Batch after batch; where memory runs out the batch is halved, for good, and tried again."""
-    ends = stop_ids(loaded)
-    start = 0
+    size, start = 1 if how is Batching.SINGLE else size, 0
     while start < len(asked):
         # Prompts near the end of the context have less room. They share a batch only with their like, so that none is
         # cut short by a neighbour and none runs past the context.
-        room = asked[start].room
-        batch = list(takewhile(lambda one: one.room == room, asked[start : start + size]))  # noqa: B023
+        room, length = asked[start].room, len(asked[start].ids)
+        fits = lambda one: one.room == room and (how is Batching.PADDED or len(one.ids) == length)  # noqa: B023, E731
+        batch = list(takewhile(fits, asked[start : start + size]))
         answers = _try_batch(loaded, batch, ends)
         if answers is None:
             size = max(1, len(batch) // 2)
@@ -174,7 +233,7 @@ def _answer_batches(loaded: LoadedModel, asked: list[_Asked], size: int) -> Iter
         start += len(batch)
 
 
-def _try_batch(loaded: LoadedModel, batch: list[_Asked], ends: list[int]) -> list[tuple[int, str, bool]] | None:
+def _try_batch(loaded: LoadedModel, batch: list[_Asked], ends: list[int]) -> list[Said] | None:
     """The answers, or None if memory ran out and the batch can be halved."""
     try:
         return _answer_batch(loaded, batch, ends)
@@ -206,54 +265,19 @@ def _free_memory() -> None:
 def _out_of_memory(error: BaseException) -> bool:
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()  # the CPU allocator raises a plain RuntimeError
-    return "out of memory" in text or "can't allocate memory" in text
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or says_no_memory(error)
 
 
-def _answer_batch(loaded: LoadedModel, batch: list[_Asked], ends: list[int]) -> list[tuple[int, str, bool]]:
-    import torch
-    from transformers import GenerationConfig as Settings
-
-    tokenizer, model = loaded.tokenizer, loaded.model
+def _answer_batch(loaded: LoadedModel, batch: list[_Asked], ends: list[int]) -> list[Said]:
+    tokenizer, prompts = loaded.tokenizer, [one.ids for one in batch]
     padding = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else (ends or [0])[0]
-    width = max(len(one.ids) for one in batch)
-    ids = torch.full((len(batch), width), padding, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, one in enumerate(batch):
-        ids[row, width - len(one.ids) :] = torch.tensor(one.ids)
-        mask[row, width - len(one.ids) :] = 1
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            # Everything that changes greedy choice is said, since what is unsaid comes from the model's own
-            # generation_config (Qwen ships a repetition penalty there).
-            generation_config=Settings(
-                max_new_tokens=batch[0].room,
-                do_sample=False,
-                num_beams=1,
-                temperature=1.0,
-                top_k=50,
-                top_p=1.0,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
-                eos_token_id=ends or None,
-                pad_token_id=padding,
-            ),
-            **_without_router_loss(model),
-        )
-    rows = output[:, width:].tolist()
-    return [(one.index, *_read(tokenizer, row, ends)) for one, row in zip(batch, rows, strict=True)]
+    output = generated(loaded.model, prompts, batch[0].room, ends, padding)
+    rows = output[:, max(map(len, prompts)) :].tolist()
+    return [Said(one.index, _up_to_end(row, ends)) for one, row in zip(batch, rows, strict=True)]
 
 
-def _without_router_loss(model: Any) -> dict[str, bool]:
-    """A mixture of experts that computes its router loss, as in training, fails in cached generation."""
-    return {"output_router_logits": False} if getattr(model.config, "output_router_logits", False) else {}
-
-
-def _read(tokenizer: Any, tokens: list[int], ends: list[int]) -> tuple[str, bool]:
-    """Text up to the first end token, and whether there was none."""
-    stop = next((at for at, token in enumerate(tokens) if token in ends), None)
-    return tokenizer.decode(tokens[:stop], skip_special_tokens=True), stop is None
+def _up_to_end(tokens: list[int], ends: list[int]) -> list[int]:
+    """The tokens up to and with the first that ends the row."""
+    stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: stop + 1]

@@ -11,16 +11,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkeep.errors import AlignkeepError, CheckpointError, MachineError, RecipeError, ShapeError
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.fingerprint import fingerprint_model
-from alignkeep.models.finite import check_finite
+from alignkeep.models.finite import check_finite, check_stored_finite
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 from alignkeep.models.headers import load_json
+from alignkeep.models.thinking import set_arguments
 from alignkeep.models.untrusted import check_size, check_template
 from alignkeep.types import Checkpoint
 
@@ -62,20 +62,19 @@ class LoadedModel:
             self.adapter_on = was_on
 
 
-def load_model(reference: str, config: LoadConfig | None = None) -> LoadedModel:
-    """The model, checked: every tensor there, in its shape, finite, and every adapter tensor in use.
+def load_model(reference: str, config: LoadConfig | None = None, *, base: str | None = None) -> LoadedModel:
+    """The model, checked: every tensor there, in its shape, finite, and every adapter tensor in use. `base` is that of
+    an adapter which names none.
 
     Raises CheckpointError (file and tensor named), ShapeError (more tokens than embeddings), MachineError (memory or
     hub), RecipeError (no such device).
     """
     config = config or LoadConfig()
     device = choose_device(config.device)
-    checkpoint = localise(resolve(reference, config.revision), with_code=config.trust_remote_code)
-    folder = cast(Path, checkpoint.folder)
-    base_folder = folder
+    checkpoint = localise(resolve(reference, config.revision, base=base), with_code=config.trust_remote_code)
+    folder = base_folder = cast(Path, checkpoint.folder)
     if checkpoint.is_adapter:
-        base = localise(resolve(*base_of(folder)), with_code=config.trust_remote_code)
-        base_folder = cast(Path, base.folder)
+        base_folder = cast(Path, localise(resolve(*base_of(folder, base)), with_code=config.trust_remote_code).folder)
     tokenizer = _tokenizer(folder, base_folder, config)
     model = _load_full(base_folder, config, device)
     _check_vocabulary(folder, tokenizer, model)
@@ -89,44 +88,46 @@ def load_model(reference: str, config: LoadConfig | None = None) -> LoadedModel:
 
 
 def check_loadable(reference: str, config: LoadConfig | None = None) -> None:
-    """Look at what `load_model` looks at before it reads weights: files, tokenizer, chat template, size of the config.
+    """Look at what `load_model` looks at, with no model in memory: files, tokenizer, chat template, every tensor that
+    the config asks for, its shape and its numbers (a tensor at a time).
 
     Raises as `load_model` does; for a second model, before the first one has worked for an hour.
     """
+    from transformers import AutoConfig, GenerationConfig
+
     config = config or LoadConfig()
     checkpoint = localise(resolve(reference, config.revision), with_code=config.trust_remote_code)
     folder = base_folder = cast(Path, checkpoint.folder)
     if checkpoint.is_adapter:
         base_folder = cast(Path, localise(resolve(*base_of(folder)), with_code=config.trust_remote_code).folder)
-    from transformers import GenerationConfig
-
     tokenizer = _tokenizer(folder, base_folder, config)
     _refuse_own_code(base_folder, config)
     with _machine_errors(base_folder):
         if (base_folder / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(base_folder, local_files_only=True)
         entries = tensor_entries(base_folder, adapter=False)
-        model = check_size(base_folder, entries, trust_remote_code=config.trust_remote_code)
+        settings = AutoConfig.from_pretrained(
+            base_folder, trust_remote_code=config.trust_remote_code, local_files_only=True
+        )
+        kind = model_class(settings)
+        model = check_size(base_folder, entries, trust_remote_code=config.trust_remote_code, kind=kind)
+        if "quantization_config" not in load_json(base_folder / "config.json"):  # packed: what it unpacks to is unknown
+            _check_all_there(kind, base_folder, trust_remote_code=config.trust_remote_code)
     _check_vocabulary(base_folder, tokenizer, model)
-    # By how many numbers they hold: transformers turns some on the way.
-    described = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    mismatched = [(name, entry.shape, described.get(name, entry.shape)) for name, entry in entries.items()]
-    info = {
-        "mismatched_keys": [one for one in mismatched if prod(one[1]) != prod(one[2])],
-        "missing_keys": [],
-        "unexpected_keys": [],
-    }
-    if "quantization_config" not in load_json(base_folder / "config.json"):  # packed weights have shapes of their own
-        _check_loaded(base_folder, info, model)
+    check_stored_finite(entries)
+    if checkpoint.is_adapter:
+        check_stored_finite(tensor_entries(folder, adapter=True))
 
 
-def load_tokenizer(reference: str, config: LoadConfig | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    reference: str, config: LoadConfig | None = None, *, base: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer that `load_model` would give: the adapter's own where it has one, else the base's."""
     config = config or LoadConfig()
-    checkpoint = localise(resolve(reference, config.revision))
+    checkpoint = localise(resolve(reference, config.revision, base=base))
     folder = base_folder = cast(Path, checkpoint.folder)
     if checkpoint.is_adapter:
-        base_folder = cast(Path, localise(resolve(*base_of(folder))).folder)
+        base_folder = cast(Path, localise(resolve(*base_of(folder, base))).folder)
     return _tokenizer(folder, base_folder, config)
 
 
@@ -171,6 +172,7 @@ def _tokenizer(folder: Path, base_folder: Path, config: LoadConfig) -> PreTraine
             expected="a chat_template, as chat models have",
             remedy="take the chat (instruct) version of the model, or add chat_template.jinja",
         )
+    set_arguments(tokenizer, config.template, source)
     check_template(tokenizer, source)
     return cast("PreTrainedTokenizerBase", tokenizer)
 
@@ -229,11 +231,16 @@ def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         named = (getattr(settings, "architectures", None) or [""])[0]
         own: Any = getattr(transformers, named, None) or model_class(settings)
-        model, info = own.from_pretrained(
-            folder, device_map="meta", use_safetensors=True, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-        _check_loaded(folder, info, model)
+        _check_all_there(own, folder, trust_remote_code=trust_remote_code)
+
+
+def _check_all_there(kind: Any, folder: Path, *, trust_remote_code: bool) -> None:
+    """The folder holds the tensors of this class, in their shapes, and no more of their kinds. No number is read."""
+    model, info = kind.from_pretrained(
+        folder, device_map="meta", use_safetensors=True, local_files_only=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    _check_loaded(folder, info, model)
 
 
 def _check_reads_on(folder: Path, model: Any) -> None:

@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
 def answer_batches(
     loaded: LoadedModel, asked: Sequence[tuple[int, list[int], int]], ends: list[int]
-) -> Iterator[list[tuple[int, str, bool]]]:
-    """Batches of (index, text, truncated) for prompts given as (index, tokens, most new tokens).
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Batches of (index, new tokens up to and with an end token) for prompts given as (index, tokens, most new tokens).
 
     Raises RecipeError where vLLM is not installed.
     """
     engine, params, adapters = _engine(loaded)
-    tokenizer = loaded.tokenizer
     adapter = adapters if loaded.adapter_on else None
     size = 1024  # prompts handed over at once; vLLM batches within, this is how often answers are stored
     for start in range(0, len(asked), size):
@@ -40,7 +39,7 @@ def answer_batches(
         for (index, _, _), output in zip(batch, outputs, strict=True):
             said = output.outputs[0]
             tokens = [token for token in said.token_ids if token not in ends]
-            answers.append((index, tokenizer.decode(tokens, skip_special_tokens=True), said.finish_reason == "length"))
+            answers.append((index, tokens if said.finish_reason == "length" else [*tokens, *ends[:1]]))
         yield answers
 
 
@@ -68,7 +67,7 @@ def _engine(loaded: LoadedModel) -> tuple[Any, Any, Any]:
         options: dict[str, Any] = {"dtype": dtype, "seed": 0}
         source = str(folder)
         if checkpoint.is_adapter:
-            source, _ = base_of(folder)
+            source, _ = base_of(folder, checkpoint.base)
             rank = load_json(folder / "adapter_config.json").get("r", 16)
             options |= {"enable_lora": True, "max_lora_rank": rank}
         loaded.engine = LLM(model=source, **options)

@@ -7,7 +7,7 @@ import re
 
 import yaml
 
-from alignkeep.report.html import interval, percent, shorten, visible
+from alignkeep.charts.text import interval, percent, shorten, visible
 from alignkeep.report.page import Cell, Page
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~$-])")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from alignkeep.report.html import SHORT, shorten
+from alignkeep.charts.text import SHORT, shorten
 from alignkeep.report.sources import Answered
 from alignkeep.report.subjects import Key, Subject
 

@@ -5,30 +5,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
 
+from alignkeep.charts.figures import Figure
+from alignkeep.charts.svg import key
 from alignkeep.citations import Cited, bibtex, cite
 from alignkeep.judging.metrics import ATTACK_SUCCESS, METRICS, RATES, Metric
-from alignkeep.report.alignments import alignments_of
-from alignkeep.report.curations import curations_of
 from alignkeep.report.examples import Section, sections_of
-from alignkeep.report.figures import key
-from alignkeep.report.forgetting import forgetting_of
-from alignkeep.report.fronts import fronts_of
-from alignkeep.report.guards import guards_of, probes_of
-from alignkeep.report.injections import injections_of
-from alignkeep.report.panels import Figure, Paired, figures_of, in_words
-from alignkeep.report.sources import Sources, StageRecord
-from alignkeep.report.subjects import Subject, subjects_of
+from alignkeep.report.panels import Paired, figures_of, in_words
+from alignkeep.report.sources import Sources
+from alignkeep.report.subjects import Subject, series_of, subjects_of
 from alignkeep.report.verdict import Finding, findings
+from alignkeep.stage import Finished
 from alignkeep.stages import STAGES, methods_of
 from alignkeep.types import Estimate
 from alignkeep.works import Citation
+
+_MEASURING = [stage.name for stage in STAGES if stage.measures]  # their scorecards say what was measured
 
 
 class Cell(NamedTuple):
@@ -84,16 +82,7 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
         columns=tuple(RATES.values()),
         rows=tuple(_table_row(subject) for subject in subjects),
         notes=_notes(subjects),
-        figures=(
-            *curations_of(sources.curations),
-            *fronts_of(sources.sweeps),
-            *injections_of(sources.injections),
-            *alignments_of(sources.alignments, subjects),
-            *figures_of(subjects, sources.trainings),
-            *probes_of(sources.trainings, subjects),
-            *guards_of(sources.trainings, subjects),
-            *forgetting_of(sources.laws),
-        ),
+        figures=(*figures_of(subjects), *_of_stages(sources, subjects)),
         sections=sections_of(subjects, full=full_answers),
         full_answers=full_answers,
         records=tuple(_record(record) for record in sources.records),
@@ -101,6 +90,15 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
         methods=methods,
         bibtex=bibtex(methods),
     )
+
+
+def _of_stages(sources: Sources, subjects: Sequence[Subject]) -> list[Figure]:
+    """What the stages show of themselves, in the order of a tune's life."""
+
+    def series(labels: Iterable[str]) -> Mapping[str, int]:
+        return series_of(labels, subjects)
+
+    return [figure for stage in STAGES for figure in stage.figures(sources.finished, series)]
 
 
 def _about(subjects: Sequence[Subject]) -> tuple[tuple[str, str], ...]:
@@ -138,7 +136,7 @@ def _notes(subjects: Sequence[Subject]) -> tuple[str, ...]:
     return tuple(f"{text} ({', '.join(dict.fromkeys(labels))})" for text, labels in found.items())
 
 
-def _record(record: StageRecord) -> Facts:
+def _record(record: Finished) -> Facts:
     facts = record.facts
     seconds = facts.get("seconds")
     summary = [f"seed {facts['seed']}"] if facts.get("seed") is not None else []
@@ -146,18 +144,22 @@ def _record(record: StageRecord) -> Facts:
         summary.append(f"{seconds:.1f} s")
     pairs = [("identity", str(facts.get("identity", "")))]
     # What an evaluation found is the page itself.
-    for group in ("inputs", "config") if record.stage == "evaluate" else ("inputs", "config", "result"):
+    for group in ("inputs", "config") if facts["stage"] in _MEASURING else ("inputs", "config", "result"):
         pairs += [(f"{group}: {name}", value) for name, value in _flat(facts.get(group))]
-    return Facts(f"{record.label}: {record.stage}", ", ".join(summary), tuple(pairs))
+    return Facts(_titled(record), ", ".join(summary), tuple(pairs))
 
 
-def _versions(records: Sequence[StageRecord]) -> tuple[Facts, ...]:
+def _titled(record: Finished) -> str:
+    return f"{record.label}: {record.facts['stage']}"
+
+
+def _versions(records: Sequence[Finished]) -> tuple[Facts, ...]:
     """The versions of every record, records with the same versions together."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for record in records:
         pairs = tuple(sorted(_flat(record.facts.get("versions"))))
         if pairs:
-            groups.setdefault(pairs, []).append(f"{record.label}: {record.stage}")
+            groups.setdefault(pairs, []).append(_titled(record))
     if len(groups) == 1:
         return tuple(Facts("Versions", "the same for every stage", pairs) for pairs in groups)
     return tuple(Facts("Versions", "; ".join(stages), pairs) for pairs, stages in groups.items())
@@ -178,13 +180,12 @@ def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
 
 def _methods(sources: Sources) -> tuple[Citation, ...]:
     names: list[Cited] = []
-    measuring = [stage.name for stage in STAGES if stage.measures]  # their scorecards say what was measured
     for record in sources.records:
         config = record.facts.get("config")
-        if record.stage not in measuring and isinstance(config, Mapping):
-            names += methods_of(record.stage, config)
+        if record.facts["stage"] not in _MEASURING and isinstance(config, Mapping):
+            names += methods_of(str(record.facts["stage"]), config)
     for card in (evaluation.scorecard for evaluation in sources.evaluations):
         measured = [name for name, estimate in card.metrics.items() if estimate.n]
-        for stage in measuring:
+        for stage in _MEASURING:
             names += methods_of(stage, {"suite": card.suite, "base": card.base}, measured)
     return cite(names)

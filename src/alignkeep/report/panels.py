@@ -1,21 +1,19 @@
-"""Which charts the page has, and the same numbers as tables."""
+"""The charts of what was measured, and the same numbers as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from markupsafe import Markup
-
+from alignkeep.charts.figures import Figure, Table
+from alignkeep.charts.svg import Group, Mark, dot_chart
+from alignkeep.charts.text import abridge, interval, p_value, percent, points
 from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, RATES, Metric, name_of_part
-from alignkeep.report.figures import Curve, Group, Mark, dot_chart, line_chart
-from alignkeep.report.html import abridge, interval, p_value, percent, points
-from alignkeep.report.logs import Points, Training
-from alignkeep.report.subjects import Subject, series_of
-from alignkeep.report.verdict import is_found
+from alignkeep.judging.statistics import is_found
+from alignkeep.report.subjects import Subject
 from alignkeep.types import Estimate, PairedTest
 
-_MOST_POINTS = 400  # of a training curve; more would only make the file larger than the screen can show
+_HOLM = "The p-values of the {} are corrected for one another (Holm)."
 
 
 class Paired(NamedTuple):
@@ -27,24 +25,6 @@ class Paired(NamedTuple):
     found: bool
 
 
-class Table(NamedTuple):
-    """A figure's numbers as text; every row begins with its label."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-class Figure(NamedTuple):
-    """A chart, what it shows in words, what to keep in mind (`notes`), and its numbers as a table."""
-
-    name: str
-    title: str
-    caption: str
-    chart: Markup
-    table: Table
-    notes: tuple[str, ...] = ()
-
-
 class Measured(NamedTuple):
     """A metric that a chart shows, under which name, and which way is better."""
 
@@ -53,9 +33,9 @@ class Measured(NamedTuple):
     hint: str
 
 
-def figures_of(subjects: Sequence[Subject], trainings: Sequence[Training]) -> tuple[Figure, ...]:
+def figures_of(subjects: Sequence[Subject]) -> tuple[Figure, ...]:
     """The charts in the order of the page; one with nothing to show is left out."""
-    drawn = (_rates(subjects), _categories(subjects), _attacks(subjects), _training(trainings, subjects))
+    drawn = (_rates(subjects), _categories(subjects), _attacks(subjects))
     return tuple(figure for figure in drawn if figure is not None)
 
 
@@ -64,7 +44,7 @@ def in_words(test: PairedTest | None) -> Paired | None:
     if test is None:
         return None
     low, high = points(test.difference.low), points(test.difference.high)
-    return Paired(points(test.difference.value), f"{low} to {high}", p_value(test.p_value), is_found(test))
+    return Paired(points(test.difference.value), f"{low} to {high}", p_value(test.p_corrected), is_found(test))
 
 
 def _rates(subjects: Sequence[Subject]) -> Figure:
@@ -95,7 +75,8 @@ def _categories(subjects: Sequence[Subject]) -> Figure | None:
     return _dots(
         "categories",
         f"{HARM_REFUSAL.title} by category",
-        "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line.",
+        "Harmful prompts refused in each category, the largest loss first. The fewer the prompts, the wider the line. "
+        f"{_HOLM.format('categories')}",
         sorted(found, key=largest_loss),
         subjects,
         axis="harmful prompts refused, %",
@@ -115,7 +96,8 @@ def _attacks(subjects: Sequence[Subject]) -> Figure | None:
     return _dots(
         "attacks",
         ATTACK_SUCCESS.title,
-        "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success.",
+        "Harmful prompts answered harmfully under each attack. Gibberish, echoes and loops are no success. "
+        f"{_HOLM.format('attacks')}",
         found,
         subjects,
         axis="harmful answers under attack, %",
@@ -164,38 +146,3 @@ def _told(estimate: Estimate, test: PairedTest | None, absent: str) -> tuple[str
     paired = in_words(test)
     change = ("", "") if paired is None else (f"{paired.amount} ({paired.interval})", paired.p_value)
     return percent(estimate.value), interval(estimate), str(estimate.n), *change
-
-
-def _training(trainings: Sequence[Training], subjects: Sequence[Subject]) -> Figure | None:
-    logged = [training for training in trainings if training.losses]
-    if not logged:
-        return None
-    colours = series_of((training.label for training in logged), subjects)
-    curves = [Curve(training.label, colours[training.label], thinned(training.losses)) for training in logged]
-    caption = "Training loss at every logged step" + caption_end(training.losses for training in logged)
-    table = Table(
-        ("Run", "Logged steps", "First loss", "Lowest loss", "Last loss"),
-        tuple(_told_curve(training) for training in logged),
-    )
-    chart = line_chart("training", "Training curves", caption, curves, across="step", up="loss (nats per token)")
-    return Figure("training", "Training curves", caption, chart, table)
-
-
-def _told_curve(training: Training) -> tuple[str, ...]:
-    losses = [loss for _, loss in training.losses]
-    return training.label, str(len(losses)), *(f"{loss:.3f}" for loss in (losses[0], min(losses), losses[-1]))
-
-
-def thinned(points: Points) -> Points:
-    """At most `_MOST_POINTS` points, each the mean of its neighbours."""
-    size = -(-len(points) // _MOST_POINTS)
-    if size <= 1:
-        return points
-    chunks = [points[start : start + size] for start in range(0, len(points), size)]
-    return tuple((sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks)
-
-
-def caption_end(curves: Iterable[Points]) -> str:
-    """The end of a caption that says whether points were taken together."""
-    many = any(len(points) > _MOST_POINTS for points in curves)
-    return ", means of neighbouring steps where there are many." if many else "."

@@ -1,4 +1,4 @@
-"""What the folders of a run hold: scorecards, answers, training logs and records, read and checked.
+"""What the folders of a run hold: scorecards, answers and records, read and checked.
 
 Only finished folders count: hidden ones (a killed stage keeps `.NAME.partial`) are passed over.
 """
@@ -10,19 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alignkeep.checkpoint.explanations import EXPLANATION_NAME, Explanation, read_explanation
-from alignkeep.checkpoint.files import read_object
-from alignkeep.checkpoint.forgetting import FORGETTING_NAME, ForgettingLaw, read_forgetting
-from alignkeep.checkpoint.injections import INJECTION_NAME, Injection, read_injection
-from alignkeep.checkpoint.scorecards import read_scorecard
-from alignkeep.checkpoint.sweeps import SWEEP_NAME, SweepResult, read_sweep
+from alignkeep.checkpoint.files import read_object, rows_of
+from alignkeep.checkpoint.listing import RECORD_NAME
 from alignkeep.errors import DataError
-from alignkeep.report.logs import LOG_NAME, Alignment, Training, read_alignment, read_training, rows_of
+from alignkeep.judging.scorecards import SCORECARD_NAME, read_scorecard
+from alignkeep.stage import Finished
 from alignkeep.stages import STAGES
 from alignkeep.types import Scorecard
 
-_READ = {"scorecard.json", LOG_NAME, "record.json", SWEEP_NAME, INJECTION_NAME, FORGETTING_NAME}
-_READ |= {EXPLANATION_NAME}
 _NAMES = {stage.name for stage in STAGES}
 
 
@@ -57,83 +52,32 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A folder with the sweep of a merge's weight."""
-
-    label: str
-    found: SweepResult
-
-
-@dataclass(frozen=True)
-class Injected:
-    """A folder with an injection."""
-
-    label: str
-    found: Injection
-
-
-@dataclass(frozen=True)
-class Curated:
-    """A folder with a curation."""
-
-    label: str
-    found: Explanation
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """The `record.json` of one finished stage; `label` is the model it belongs to."""
-
-    label: str
-    stage: str
-    facts: Mapping[str, object]
-
-
-@dataclass(frozen=True)
 class Sources:
+    """What was evaluated, and every finished folder, in order of path."""
+
     evaluations: tuple[Evaluation, ...]
-    trainings: tuple[Training, ...]
-    records: tuple[StageRecord, ...]
-    sweeps: tuple[Sweep, ...] = ()
-    injections: tuple[Injected, ...] = ()
-    laws: tuple[ForgettingLaw, ...] = ()
-    curations: tuple[Curated, ...] = ()
-    alignments: tuple[Alignment, ...] = ()
+    finished: tuple[Finished, ...]
+
+    @property
+    def records(self) -> list[Finished]:
+        """The folders whose record names a stage."""
+        return [one for one in self.finished if isinstance(one.facts.get("stage"), str)]
 
 
 def read_sources(folders: Sequence[Path]) -> Sources:
     """Everything below `folders`, in order of path. Raises DataError for a broken file, or where no scorecard is."""
     evaluations: list[Evaluation] = []
-    trainings: list[Training] = []
-    records: list[StageRecord] = []
-    sweeps: list[Sweep] = []
-    injections: list[Injected] = []
-    laws: list[ForgettingLaw] = []
-    curations: list[Curated] = []
-    alignments: list[Alignment] = []
-    taken: dict[Path, str] = {}
+    finished: list[Finished] = []
+    taken: set[Path] = set()
     for root in folders:
         for folder, names in _walk(root):
-            if folder.resolve() in taken or not names & _READ:
+            if folder.resolve() in taken or not names:
                 continue
-            label = taken[folder.resolve()] = _label(root, folder)
-            facts = read_object(folder / "record.json") if "record.json" in names else {}
-            if isinstance(facts.get("stage"), str):
-                records.append(StageRecord(label, str(facts["stage"]), facts))
-            if "scorecard.json" in names:
-                evaluations.append(_evaluation(folder, label, facts))
-            if LOG_NAME in names and facts.get("stage") == "align":  # its loss is no loss of an example
-                alignments.append(read_alignment(folder / LOG_NAME, label, facts))
-            elif LOG_NAME in names:
-                trainings.append(read_training(folder / LOG_NAME, label, facts))
-            if SWEEP_NAME in names:
-                sweeps.append(Sweep(label, read_sweep(folder / SWEEP_NAME)))
-            if INJECTION_NAME in names:
-                injections.append(Injected(label, read_injection(folder / INJECTION_NAME)))
-            if FORGETTING_NAME in names:
-                laws.append(read_forgetting(folder / FORGETTING_NAME))
-            if EXPLANATION_NAME in names:
-                curations.append(Curated(label, read_explanation(folder / EXPLANATION_NAME)))
+            taken.add(folder.resolve())
+            facts = read_object(folder / RECORD_NAME) if RECORD_NAME in names else {}
+            finished.append(Finished(_label(root, folder), folder, names, facts))
+            if SCORECARD_NAME in names:
+                evaluations.append(_evaluation(finished[-1]))
     if not evaluations:
         raise DataError(
             ", ".join(str(folder) for folder in folders) or "no folder",
@@ -141,13 +85,10 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             expected="the folder of `alignkeep evaluate`, `run` or `demo`",
             remedy="evaluate first: alignkeep evaluate MODEL --base BASE --out DIR",
         )
-    return Sources(
-        tuple(evaluations), tuple(trainings), tuple(records), tuple(sweeps), tuple(injections), tuple(laws),
-        tuple(curations), tuple(alignments),
-    )  # fmt: skip
+    return Sources(tuple(evaluations), tuple(finished))
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
+def _walk(root: Path) -> Iterator[tuple[Path, frozenset[str]]]:
     if not root.is_dir():
         raise DataError(
             str(root),
@@ -157,7 +98,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
         )
     for here, inner, names in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        yield Path(here), set(names)
+        yield Path(here), frozenset(names)
 
 
 def _label(root: Path, folder: Path) -> str:
@@ -169,16 +110,16 @@ def _label(root: Path, folder: Path) -> str:
     return names[-1]
 
 
-def _evaluation(folder: Path, label: str, facts: Mapping[str, object]) -> Evaluation:
-    card, settings = read_scorecard(folder / "scorecard.json")
-    inputs = facts.get("inputs")
+def _evaluation(one: Finished) -> Evaluation:
+    card, settings = read_scorecard(one.folder / SCORECARD_NAME)
+    inputs = one.facts.get("inputs")
     return Evaluation(
-        label=label,
-        folder=folder,
+        label=one.label,
+        folder=one.folder,
         scorecard=card,
         settings=settings,
         inputs={key: str(value) for key, value in inputs.items()} if isinstance(inputs, Mapping) else {},
-        answers=tuple(_answered(row, where) for row, where in rows_of(folder / "answers.jsonl")),
+        answers=tuple(_answered(row, where) for row, where in rows_of(one.folder / "answers.jsonl")),
     )
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from alignkeep.charts.document import render
 from alignkeep.checkpoint.files import machine_errors, write_text
 from alignkeep.checkpoint.listing import PAGE_MARKS
 from alignkeep.errors import RecipeError
 from alignkeep.report.card import card_of
-from alignkeep.report.html import render
 from alignkeep.report.page import page_of
 from alignkeep.report.sources import read_sources
 
@@ -28,6 +28,7 @@ class ReportResult(NamedTuple):
 def plan(folders: Sequence[Path], *, out: Path | None = None, card: bool = False) -> dict[str, object]:
     """Which evaluations `report` would read and what it would write. Raises its errors, touches nothing."""
     sources = read_sources([Path(folder) for folder in folders])
+    page_of(sources)
     targets = _targets(folders, out, card)
     return {
         "stage": "report",
@@ -54,7 +55,7 @@ def report(
     target, *beside = _targets(folders, out, card)
     with machine_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, render(page))
+    write_text(target, render(__name__, "template.html", page))
     for path in beside:
         write_text(path, card_of(page))
     return ReportResult(target, beside[0] if beside else None)

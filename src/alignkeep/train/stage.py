@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,17 @@ from alignkeep.errors import RecipeError
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
-from alignkeep.stage import Inputs, Job, Made, Misfit, Plan, Stage, Task
+from alignkeep.stage import Finished, Inputs, Job, Made, Misfit, Plan, Stage, Task
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.defences import find_defence
 from alignkeep.works import Citation
 
 if TYPE_CHECKING:
+    from alignkeep.charts.figures import Figure, Series
     from alignkeep.train.prepare import Prepared
     from alignkeep.train.tuning import Tuned
 
 __all__ = ["TRAIN", "TrainResult", "plan", "train"]
-
-_LOG_NAME = "training_log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,8 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
         return by_first(lambda: _write(prepared, tuned, made, job))
 
     def result(self, folder: Path) -> TrainResult:
+        from alignkeep.trainers.log import LOG_NAME
+
         found: dict[str, Any] = Record.read(folder).result
         loss = found["final_loss"]
         return TrainResult(
@@ -144,7 +145,7 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
             steps=found["steps"],
             examples=found["examples"],
             final_loss=float("nan") if loss is None else loss,
-            log=folder / _LOG_NAME,
+            log=folder / LOG_NAME,
             truncated=found["truncated"],
             too_long=found.get("too_long", 0),
             trainable_parameters=found["trainable_parameters"],
@@ -164,6 +165,11 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
         if one is None or not (one.works or one.departures):
             return trained
         return (*trained, Citation(one.name, one.title, tuple(one.works), tuple(one.departures)))
+
+    def figures(self, finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+        from alignkeep.train.figures import figures_of
+
+        return figures_of(finished, series)
 
 
 TRAIN = TrainStage()
@@ -203,7 +209,7 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
     from alignkeep.train.probe import PROBED
     from alignkeep.train.tuning import MEASURED_NAME
     from alignkeep.trainers.base import check_unwritten
-    from alignkeep.trainers.log import write_log
+    from alignkeep.trainers.log import LOG_NAME, write_log
     from alignkeep.trainers.saving import place_adapter, place_model
 
     config, trainer, work = prepared.config, tuned.trainer, job.folder
@@ -215,7 +221,7 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
     else:
         unchanged = place_model(made, work, prepared.base, model, trust_remote_code=config.load.trust_remote_code)
     check_unwritten(config.model, config.load.revision, job.fingerprints["model"])
-    losses = write_log(trainer.state.log_history, work / _LOG_NAME, {PROBED})
+    losses = write_log(trainer.state.log_history, work / LOG_NAME, {PROBED})
     shutil.rmtree(work / "trainer")
     (work / MEASURED_NAME).unlink(missing_ok=True)
     return {
@@ -225,7 +231,7 @@ def _write(prepared: Prepared, tuned: Tuned, made: Path, job: Job) -> dict[str, 
         "truncated": prepared.rows.truncated,
         "too_long": prepared.rows.late,
         "final_loss": losses[-1] if losses else None,
-        "log": _LOG_NAME,
+        "log": LOG_NAME,
         "trainable_parameters": sum(part.numel() for part in model.parameters() if part.requires_grad),
         "unchanged": unchanged,
         "notes": [*prepared.notes, *tuned.outcome.notes, *_stopped(prepared, trainer.state)],

@@ -118,7 +118,8 @@ def fit_for_trl(model: Any, coefficient: float | None = None) -> None:
 
 def check_loss(model: Any) -> None:
     """TRL computes log-probabilities from the model under the head and the head's matrix. Raises RecipeError where a
-    trial of four tokens shows that they are not the model's own (a head of several layers), or where it fails."""
+    trial of four tokens shows that they are not the model's own (a head of several layers), or where it fails, in
+    training mode too (Reformer takes texts of one length only there)."""
     import torch
 
     tokens = torch.tensor([[1, 2, 3, 1]], device=model.get_input_embeddings().weight.device)
@@ -126,6 +127,8 @@ def check_loss(model: Any) -> None:
         with untouched(model), torch.no_grad():
             own = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
             fused = model(input_ids=tokens, labels=tokens, fused_lm_head=True).log_probs.float()
+            with torch.random.fork_rng([tokens.device] if tokens.is_cuda else []):  # of dropout
+                model.train()(input_ids=tokens, use_cache=False)
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
         raise _no_loss(f"{type(error).__name__}: {str(error)[:200]}") from error
     off = (own.gather(-1, tokens[:, 1:, None])[..., 0] - fused).abs().max()

@@ -15,7 +15,7 @@ from alignkeep.curate.methods.random import Chance
 from alignkeep.curate.methods.sot import PushPull
 from alignkeep.errors import RecipeError
 from alignkeep.objects import is_spec, load_object
-from alignkeep.works import Work, works
+from alignkeep.works import Citation, Work, works
 
 METHODS: tuple[CurationMethod, ...] = (PushPull(), MeanCosine(), ImportanceRatio(), Bidirectional(), Chance())
 NAMES = tuple(method.name for method in METHODS)
@@ -45,6 +45,16 @@ def as_method(found: object, spec: str) -> CurationMethod:
                 expected=expected, remedy=_REMEDY,
             )  # fmt: skip
     return found  # pyright: ignore[reportReturnType]
+
+
+def cited(spec: str) -> tuple[Citation, ...]:
+    """What a curation by this method is cited for; nothing of a stranger's whose module is not here any more."""
+    try:
+        rule = load_method(spec)
+    except RecipeError:
+        return ()
+    is_cited = rule.works or rule.departures
+    return (Citation(rule.name, rule.title, rule.works, rule.departures),) if is_cited else ()
 
 
 def _is_name(value: object) -> bool:

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alignkeep.checkpoint.sweeps import SweepResult
+from alignkeep.charts.figures import Figure, Labelled, Series, Table
+from alignkeep.charts.svg import marker, number, picture, round_ticks
+from alignkeep.charts.text import interval, p_value, percent, points, visible
 from alignkeep.judging.metrics import HARM_REFUSAL, RATES, TASK_ACCURACY
-from alignkeep.report.figures import marker, number, picture, round_ticks
-from alignkeep.report.html import interval, p_value, percent, points, visible
-from alignkeep.report.panels import Figure, Table
-from alignkeep.report.sources import Sweep
+from alignkeep.merge.swept import SWEEP_NAME, SweepResult, read_sweep
+from alignkeep.stage import Finished
 from alignkeep.types import Estimate, PairedTest
 
 _TASK, _REFUSAL = TASK_ACCURACY.name, HARM_REFUSAL.name
@@ -82,7 +82,13 @@ class _Label(NamedTuple):
         return left, self.y + dy - 11, left + long, self.y + dy + 3
 
 
-def fronts_of(sweeps: Sequence[Sweep]) -> tuple[Figure, ...]:
+def figures_of(finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+    """The figures of the sweeps among these folders."""
+    ours = [one for one in finished if SWEEP_NAME in one.names]
+    return fronts_of([Labelled(one.label, read_sweep(one.folder / SWEEP_NAME)) for one in ours])
+
+
+def fronts_of(sweeps: Sequence[Labelled[SweepResult]]) -> tuple[Figure, ...]:
     """One figure for every sweep, in their order."""
     return tuple(_figure(place, sweep, alone=len(sweeps) == 1) for place, sweep in enumerate(sweeps, start=1))
 
@@ -103,7 +109,7 @@ def front_chart(name: str, title: str, description: str, found: SweepResult) -> 
     return picture(name, title, description, _TOP + _TALL + 40, [_grid(frame), plot])
 
 
-def _figure(place: int, sweep: Sweep, *, alone: bool) -> Figure:
+def _figure(place: int, sweep: Labelled[SweepResult], *, alone: bool) -> Figure:
     found, name = sweep.found, "front" if place == 1 else f"front-{place}"
     title = "Choosing the merge weight" + ("" if alone else f": {sweep.label}")
     caption = (

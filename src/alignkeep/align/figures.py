@@ -2,32 +2,96 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from alignkeep.report.figures import Curve, line_chart
-from alignkeep.report.html import interval, percent, points
-from alignkeep.report.logs import TERMS, Alignment
-from alignkeep.report.panels import Figure, Table, caption_end, thinned
-from alignkeep.report.subjects import Subject, series_of
+from alignkeep.charts.figures import Figure, Points, Series, Table, caption_end, thinned
+from alignkeep.charts.svg import Curve, line_chart
+from alignkeep.charts.text import interval, percent, points
+from alignkeep.stage import Finished
+from alignkeep.trainers.log import LOG_NAME, column, inner, number
 from alignkeep.types import Estimate
 
+TERMS = ("imitation", "exploration", "regulariser")
+_JUDGED = ("spec", "criterion", "both_orders", "tie_margin")  # the settings of a reward that change what it says
 _LEAST = 0.0005  # a share below it would be printed as 0.0 %
 
 
-def alignments_of(found: Sequence[Alignment], subjects: Sequence[Subject]) -> tuple[Figure, ...]:
+@dataclass(frozen=True)
+class Alignment:
+    """A folder of the stage `align`: (step, share of the held-out answers that are better than their reference) and
+    (step, share of those at least as good); of GRAO every one of `TERMS` as (step, value).
+
+    `estimates` and `shares` (of `samples`) are the record's, without what is null or damaged; `judged` is equal for
+    runs that were looked at with the same reward and prompts.
+    """
+
+    label: str
+    looks: Points = ()
+    ties: Points = ()
+    terms: Mapping[str, Points] = field(default_factory=dict[str, Points])
+    estimates: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+    shares: Mapping[str, float] = field(default_factory=dict[str, float])
+    samples: int = 0
+    judged: str = ""
+
+
+def figures_of(finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+    """The figures of the alignments among these folders."""
+    ours = [one for one in finished if LOG_NAME in one.names and one.facts.get("stage") == "align"]
+    return alignments_of([read_alignment(one) for one in ours], series)
+
+
+def read_alignment(one: Finished) -> Alignment:
+    """An alignment from its log and the facts of its record. Raises DataError for a broken log."""
+    log = one.folder / LOG_NAME
+    result, config, inputs = (inner(one.facts, name) for name in ("result", "config", "inputs"))
+    looks, ties = (column(log, f"held_out/{name}") for name in ("ras", "ras_or_tie"))
+    terms = {name: column(log, f"grao/{name}") for name in TERMS}
+    estimates = {name: _estimate(result.get(name)) for name in ("ras", "ras_or_tie", "ras_before", "nag")}
+    shares = {name: number(result.get(name)) for name in ("cut", "unscored")}
+    reward, held_out = inner(config, "reward"), inner(config, "held_out")
+    judged = [*(reward.get(name) for name in _JUDGED), inputs.get("held_out.data"), held_out.get("limit")]
+    return Alignment(
+        label=one.label,
+        looks=_shares(looks),
+        ties=_shares(ties),
+        terms={name: points for name, points in terms.items() if points},
+        estimates={name: one for name, one in estimates.items() if one is not None},
+        shares={name: share for name, share in shares.items() if share is not None and 0 <= share <= 1},
+        samples=int(number(result.get("samples")) or 0),
+        judged=json.dumps(judged, sort_keys=True),
+    )
+
+
+def _shares(points: Points) -> Points:
+    return tuple((step, share) for step, share in points if 0 <= share <= 1)
+
+
+def _estimate(value: object) -> Estimate | None:
+    """A number with its interval; None where one of them is missing or nothing was counted."""
+    parts = value if isinstance(value, Mapping) else {}
+    found, low, high, n = (number(parts.get(name)) for name in ("value", "low", "high", "n"))
+    if found is None or low is None or high is None or n is None or n < 1:
+        return None
+    return Estimate(found, low, high, int(n))
+
+
+def alignments_of(found: Sequence[Alignment], series: Series) -> tuple[Figure, ...]:
     """One figure for all runs with held-out prompts, and one for every run of GRAO, in their order."""
     looked = [one for one in found if one.looks]
-    figures = [_better(looked, subjects)] if looked else []
+    figures = [_better(looked, series)] if looked else []
     for place, one in enumerate((one for one in found if one.terms), start=1):
         behind = "" if place == 1 else f"-{place}"
         figures.append(_terms(f"terms{behind}", "" if len(found) == 1 else f": {one.label}", one))
     return tuple(figures)
 
 
-def _better(looked: Sequence[Alignment], subjects: Sequence[Subject]) -> Figure:
+def _better(looked: Sequence[Alignment], series: Series) -> Figure:
     title = "Better than the reference"
-    colours = series_of((one.label for one in looked), subjects)
+    colours = series(one.label for one in looked)
     curves = [
         Curve(one.label, colours[one.label], tuple((step, 100 * share) for step, share in one.looks)) for one in looked
     ]

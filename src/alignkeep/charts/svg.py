@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alignkeep.report.html import abridge, percent, visible
+from alignkeep.charts.text import abridge, percent, visible
 from alignkeep.types import Estimate
 
 STYLES = (

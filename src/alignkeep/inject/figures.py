@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignkeep.checkpoint.injections import Injection, Tried
+from alignkeep.charts.figures import Figure, Labelled, Series, Table
+from alignkeep.charts.svg import Curve, line_chart
+from alignkeep.charts.text import interval, percent
+from alignkeep.inject.injection import INJECTION_NAME, Injection, Tried, read_injection
 from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL, OVER_REFUSAL, RATES
-from alignkeep.report.figures import Curve, line_chart
-from alignkeep.report.html import interval, percent
-from alignkeep.report.panels import Figure, Table
-from alignkeep.report.sources import Injected
+from alignkeep.stage import Finished
 
 _SHOWN = tuple(metric.name for metric in (HARM_REFUSAL, OVER_REFUSAL, BENIGN_COMPLIANCE))
 
 
-def injections_of(found: Sequence[Injected]) -> tuple[Figure, ...]:
+def figures_of(finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+    """The figures of the injections among these folders."""
+    ours = [one for one in finished if INJECTION_NAME in one.names]
+    return injections_of([Labelled(one.label, read_injection(one.folder / INJECTION_NAME)) for one in ours])
+
+
+def injections_of(found: Sequence[Labelled[Injection]]) -> tuple[Figure, ...]:
     """Two figures for every injection, in their order."""
     figures: list[Figure] = []
     for place, one in enumerate(found, start=1):

@@ -1,31 +1,16 @@
-"""Text that is safe to show, numbers as they are printed, and the one place where HTML is made.
+"""Text that is safe to show, and numbers as they are printed.
 
-Everything that reaches the page goes through `visible` (by Jinja's `finalize`) and is then escaped (autoescape), so a
-template cannot forget it. Model output is hostile text: it may try to be markup, to reverse the reading direction, or
-to hide characters.
+Model output is hostile text: it may try to be markup, to reverse the reading direction, or to hide characters.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import re
 import unicodedata
-from functools import cache
-from importlib import resources
 from itertools import groupby
-from typing import TYPE_CHECKING
-
-from markupsafe import Markup
 
 from alignkeep.types import Estimate
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-    from alignkeep.report.curations import ExplanationPage
-    from alignkeep.report.page import Page
 
 SHORT = 160  # characters of a prompt or answer shown; chosen: two to three lines beside another answer
 MINUS, THIN, DASH = "\u2212", "\u202f", "\u2013"
@@ -101,45 +86,3 @@ def _signed(rate: float, *, plus: str) -> str:
     if number == "0.0":
         return number
     return (MINUS if rate < 0 else plus) + number
-
-
-def render(page: Page) -> str:
-    """The page as one HTML document that loads nothing. Equal pages give equal bytes."""
-    return _rendered("template.html", page)
-
-
-def render_explanation(page: ExplanationPage) -> str:
-    """A curation's page, likewise."""
-    return _rendered("explain.html", page)
-
-
-def _rendered(template: str, page: object) -> str:
-    style = _packaged("style.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return _environment().get_template(template).render(page=page, style=Markup(style), policy=policy)
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FunctionLoader(_packaged),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": percent, "interval": interval, "points": points, "p_value": p_value}
-    return environment
-
-
-def _shown(value: object) -> object:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _packaged(name: str) -> str:
-    return resources.files("alignkeep.report").joinpath(name).read_text(encoding="utf-8")

@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alignkeep.checkpoint.explanations import EXPLANATION_NAME, Explanation, Neighbour, Shown, read_explanation
+from alignkeep.charts.document import render
+from alignkeep.charts.figures import Figure, Labelled, Series, Table
+from alignkeep.charts.svg import marker, number, picture, round_ticks
+from alignkeep.charts.text import percent, shorten, visible
 from alignkeep.checkpoint.files import write_text
 from alignkeep.citations import bibtex, cite
-from alignkeep.report.figures import marker, number, picture, round_ticks
-from alignkeep.report.html import percent, render_explanation, shorten, visible
-from alignkeep.report.panels import Figure, Table
-from alignkeep.report.sources import Curated
-from alignkeep.stages import methods_of
+from alignkeep.curate.explanation import EXPLANATION_NAME, Explanation, Neighbour, Shown, read_explanation
+from alignkeep.curate.methods import cited
+from alignkeep.stage import Finished
 from alignkeep.works import Citation
 
 PAGE_NAME = "explain.html"
@@ -52,16 +53,11 @@ class ExplanationPage(NamedTuple):
     bibtex: str
 
 
-def has_explanation(folder: Path) -> bool:
-    """Whether a finished folder says why examples were chosen."""
-    return (folder / EXPLANATION_NAME).is_file()
-
-
 def write_explanation(folder: Path) -> Path:
     """`explain.html` beside a curation's `explanation.json`; the same file gives the same bytes."""
     found = read_explanation(folder / EXPLANATION_NAME)
     page = folder / PAGE_NAME
-    text = render_explanation(explanation_page(found))
+    text = render(__name__, "explain.html", explanation_page(found))
     if not page.is_file() or page.read_text(encoding="utf-8") != text:
         write_text(page, text)
     return page
@@ -69,7 +65,7 @@ def write_explanation(folder: Path) -> Path:
 
 def explanation_page(found: Explanation) -> ExplanationPage:
     """The page as plain values."""
-    methods = cite(methods_of("curate", {"method": found.method}))
+    methods = cite(cited(found.method))
     by_mass = found.weighed
     lead = (
         f"The {len(found.dropped)} examples of least mass, the least first. Texts are shortened to 160 characters."
@@ -92,7 +88,13 @@ def explanation_page(found: Explanation) -> ExplanationPage:
     )
 
 
-def curations_of(found: Sequence[Curated]) -> tuple[Figure, ...]:
+def figures_of(finished: Sequence[Finished], series: Series) -> tuple[Figure, ...]:
+    """The figures of the curations among these folders."""
+    ours = [one for one in finished if EXPLANATION_NAME in one.names]
+    return curations_of([Labelled(one.label, read_explanation(one.folder / EXPLANATION_NAME)) for one in ours])
+
+
+def curations_of(found: Sequence[Labelled[Explanation]]) -> tuple[Figure, ...]:
     """The figures of every curation, in their order."""
     figures: list[Figure] = []
     for place, one in enumerate(found, start=1):
