@@ -318,18 +318,20 @@ def test_files_and_functions_are_short(path: Path) -> None:
 def test_configs_are_small_frozen_and_strict() -> None:
     from pydantic import BaseModel
 
+    from alignkeep.answers.stage import AnswersConfig
     from alignkeep.demonstration import DemoConfig
     from alignkeep.evaluate.config import EvaluateConfig
     from alignkeep.inject.config import DirectionConfig, EditConfig, InjectConfig, SearchConfig
     from alignkeep.merge.config import MergeConfig, SweepConfig
     from alignkeep.models.config import GenerationConfig, LoadConfig
     from alignkeep.recipe import Recipe
+    from alignkeep.repair import FixConfig
     from alignkeep.report.config import ReportConfig
     from alignkeep.train.config import LoraSettings, TrainConfig
 
     configs: list[type[BaseModel]] = [
         EvaluateConfig, DemoConfig, GenerationConfig, LoadConfig, Recipe, ReportConfig, LoraSettings, TrainConfig,
-        MergeConfig, SweepConfig, InjectConfig, DirectionConfig, EditConfig, SearchConfig,
+        MergeConfig, SweepConfig, InjectConfig, DirectionConfig, EditConfig, SearchConfig, FixConfig, AnswersConfig,
     ]  # fmt: skip
     for config in configs:
         allowed = MAX_CONFIG_FIELDS + CONFIGS_OVER.get(config.__name__, 0)

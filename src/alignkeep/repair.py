@@ -70,7 +70,7 @@ class FixConfig(Checked):
     tuning_data: str | None = None
     gain: float = Field(default=0.75, ge=0, le=1)
     limit: int | None = Field(default=None, gt=0, le=1_000_000_000)
-    # Two fields more than our budget of 12: where it runs and how it is seeded are no wishes.
+    # One field more than our budget of 12: how it is seeded is no wish.
     load: LoadConfig = LoadConfig()
     generation: GenerationConfig = GenerationConfig()
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,8 +52,10 @@ def align(
 ) -> None:
     """Let a model answer, compare the answers with references, and learn from both."""
     with Session(as_json=as_json, quiet=quiet) as session:
+        from alignkeep.align import stage
         from alignkeep.align.config import AlignConfig
         from alignkeep.cli.settle import facts_of, load_flags, settle
+        from alignkeep.cli.tables import align_summary
         from alignkeep.errors import RecipeError
 
         flags = {"model": model, "data": data, "columns": columns, "reward.spec": reward, "method": method,
@@ -66,11 +67,8 @@ def align(
             raise RecipeError("--backend", seen=backend, expected="transformers or vllm", remedy="name one of them")
         flags["trainer.use_vllm"] = None if backend is None else backend == "vllm"
         settings = settle(AlignConfig, config, assignments, flags)
-        from alignkeep.align import stage
-        from alignkeep.cli.tables import align_summary
-
         if dry_run:
             session.show(facts_of(stage.plan(settings)))
             return
-        result = stage.align(settings, out=Path(out), overwrite=overwrite, resume=resume, progress=session.progress)
-        session.show(facts_of(result), align_summary(result))
+        found = stage.align(settings, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+        session.show(facts_of(found), align_summary(found))

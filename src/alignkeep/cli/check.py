@@ -50,15 +50,8 @@ def check(
         from alignkeep.cli.settle import generation_flags, load_flags, settle
         from alignkeep.evaluate.config import EvaluateConfig
 
-        flags = {
-            "model": model,
-            "base": base,
-            "suite": suite,
-            "task": task,
-            "judge": judge,
-            "limit": limit,
-            "seed": seed,
-        }
+        flags: dict[str, object] = {"model": model, "base": base, "suite": suite, "task": task}
+        flags |= {"judge": judge, "limit": limit, "seed": seed}
         flags |= load_flags(device, dtype, revision, trust_remote_code)
         flags |= generation_flags(max_new_tokens, batch_size, backend)
         settings = settle(EvaluateConfig, config, assignments, flags)

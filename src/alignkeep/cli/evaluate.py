@@ -46,16 +46,8 @@ def evaluate(
         from alignkeep.cli.tables import scorecard_summary
         from alignkeep.evaluate.config import EvaluateConfig
 
-        flags = {
-            "model": model,
-            "base": base,
-            "suite": suite,
-            "task": task,
-            "columns": columns,
-            "judge": judge,
-            "attacks": attacks,
-            "limit": limit,
-        }
+        flags: dict[str, object] = {"model": model, "base": base, "suite": suite, "task": task, "columns": columns}
+        flags |= {"judge": judge, "attacks": attacks, "limit": limit}
         flags |= {"seed": seed, **load_flags(device, dtype, revision, trust_remote_code)}
         flags |= generation_flags(max_new_tokens, batch_size, backend)
         settings = settle(EvaluateConfig, config, assignments, flags)
