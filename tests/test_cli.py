@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from alignkeep.cli.configs import facts_of
 from alignkeep.cli.outcome import outcome_of
-from alignkeep.cli.settle import facts_of
 from alignkeep.errors import DataError, MachineError, RecipeError
 from command import Finished, run_command
 from micro import write_recipe, write_rows

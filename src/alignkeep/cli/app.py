@@ -29,7 +29,7 @@ from alignkeep.cli.report import report
 from alignkeep.cli.run import run
 from alignkeep.cli.testbed import testbed
 from alignkeep.cli.train import train
-from alignkeep.cli.verb import Verb, epilog, with_listing
+from alignkeep.cli.verb import Verb, epilog
 from alignkeep.cli.verify import verify
 from alignkeep.errors import RecipeError
 
@@ -72,7 +72,7 @@ VERBS = (
     (doctor, "alignkeep doctor", "first-hour.md"),
 )
 for verb, example, page in VERBS:
-    app.command(cls=Verb, epilog=epilog(example, page))(with_listing(verb))
+    app.command(cls=Verb, epilog=epilog(example, page))(verb)
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignkeep.cli import options as o
-from alignkeep.cli.session import Session
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +27,7 @@ Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,
 Policy = Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")]
 
 
+@o.spread
 def fix(
     out: o.Out,
     model: Tune = None,
@@ -41,35 +41,25 @@ def fix(
     attacks: Attacks = None,
     limit: Limit = None,
     policy: Policy = "default",
-    seed: o.Seed = None,
-    overwrite: o.Overwrite = False,
-    resume: o.Resume = True,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    revision: o.Revision = None,
-    trust_remote_code: o.TrustRemoteCode = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    batch_size: o.BatchSize = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    *,
+    making: o.Making,
+    loading: o.Loading,
+    asking: o.Asking,
+    common: o.Common,
 ) -> None:
     """Give a tune its safety back without training: merges, an injection and both are tried, the best one is kept."""
     flags: dict[str, object] = {
         "model": model, "task": task, "base": base, "suite": suite, "tuning_data": tuning_data, "gain": gain,
-        "columns": columns, "judge": judge, "attacks": attacks, "limit": limit, "seed": seed,
+        "columns": columns, "judge": judge, "attacks": attacks, "limit": limit, "seed": making.seed,
     }  # fmt: skip
-    with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import generation_flags, load_flags, settle
+    with common.session() as session:
+        from alignkeep.cli.configs import config_of
         from alignkeep.repair import FixConfig
         from alignkeep.repair import fix as repair
 
-        flags |= load_flags(device, dtype, revision, trust_remote_code)
-        flags |= generation_flags(max_new_tokens, batch_size, None)
-        settings = settle(FixConfig, config, assignments, flags)
-        how = {"overwrite": overwrite, "resume": resume}
-        found = repair(settings, out=out, policy=policy, progress=session.progress, **how)
+        flags |= {**loading.under(), **asking.under()}
+        settings = config_of(FixConfig, common.config, common.assignments, flags)
+        found = repair(settings, out=out, policy=policy, progress=session.progress, **making.how)
         session.show(found.as_json(), lambda console: _say(console, found))
 
 

@@ -3,10 +3,8 @@ it does not have is answered with the one, or the setting, that was most likely 
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -49,7 +47,8 @@ def _meant(verb: str, wrong: str, options: list[str]) -> Iterator[str]:
         yield "--list-settings shows what there is."
 
 
-def _list_settings(context: typer.Context, wanted: bool) -> None:
+def list_settings(context: typer.Context, wanted: bool) -> None:
+    """Print every setting of the verb, and do nothing else."""
     config = _config_of(str(context.command.name)) if wanted else None
     if config is None:
         return
@@ -101,32 +100,6 @@ def _config_of(verb: str) -> type[BaseModel] | None:
 
         return TestbedConfig
     return None
-
-
-ListSettings = Annotated[
-    bool,
-    typer.Option(
-        "--list-settings", help="List every setting of this verb, for --set and --config.", is_eager=True,
-        expose_value=False, callback=_list_settings, rich_help_panel="Common",
-    ),
-]  # fmt: skip
-
-
-def with_listing(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the option `--list-settings`, where it has settings to list."""
-    signature = inspect.signature(verb, eval_str=True)
-    if "assignments" not in signature.parameters:
-        return verb
-
-    @wraps(verb)
-    def listed(*, list_settings: bool = False, **given: Any) -> None:
-        verb(**given)
-
-    listing = inspect.Parameter("list_settings", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListSettings)
-    parameters = [*signature.parameters.values(), listing]
-    listed.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    listed.__annotations__ = {one.name: one.annotation for one in parameters}
-    return listed
 
 
 def epilog(example: str, page: str) -> str:

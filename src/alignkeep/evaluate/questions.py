@@ -17,6 +17,7 @@ from alignkeep.evaluate.suites import Suite, load_suite
 from alignkeep.judging.judges import load_judge
 from alignkeep.judging.prompts import limit_prompts, task_prompts
 from alignkeep.models.folders import resolve
+from alignkeep.objects import faults_of
 from alignkeep.types import Checkpoint, Prompt
 
 
@@ -90,7 +91,9 @@ def ask(prompts: Sequence[Prompt], attacks: Sequence[Attack]) -> tuple[Question,
         for prompt in prompts:
             if prompt.kind != "harmful":
                 continue
-            attacked = attack.apply(prompt)
+            where = f"attack {attack.name}"
+            with faults_of(attack, where, "its apply()", expected="a prompt", remedy="mend the attack"):
+                attacked = attack.apply(prompt)
             if attacked == prompt:
                 raise NoEffectError(
                     f"attack {attack.name}",

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from alignkeep.checkpoint.listing import sha256_of_file
 from alignkeep.errors import RecipeError
 from alignkeep.judging.keyword import KeywordJudge
-from alignkeep.objects import load_object
+from alignkeep.objects import code_of, faults_of, load_object
 from alignkeep.types import Judgement, Message, Prompt, Verdict
 
 _FORMS = "`keyword` or `package.module:object` with a method judge(prompt, answer) -> Judgement"
@@ -94,9 +95,20 @@ def load_judge(spec: str) -> Judge:
     )
 
 
+def fingerprint_judge(spec: str) -> str:
+    """What decides on the words of the judge that `spec` names: its name and version, and of one of which nobody keeps
+    count the file that it stands in."""
+    judge = load_judge(spec)
+    file = code_of(spec) if judge.version is None else None
+    return f"{judge.name} {judge.version}" if file is None else f"sha256:{sha256_of_file(file)}"
+
+
 def checked_judgement(judge: Judge, prompt: Prompt, answer: str) -> Judgement:
     """The judge's word. Raises RecipeError where it is no Judgement, or its score no number in [0, 1]."""
-    judgement: object = judge.judge(prompt, answer)
+    theirs = judge.nameless if isinstance(judge, _Named) else judge
+    expected = "a judgement of any answer"
+    with faults_of(theirs, f"judge {judge.name}", "its judge()", expected=expected, remedy="mend the judge"):
+        judgement: object = judge.judge(prompt, answer)
     if not isinstance(judgement, Judgement) or not isinstance(judgement.verdict, Verdict):
         raise _unfit(judge, f"{judgement!r:.80}", "an alignkeep.types.Judgement with a Verdict")
     if judgement.score is not None and not 0 <= judgement.score <= 1:
