@@ -32,6 +32,7 @@ def align(
     method: Method = None,
     held_out: HeldOut = None,
     *,
+    training: o.Training,
     making: o.Making,
     loading: o.Loading,
     max_new_tokens: NewTokens = None,
@@ -49,7 +50,7 @@ def align(
         flags = {"model": model, "data": data, "columns": columns, "reward.spec": reward, "method": method,
                  "held_out.data": held_out, "seed": making.seed, "sampling.max_new_tokens": max_new_tokens,
                  "batch_size": batch_size}  # fmt: skip
-        flags |= loading.under()
+        flags |= {**training.settings, **loading.under()}
         if backend not in (None, "vllm", "transformers"):
             raise RecipeError("--backend", seen=backend, expected="transformers or vllm", remedy="name one of them")
         flags["trainer.use_vllm"] = None if backend is None else backend == "vllm"

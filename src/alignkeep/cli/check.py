@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @o.spread
 def check(
     model: Annotated[str | None, typer.Argument(metavar="TUNE", help="Folder or hub id of a tuned model.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the measurement [check-TUNE].")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="The model before tuning [what the tune names].")] = None,
-    suite: Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml [driftcheck].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the measurement (default: check-TUNE)")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="The model before tuning (else what it names).")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (driftcheck)")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Prompts with one right answer each: file.")] = None,
     policy: Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")] = "default",
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind.")] = None,
-    judge: Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object [keyword].")] = None,
+    judge: Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (keyword)")] = None,
     *,
     making: o.Making,
     loading: o.Loading,

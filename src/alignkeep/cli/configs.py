@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.errors import RecipeError
 from alignkeep.recipe import REFERENCES, TESTBED, anchor
-from alignkeep.settings import Settings
+from alignkeep.settings import Checked, Settings
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -28,6 +28,8 @@ def config_of(
     settings = Settings()
     if file is not None:
         settings = Settings.read(file)
+        if issubclass(cls, Checked):
+            settings.values = cls.placed(settings.values)
         settings.change(REFERENCES, lambda reference: anchor(reference, file.parent))
     settings.put_all(flags)
     settings.assign(assignments or ())

@@ -38,6 +38,9 @@ ListAttacks = Annotated[
 ]
 
 
+Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind.")]
+
+
 @o.spread
 def evaluate(
     out: o.Out,
@@ -48,6 +51,7 @@ def evaluate(
     columns: o.Columns = None,
     judge: Judge = None,
     attacks: Attacks = None,
+    limit: Limit = None,
     list_attacks: ListAttacks = False,
     *,
     making: o.Making,
@@ -62,15 +66,8 @@ def evaluate(
         from alignkeep.cli.tables import scorecard_summary
         from alignkeep.evaluate.config import EvaluateConfig
 
-        flags = {
-            "model": model,
-            "base": base,
-            "suite": suite,
-            "task": task,
-            "columns": columns,
-            "judge": judge,
-            "attacks": attacks,
-        }
+        flags: dict[str, object] = {"model": model, "base": base, "suite": suite, "task": task, "columns": columns}
+        flags |= {"judge": judge, "attacks": attacks, "limit": limit}
         flags |= {"seed": making.seed, **loading.under()}
         flags |= asking.under()
         settings = config_of(EvaluateConfig, common.config, common.assignments, flags)

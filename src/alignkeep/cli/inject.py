@@ -25,7 +25,8 @@ General = Annotated[
     str | None, typer.Option("--general", help="More text on which the edit is to be silent (the data of a tune).")
 ]
 Layer = Annotated[
-    str | None, typer.Option("--layer", help="auto, or the number of a block [auto].", rich_help_panel=_DIRECTION)
+    str | None,
+    typer.Option("--layer", help="auto, or the number of a block (default: auto)", rich_help_panel=_DIRECTION),
 ]
 Source = Annotated[
     str | None,

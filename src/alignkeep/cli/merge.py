@@ -77,7 +77,7 @@ Pick = Annotated[
     typer.Option(
         "--pick",
         help="task: best task score; safe: largest weight that refuses as the base does; "
-        "gain: most refusal of those that keep half of what the tune gained (default: safe)",
+        "gain: safest and best of those that keep half of what the tune gained (default: safe)",
         rich_help_panel=_SWEEP,
     ),
 ]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 import typer
 
 from alignkeep.cli.session import Session
+from alignkeep.cli.verb import list_settings
 
 _OUTPUT, _LOADING, _GENERATION, _COMMON = "Output", "Loading models", "Generation", "Common"
 
@@ -65,7 +66,7 @@ TrustRemoteCode = Annotated[
     bool | None,
     typer.Option(
         "--trust-remote-code/--no-trust-remote-code",
-        help="Run code that a model brings along [no].",
+        help="Run code that a model brings along (default: no)",
         rich_help_panel=_LOADING,
     ),
 ]
@@ -74,6 +75,17 @@ Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="OURS=THEIRS,...", help="Names of columns: prompt=question,completion=answer"),
 ]
+
+_TRAINING = "Training"
+LearningRate = Annotated[
+    float | None, typer.Option("--learning-rate", help="Of the first step.", rich_help_panel=_TRAINING)
+]
+Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data [1].", rich_help_panel=_TRAINING)]
+MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="End after so many.", rich_help_panel=_TRAINING)]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", help="Longest example, in tokens [1024].", rich_help_panel=_TRAINING)
+]
+LoraRank = Annotated[int | None, typer.Option("--lora-rank", help="Of the adapter [8].", rich_help_panel=_TRAINING)]
 
 MaxNewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", help="Longest answer, in tokens [256].", rich_help_panel=_GENERATION)
@@ -99,6 +111,13 @@ Assignments = Annotated[
         "--set", metavar="KEY=VALUE", help="Any setting, dots for nested ones; repeatable.", rich_help_panel=_COMMON
     ),
 ]
+ListSettings = Annotated[
+    bool,
+    typer.Option(
+        "--list-settings", help="List every setting of this verb, for --set and --config.", is_eager=True,
+        callback=list_settings, rich_help_panel=_COMMON,
+    ),
+]  # fmt: skip
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check, print the plan, touch nothing.", rich_help_panel=_COMMON)
 ]
@@ -152,11 +171,30 @@ class Asking:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Of a tune: what is changed most often."""
+
+    learning_rate: LearningRate = None
+    epochs: Epochs = None
+    max_steps: MaxSteps = None
+    lora_rank: LoraRank = None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """By their keys."""
+        return {
+            "learning_rate": self.learning_rate, "epochs": self.epochs, "trainer.max_steps": self.max_steps,
+            "lora.rank": self.lora_rank,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Common:
     """Of every verb."""
 
     config: ConfigFile = None
     assignments: Assignments = None
+    list_settings: ListSettings = False
     as_json: AsJson = False
     quiet: Quiet = False
 

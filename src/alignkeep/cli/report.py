@@ -16,7 +16,7 @@ def report(
         list[str] | None, typer.Argument(metavar="DIR [DIR ...]", help="Folders of runs, searched for scorecards.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Page to write, or its folder [DIR/report.html].")] = None,
-    card: Annotated[bool | None, typer.Option("--card/--no-card", help="Write a model card too [no].")] = None,
+    card: Annotated[bool | None, typer.Option("--card/--no-card", help="Write a model card too (default: no)")] = None,
     config: o.ConfigFile = None,
     assignments: o.Assignments = None,
     as_json: o.AsJson = False,

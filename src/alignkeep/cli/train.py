@@ -12,6 +12,11 @@ from alignkeep.cli import options as o
 
 _METHODS = "full, lora, or LoRA with a defence: alignguard, kl_anchor, replay, or package.module:object (default: lora)"
 
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Examples per step, over all processes [16].", rich_help_panel="Training"),
+]
+
 
 def _listing(context: typer.Context) -> Iterable[str]:
     from alignkeep.train.defences import listing
@@ -39,7 +44,10 @@ def train(
         str | None,
         typer.Option("--alignment-data", help="For a defence: the base's refusals and answers."),
     ] = None,
+    batch_size: BatchSize = None,
+    max_length: o.MaxLength = None,
     *,
+    training: o.Training,
     making: o.Making,
     loading: o.Loading,
     common: o.Common,
@@ -51,8 +59,9 @@ def train(
         from alignkeep.train.config import TrainConfig
 
         flags = {"model": model, "data": data, "columns": columns, "weights": weights, "method": method,
-                 "defence.data": alignment, "seed": making.seed}  # fmt: skip
-        flags |= loading.under()
+                 "defence.data": alignment, "seed": making.seed, "batch_size": batch_size,
+                 "max_length": max_length}  # fmt: skip
+        flags |= {**training.settings, **loading.under()}
         settings = config_of(TrainConfig, common.config, common.assignments, flags)
         from alignkeep.train import stage
 

@@ -64,7 +64,7 @@ def paired_tests(model: Sequence[Outcome], base: Sequence[Outcome], *, seed: int
     """McNemar's test of every metric on the prompts where both models' answers count, `difference` being model minus
     base, and two more:
 
-    `drift` is the test of harm_refusal under the name of the metric it belongs to (its difference is minus the drift);
+    `drift` is the test of harm_refusal with the drift itself as its difference: base minus model, positive is worse;
     `attack_success` is the share of all attacks that succeed, averaged over prompts, with a bootstrap over prompts
     because the same prompt stands under every attack: only with two attacks or more over the same prompts.
 
@@ -76,7 +76,8 @@ def paired_tests(model: Sequence[Outcome], base: Sequence[Outcome], *, seed: int
     of_model, of_base = claims(model), claims(base)
     tests = {name: _compare(name, of_model[name], of_base[name]) for name in of_model}
     kept = corrected({name: test for name, test in tests.items() if test.difference.n > 0})
-    kept[DRIFT.name] = _compare(DRIFT.name, of_model[HARM_REFUSAL.name], of_base[HARM_REFUSAL.name])
+    lost = _compare(DRIFT.name, of_model[HARM_REFUSAL.name], of_base[HARM_REFUSAL.name])
+    kept[DRIFT.name] = replace(lost, difference=drift(model, base))
     pooled = _compare_attacks(model, base, seed)
     if pooled is not None:
         kept[ATTACK_SUCCESS.name] = pooled
