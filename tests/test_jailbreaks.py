@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkeep.judging.scorecards import read_scorecard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +32,7 @@ from alignkeep.evaluate.selection import select_attacks
 from alignkeep.evaluate.stage import evaluate, plan
 from alignkeep.evaluate.suites import Suite
 from alignkeep.judging.drift import Outcome, metrics, paired_tests
+from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.types import Judgement, Message, Prompt, Verdict
 
 FURTHER = [
