@@ -15,7 +15,12 @@ Suite = Annotated[
         "--suite", help="driftcheck, testbed, advbench, xstest, ..., NAME=FILE or FILE.yaml (default: driftcheck)"
     ),
 ]
-Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+    ),
+]
 Attacks = Annotated[
     str | None,
     typer.Option("--attacks", help="all, every, none, or a,artifacts:FILE,package.module:object (default: all)"),

@@ -106,12 +106,12 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
         return Plan(facts | ({"left_out": prepared.left_out} if prepared.left_out else {}))
 
     def work(self, prepared: Asked, job: Job) -> dict[str, object]:
-        from alignkeep.judging.judges import checked_judgement
+        from alignkeep.judging.judges import checked_judgements
 
         job.progress.start("verdicts", len(prepared.rows))
         found: list[dict[str, object]] = []
-        for index, ((prompt, answer), name) in enumerate(zip(prepared.rows, prepared.ids, strict=True)):
-            word = checked_judgement(prepared.judge, prompt, answer)
+        words = checked_judgements(prepared.judge, prepared.rows)
+        for index, (word, name) in enumerate(zip(words, prepared.ids, strict=True)):
             row: dict[str, object] = {
                 "index": index,
                 "verdict": word.verdict.value,
