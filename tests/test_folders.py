@@ -218,6 +218,17 @@ def test_a_finish_cut_off_between_its_renames_is_taken_back_by_another_command(t
     assert (tmp_path / "out" / "file.txt").read_text() == "old"
 
 
+def test_a_finished_partial_folder_does_not_replace_what_another_run_has_put_there_since(tmp_path: Path) -> None:
+    cut_off_between_its_renames(tmp_path / "out").rename(tmp_path / "kept")
+    make(tmp_path / "out", "c", "other", overwrite=True)
+    (tmp_path / "kept").rename(tmp_path / ".out.partial")
+    before = everything_in(tmp_path)
+    with pytest.raises(RecipeError, match="another run"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="b")
+    assert everything_in(tmp_path) == before
+    assert (tmp_path / "out" / "file.txt").read_text() == "other"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -277,6 +288,15 @@ def users_own(place: Path, kind: str, elsewhere: Path) -> None:
         elif kind == "folder with a strange claim":
             place.mkdir()
             (place / ".alignkeep.json").write_text('{"artist": "Can"}')
+
+
+def test_where_both_names_for_the_work_are_the_users_nothing_is_begun(tmp_path: Path) -> None:
+    for name in (".out.partial", ".out.partial-b"):
+        users_own(tmp_path / name, "folder", tmp_path)
+    before = everything_in(tmp_path)
+    with pytest.raises(RecipeError, match=r"\.out\.partial-b beside it, which alignkeep did not write"):
+        OutputFolder.open(tmp_path / "out", stage="stage", identity="b")
+    assert everything_in(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link", "folder with a strange claim"])

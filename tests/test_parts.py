@@ -99,6 +99,7 @@ def test_a_file_that_is_not_what_was_sealed_is_not_whole(
         (lambda part: flipped(part / "sub" / "shard"), "sub/shard has other bytes than were written"),
         (lambda part: (part / SEALED).write_text("[]"), "its list of files (complete) cannot be read"),
         (lambda part: (part / SEALED).write_bytes(b"\0\0"), "its list of files (complete) cannot be read"),
+        (lambda part: (part / SEALED).write_text("[" * 100_000), "its list of files (complete) cannot be read"),
         (lambda part: (part / SEALED).unlink(), ""),
     ],
 )
@@ -110,6 +111,7 @@ def test_a_folder_that_is_not_what_was_sealed_is_not_whole(
     for name in ("optimizer.pt", "rng_state.pth", "sub/shard"):
         (part / name).write_bytes(name.encode() * 9)
     seal(part)
+    seal(part)  # the list is no file of the folder's own
     assert is_whole(part)
     spoil(part)
     assert not is_whole(part)

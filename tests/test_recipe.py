@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.align.config import AlignConfig
-from alignkeep.cli.settle import settle
+from alignkeep.cli.configs import config_of
 from alignkeep.errors import RecipeError
 from alignkeep.recipe import Recipe
 from alignkeep.settings import Settings, nearest
@@ -211,9 +211,9 @@ def test_a_file_lies_under_flags_and_flags_under_assignments(tmp_path: Path) -> 
 def test_a_reward_that_stands_alone_is_its_spec_and_a_flag_replaces_it(tmp_path: Path) -> None:
     file = tmp_path / "align.yaml"
     file.write_text("model: m\ndata: d\nreward: scorer:one\n", encoding="utf-8")
-    found = settle(AlignConfig, file, ["reward.tie_margin=0.5"], {})
+    found = config_of(AlignConfig, file, ["reward.tie_margin=0.5"], {})
     assert (found.reward.spec, found.reward.tie_margin) == ("scorer:one", 0.5)
-    assert settle(AlignConfig, file, [], {"reward.spec": "testbed"}).reward.spec == "testbed"
+    assert config_of(AlignConfig, file, [], {"reward.spec": "testbed"}).reward.spec == "testbed"
 
 
 def test_a_flag_for_a_stage_that_is_not_there_does_not_bring_it_in(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from alignkeep.judging.metrics import OVER_REFUSAL
 from alignkeep.works import Citation
 
 
@@ -67,7 +68,7 @@ _METHODS = {
             "Drift is harm refusal of the base minus that of the tuned model on the same prompts, our definition.",
         ),
         _method(
-            "over_refusal",
+            OVER_REFUSAL.name,
             "Refusals of borderline prompts that deserve an answer",
             "rottger2024xstest",
             "The prompts are our own; partial refusals are not told apart from full ones.",

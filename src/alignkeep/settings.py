@@ -190,6 +190,16 @@ class Settings:
         return loc
 
 
+def described(options: type[BaseModel]) -> list[str]:
+    """Every setting of a group with its default and what it means: lines for a reader. What a field does not say of
+    itself stands in the docstring of its class."""
+    lines = []
+    for name, known in options.model_fields.items():
+        default = "must be given" if known.is_required() else known.get_default(call_default_factory=True)
+        lines.append(f"{name} ({default})" + (f": {known.description}" if known.description else ""))
+    return lines
+
+
 def is_whole_text(text: str) -> bool:
     """Whether every character is a whole one: a file's name that is no UTF-8, or JSON, can hold halves."""
     return not any("\ud800" <= one <= "\udfff" for one in text)

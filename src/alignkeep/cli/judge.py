@@ -32,11 +32,11 @@ def judge(
 ) -> None:
     """Score stored answers again."""
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import facts_of, settle
+        from alignkeep.cli.configs import config_of, facts_of
         from alignkeep.evaluate.config import JudgeConfig
 
         flags = {"answers": answers, "judge": judge, "seed": seed}
-        settings = settle(JudgeConfig, config, assignments, flags)
+        settings = config_of(JudgeConfig, config, assignments, flags)
         from alignkeep.evaluate import stage
 
         if dry_run:

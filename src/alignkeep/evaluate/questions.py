@@ -18,6 +18,7 @@ from alignkeep.evaluate.suites import Suite, load_suite
 from alignkeep.judging.judges import load_judge
 from alignkeep.judging.prompts import limit_prompts, task_prompts
 from alignkeep.models.folders import resolve
+from alignkeep.objects import faults_of
 from alignkeep.types import Checkpoint, Prompt
 
 
@@ -95,7 +96,8 @@ def ask(prompts: Sequence[Prompt], attacks: Sequence[Attack]) -> tuple[Question,
     for attack in attacks:
         before = len(asked)
         for plain in harmful:
-            leads = tuple(attack.leads(plain.prompt)) if isinstance(attack, DialogueAttack) else ()
+            with faults_of(attack, f"attack {attack.name}", "its leads()", expected="turns", remedy="mend the attack"):
+                leads = tuple(attack.leads(plain.prompt)) if isinstance(attack, DialogueAttack) else ()
             for way in _ways(attack, plain.prompt):
                 asked.append(Question(len(asked), way, attack.name, plain.index, leads))
         if harmful and len(asked) == before:
@@ -110,7 +112,8 @@ def ask(prompts: Sequence[Prompt], attacks: Sequence[Attack]) -> tuple[Question,
 
 def _ways(attack: Attack, prompt: Prompt) -> list[Prompt]:
     """The ways in which the attack asks the prompt, each once; none of them is the prompt itself."""
-    found = attack.ways(prompt) if isinstance(attack, RepeatedAttack) else (attack.apply(prompt),)
+    with faults_of(attack, f"attack {attack.name}", "its apply()", expected="a prompt", remedy="mend the attack"):
+        found = attack.ways(prompt) if isinstance(attack, RepeatedAttack) else (attack.apply(prompt),)
     if prompt in found:
         raise NoEffectError(
             f"attack {attack.name}",

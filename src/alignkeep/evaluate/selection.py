@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alignkeep.errors import RecipeError
@@ -62,6 +62,13 @@ def select_attacks(names: str, offered: Sequence[Attack] = ATTACKS) -> list[Atta
             )
         chosen.append(attack)
     return chosen
+
+
+def listing(more: str | None = None) -> Iterator[str]:
+    """Every attack, and those that `more` names, with its title: lines for a reader."""
+    own = [name.strip() for name in (more or "").split(",") if is_spec(name.strip())]
+    yield from (f"{attack.name}: {attack.title}" for attack in (*ATTACKS, *JAILBREAKS))
+    yield from (f"{spec}: {load_attack(spec).title}" for spec in own)
 
 
 def load_attack(spec: str) -> Attack:

@@ -17,7 +17,7 @@ from alignkeep.checkpoint.files import write_json, write_text
 from alignkeep.errors import AlignkeepError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
-from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL
+from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, OVER_REFUSAL, name_of_part
 from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress
@@ -126,13 +126,13 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
             from alignkeep.evaluate.selection import select_attacks
 
             chosen = select_attacks(settings.get("attacks", "all"))
-            metrics = ["over_refusal", *(f"attack_success.{attack.name}" for attack in chosen)]
+            metrics = [OVER_REFUSAL.name, *(ATTACK_SUCCESS.part(attack.name) for attack in chosen)]
         measured = tuple(metrics)
-        attacks = [name.partition(".")[2] for name in measured if name.startswith("attack_success.")]
+        attacks = [name_of_part(name) for name in ATTACK_SUCCESS.parts_in(measured)]
         base = settings.get("base")
         return (
             *(["driftcheck"] if settings.get("suite", "driftcheck") == "driftcheck" or base else []),
-            *(["over_refusal"] if "over_refusal" in measured else []),
+            *([OVER_REFUSAL.name] if OVER_REFUSAL.name in measured else []),
             *attacks,
             "wilson",
             *(["mcnemar"] if base else []),
@@ -145,10 +145,13 @@ EVALUATE = EvaluateStage()
 
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
+    from alignkeep.judging.judges import fingerprint_judge
+
     found = {
         "model": fingerprint_model(config.model, config.load.revision, base=config.base),
         "suite": prepared.suite.fingerprint,
         "questions": prepared.fingerprint,
+        "judge": fingerprint_judge(config.judge),
     }
     if config.base is not None:
         found["base"] = fingerprint_model(config.base)

@@ -87,10 +87,13 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
         return Asked(load_judge(config.judge), rows, found.ids, found.left_out)
 
     def inputs(self, task: Task[JudgeConfig, Asked]) -> Inputs:
+        from alignkeep.judging.judges import fingerprint_judge
+
         config = task.config
         source = local_file(config.answers)
         paths = [] if source is None else [source]
-        return Inputs({"answers": fingerprint_data(config.answers)}, paths, config.model_dump(exclude={"seed"}))
+        found = {"answers": fingerprint_data(config.answers), "judge": fingerprint_judge(config.judge)}
+        return Inputs(found, paths, config.model_dump(exclude={"seed"}))
 
     def plan(self, config: JudgeConfig) -> Plan:
         prepared = self.prepare(config)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from alignkeep.checkpoint.listing import sha256_of_file
 from alignkeep.errors import RecipeError
 from alignkeep.judging.guards import guard_judge
 from alignkeep.judging.keyword import KeywordJudge
-from alignkeep.objects import load_object
+from alignkeep.objects import code_of, faults_of, load_object
 from alignkeep.types import Judgement, Message, Prompt, Verdict
 
 _FORMS = "`keyword`, a guard model or `package.module:object` with a method judge(prompt, answer) -> Judgement"
@@ -107,6 +108,14 @@ def load_judge(spec: str) -> Judge:
     )
 
 
+def fingerprint_judge(spec: str) -> str:
+    """What decides on the words of the judge that `spec` names: its name and version, and of one of which nobody keeps
+    count the file that it stands in."""
+    judge = load_judge(spec)
+    file = code_of(spec) if judge.version is None else None
+    return f"{judge.name} {judge.version}" if file is None else f"sha256:{sha256_of_file(file)}"
+
+
 def checked_judgements(judge: Judge, answers: Sequence[tuple[Prompt, str]]) -> list[Judgement]:
     """The judge's words, in the order of the answers; at once where it can. Raises RecipeError as `checked_judgement`,
     and where there are not as many words as answers."""
@@ -120,7 +129,11 @@ def checked_judgements(judge: Judge, answers: Sequence[tuple[Prompt, str]]) -> l
 
 def checked_judgement(judge: Judge, prompt: Prompt, answer: str) -> Judgement:
     """The judge's word. Raises RecipeError where it is no Judgement, or its score no number in [0, 1]."""
-    return _checked(judge, judge.judge(prompt, answer))
+    theirs = judge.nameless if isinstance(judge, _Named) else judge
+    expected = "a judgement of any answer"
+    with faults_of(theirs, f"judge {judge.name}", "its judge()", expected=expected, remedy="mend the judge"):
+        judgement: object = judge.judge(prompt, answer)
+    return _checked(judge, judgement)
 
 
 def _checked(judge: Judge, judgement: object) -> Judgement:
