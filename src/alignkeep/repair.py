@@ -235,10 +235,11 @@ def _merge(config: FixConfig, files: Mapping[str, Path]) -> MergeConfig:
         task=str(files["task"]), prompts=str(files["harmful"]), weights=_WEIGHTS, pick="gain", gain=config.gain,
         margin=_MARGIN, judge=config.judge, limit=config.limit, generation=config.generation,
     )  # fmt: skip
+    known = "alignment" in files
     return MergeConfig(
-        base=str(config.base), tuned=(config.model,), alignment_data=str(files["alignment"]),
-        tuning_data=config.tuning_data, sweep=sweep, load=config.load.model_copy(update={"revision": None}),
-        seed=config.seed,
+        base=str(config.base), tuned=(config.model,), alignment_data=str(files["alignment"]) if known else None,
+        tuning_data=config.tuning_data if known else None, sweep=sweep,
+        load=config.load.model_copy(update={"revision": None}), seed=config.seed,
     )  # fmt: skip
 
 
@@ -297,8 +298,9 @@ def _write_prompts(asked: EvaluateConfig, out: Path, files: dict[str, Path]) -> 
     for kind, why in (("harmful", "nothing harmful to ask"), ("harmless", "nothing harmless to ask")):
         if kind not in files:
             raise DataError(asked.suite, seen=why, expected="prompts of both kinds", remedy="give another --suite")
-    files["alignment"] = out / _DATA / "alignment.jsonl"
-    write_text(files["alignment"], "".join(lines))
+    if lines:  # a base that refuses nothing leaves the methods that do without
+        files["alignment"] = out / _DATA / "alignment.jsonl"
+        write_text(files["alignment"], "".join(lines))
 
 
 def _written() -> list[str]:
