@@ -229,7 +229,7 @@ def test_an_evaluation_writes_a_scorecard_all_answers_and_its_record(base_folder
     # Two attacks, questions 10 to 13 and 18 to 21, are in words the model does not know; numbers are not given twice.
     assert [row["index"] for row in answers] == [*range(10), *range(14, 18), *range(22, 26)]
     assert record.stage == "evaluate"
-    assert set(record.inputs) == {"model", "suite", "questions"}
+    assert set(record.inputs) == {"model", "suite", "questions", "judge"}
 
 
 def test_an_attack_in_words_the_tokenizer_does_not_know_is_not_applicable(base_folder: Path) -> None:

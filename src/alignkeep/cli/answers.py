@@ -37,7 +37,8 @@ def answers(
         from alignkeep.cli.configs import config_of, facts_of
 
         flags: dict[str, object] = {"model": model, "prompts": prompts, "limit": limit, "judge": judge}
-        flags |= {"seed": making.seed, **loading.under(), **asking.under()}
+        flags |= {"seed": making.seed, **loading.under()}
+        flags |= asking.under()
         settings = config_of(stage.AnswersConfig, common.config, common.assignments, flags)
         if dry_run:
             session.show(facts_of(stage.plan(settings)))

@@ -9,13 +9,26 @@ import typer
 
 from alignkeep.cli import options as o
 
-Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
-Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
-Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        "--suite", help="driftcheck, testbed, advbench, xstest, ..., NAME=FILE or FILE.yaml (default: driftcheck)"
+    ),
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+    ),
+]
+Attacks = Annotated[
+    str | None,
+    typer.Option("--attacks", help="all, every, none, or a,artifacts:FILE,package.module:object (default: all)"),
+]
 
 
 def _listing(context: typer.Context) -> Iterable[str]:
-    from alignkeep.evaluate.attacks import listing
+    from alignkeep.evaluate.selection import listing
 
     return listing(context.params.get("attacks"))
 

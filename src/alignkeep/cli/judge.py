@@ -16,7 +16,10 @@ def judge(
         str | None, typer.Argument(metavar="ANSWERS.jsonl", help='Rows {"prompt": ..., "answer": ...}.')
     ] = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")
+        str | None,
+        typer.Option(
+            "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+        ),
     ] = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,

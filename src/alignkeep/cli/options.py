@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
@@ -123,6 +123,13 @@ DryRun = Annotated[
 ]
 
 
+class How(TypedDict):
+    """What a stage is told of its folder."""
+
+    overwrite: bool
+    resume: bool
+
+
 @dataclass(frozen=True)
 class Making:
     """Of what is made: by which seed, over what, from where on."""
@@ -132,9 +139,8 @@ class Making:
     resume: Resume = True
 
     @property
-    def how(self) -> dict[str, Any]:
-        """What a stage is told of its folder."""
-        return {"overwrite": self.overwrite, "resume": self.resume}
+    def how(self) -> How:
+        return How(overwrite=self.overwrite, resume=self.resume)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,25 @@ def attack(obj: object) -> None:
             expect(before == after, where, f"{part} {after!r} {given}", f"{part} {before!r}, as before")
         second = called(where, lambda: apply(prompt), given)  # noqa: B023
         expect(second == asked, where, f"two ways of asking {given}", "the same every time")
+        _check_ways(what, obj, prompt, asked)
+
+
+def _check_ways(what: str, obj: Any, prompt: Prompt, asked: Prompt) -> None:
+    """What an attack that asks in several ways, or over several turns, has beside `apply`."""
+    given = f"for {prompt.text!r}"
+    if hasattr(obj, "ways"):
+        where = f"{what}.ways"
+        first, second = (called(where, lambda: tuple(obj.ways(prompt)), given) for _ in range(2))
+        expect(first == second, where, f"other prompts the second time {given}", "the same every time")
+        of_kind = all(isinstance(one, Prompt) and one.kind == prompt.kind and one != prompt for one in first)
+        expect(of_kind, where, f"something else than changed prompts {given}", "Prompts of the same kind")
+        expect(first[:1] == (asked,), where, f"another first way than apply's {given}", "apply(prompt) first")
+    if hasattr(obj, "leads"):
+        where = f"{what}.leads"
+        first, second = (called(where, lambda: tuple(obj.leads(prompt)), given) for _ in range(2))
+        expect(first == second, where, f"other turns the second time {given}", "the same every time")
+        texts = all(isinstance(turn, str) and turn.strip() for turn in first)
+        expect(texts, where, f"a turn that is no text {given}", "the user's turns, each with text")
 
 
 def suite(obj: object) -> None:

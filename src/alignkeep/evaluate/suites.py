@@ -2,6 +2,7 @@
 
 driftcheck               our own set, shipped with the package (docs/driftcheck.md)
 testbed                  the test prompts of the micro world, with attacks in its own small vocabulary
+advbench, xstest, ...    prompt sets of the field, from the hub (`benchmarks.py`); NAME=FILE: from a copy
 SUITE#choose, #report    one half of any of these: what chose by the first can be judged by the second
 FILE.yaml                {name, description, prompts: [{file, kind, category, language}, ...]}, files beside it
 package.module:object    prompts, a Suite, or a function that returns one of the two
@@ -22,6 +23,7 @@ from pydantic import Field
 from alignkeep.data import read_prompts
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.evaluate.attacks import Attack
+from alignkeep.evaluate.benchmarks import benchmarks, read_benchmark
 from alignkeep.judging.prompts import halves
 from alignkeep.objects import call_object, find_object, is_spec
 from alignkeep.settings import Checked, Settings, nearest
@@ -32,7 +34,7 @@ REPORT: Literal["report"] = "report"
 
 _NAMES = ("driftcheck", "testbed")
 _PROBE = Prompt((Message("user", "request"),))  # shows the words an attack adds, and where
-_OFFERED = "driftcheck, testbed, FILE.yaml or package.module:object"
+_OFFERED = "driftcheck, testbed, a set of the field (advbench, ...), NAME=FILE, FILE.yaml or package.module:object"
 _RETURNS = "a sequence of alignkeep.types.Prompt, a Suite, or a function without arguments that returns one"
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
@@ -41,7 +43,8 @@ _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 class Suite:
     """Prompts under one name. `fingerprint` changes with every word of prompts and attacks.
 
-    `attacks` in the suite's own wording replace those of the same name; None: the common wording.
+    `attacks` in the suite's own wording replace those of the same name; None: the common wording. `notes` is what the
+    user is told of where the prompts come from.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Suite:
     fingerprint: str
     description: str = ""
     attacks: tuple[Attack, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -87,7 +91,8 @@ def load_suite(reference: str) -> Suite:
     if mark and half in (CHOOSE, REPORT):
         suite = load_suite(whole)
         prompts = halves(suite.prompts)[half == REPORT]
-        return Suite.of(reference, prompts, f"half of {whole}: {suite.description}", suite.attacks)
+        half_suite = Suite.of(reference, prompts, f"half of {whole}: {suite.description}", suite.attacks)
+        return replace(half_suite, notes=suite.notes)
     if reference == "driftcheck":
         with as_file(files("alignkeep.evaluate") / "driftcheck.jsonl") as path:
             return Suite.of(reference, read_prompts(str(path)), "628 prompts of our own, English and Korean")
@@ -97,7 +102,11 @@ def load_suite(reference: str) -> Suite:
         return _from_file(Path(reference))
     if is_spec(reference):
         return _from_object(reference)
-    near = nearest(reference, _NAMES)
+    name, equals, file = reference.partition("=")
+    if name in benchmarks():
+        prompts, notes = read_benchmark(name, file if equals else None)
+        return replace(Suite.of(name, prompts, benchmarks()[name].measures), notes=notes)
+    near = nearest(name, (*_NAMES, *benchmarks()))
     if reference.endswith(_DATA_ENDINGS):
         remedy = f"write a FILE.yaml: {{name: mine, prompts: [{{file: {Path(reference).name}, kind: harmful}}]}}"
     else:

@@ -118,9 +118,10 @@ def fingerprints(config: MergeConfig) -> dict[str, str]:
     found = {"base": fingerprint_model(config.base, config.load.revision)}
     for number, tuned in enumerate(config.tuned, start=1):
         found["tuned" if len(config.tuned) == 1 else f"tuned {number}"] = fingerprint_model(tuned, with_base=False)
-    method_named(config.method)  # imported, where it is a stranger's
-    if is_spec(config.method) and (code := code_of(config.method)) is not None:
-        found["method"] = f"sha256:{sha256_of_file(code)}"
+    if is_spec(config.method):
+        method_named(config.method)  # imported, before its file is looked for
+        if (code := code_of(config.method)) is not None:
+            found["method"] = f"sha256:{sha256_of_file(code)}"
     if config.mergekit is not None:
         found["mergekit"] = f"sha256:{sha256_of_file(Path(config.mergekit))}"
     data = {"alignment_data": config.alignment_data, "tuning_data": config.tuning_data}
