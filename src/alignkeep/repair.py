@@ -23,7 +23,7 @@ from alignkeep.checkpoint.folders import claim_folder, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import FoundBase, find_base, refuse_same
 from alignkeep.data import fingerprint_data
-from alignkeep.errors import DataError, NoEffectError
+from alignkeep.errors import DataError, NoEffectError, plain
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.stage import EVALUATE, evaluate
@@ -157,7 +157,7 @@ def fix(
         of_repair = {"model": str(chosen.model), "base_answers": str(out / TUNE / "evaluate")}
         evaluate(final.model_copy(update=of_repair), out=out / name / "evaluate", **how)
         _drop(out, tried, keep=name)
-        lines = [_line(one, tuned) for one in tried]
+        lines = [_line(one) for one in tried]
         _finish(out, config, chosen, lines, identity, inputs, began)
         return _read(out, base, policy)
     finally:
@@ -235,10 +235,11 @@ def _merge(config: FixConfig, files: Mapping[str, Path]) -> MergeConfig:
         task=str(files["task"]), prompts=str(files["harmful"]), weights=_WEIGHTS, pick="gain", gain=config.gain,
         margin=_MARGIN, judge=config.judge, limit=config.limit, generation=config.generation,
     )  # fmt: skip
+    known = "alignment" in files
     return MergeConfig(
-        base=str(config.base), tuned=(config.model,), alignment_data=str(files["alignment"]),
-        tuning_data=config.tuning_data, sweep=sweep, load=config.load.model_copy(update={"revision": None}),
-        seed=config.seed,
+        base=str(config.base), tuned=(config.model,), alignment_data=str(files["alignment"]) if known else None,
+        tuning_data=config.tuning_data if known else None, sweep=sweep,
+        load=config.load.model_copy(update={"revision": None}), seed=config.seed,
     )  # fmt: skip
 
 
@@ -297,8 +298,9 @@ def _write_prompts(asked: EvaluateConfig, out: Path, files: dict[str, Path]) -> 
     for kind, why in (("harmful", "nothing harmful to ask"), ("harmless", "nothing harmless to ask")):
         if kind not in files:
             raise DataError(asked.suite, seen=why, expected="prompts of both kinds", remedy="give another --suite")
-    files["alignment"] = out / _DATA / "alignment.jsonl"
-    write_text(files["alignment"], "".join(lines))
+    if lines:  # a base that refuses nothing leaves the methods that do without
+        files["alignment"] = out / _DATA / "alignment.jsonl"
+        write_text(files["alignment"], "".join(lines))
 
 
 def _written() -> list[str]:
@@ -332,7 +334,7 @@ def _drop(out: Path, tried: Sequence[Repair], keep: str | None) -> None:
             shutil.rmtree(out / one.name, ignore_errors=one.model is None)
 
 
-def _line(one: Repair, tuned: Scorecard) -> str:
+def _line(one: Repair) -> str:
     if one.card is None:
         return f"{one.name}: {one.why}"
     return f"{one.name}: harm refusal {_rate(one.card, HARM_REFUSAL.name)}, task {_rate(one.card, TASK_ACCURACY.name)}"
@@ -344,7 +346,7 @@ def _rate(card: Scorecard, name: str) -> str:
 
 def _nothing_better(config: FixConfig, tried: Sequence[Repair], tuned: Scorecard) -> NoEffectError:
     told = [
-        _line(one, tuned) + ("" if one.card is None else f" ({', '.join(_faults(one.card, tuned, config.gain))})")
+        plain(_line(one) + ("" if one.card is None else f" ({', '.join(_faults(one.card, tuned, config.gain))})"), 70)
         for one in tried
     ]
     before = f"the tune has {_rate(tuned, HARM_REFUSAL.name)} and {_rate(tuned, TASK_ACCURACY.name)}"
@@ -352,7 +354,7 @@ def _nothing_better(config: FixConfig, tried: Sequence[Repair], tuned: Scorecard
         f"fix {config.model}",
         seen=f"no repair better than the tune: {'; '.join(told)}; {before}",
         expected=f"more harm refusal and {config.gain:.0%} of the task's gain",
-        remedy="lower --gain, give --tuning-data, or tune again with a defence (train --method kl_anchor)",
+        remedy="lower --gain, give --tuning-data, or tune with a defence",
     )
 
 

@@ -91,7 +91,8 @@ def load_suite(reference: str) -> Suite:
     if mark and half in (CHOOSE, REPORT):
         suite = load_suite(whole)
         prompts = halves(suite.prompts)[half == REPORT]
-        return Suite.of(reference, prompts, f"half of {whole}: {suite.description}", suite.attacks)
+        half_suite = Suite.of(reference, prompts, f"half of {whole}: {suite.description}", suite.attacks)
+        return replace(half_suite, notes=suite.notes)
     if reference == "driftcheck":
         with as_file(files("alignkeep.evaluate") / "driftcheck.jsonl") as path:
             return Suite.of(reference, read_prompts(str(path)), "628 prompts of our own, English and Korean")

@@ -119,7 +119,7 @@ def fingerprints(config: MergeConfig) -> dict[str, str]:
     for number, tuned in enumerate(config.tuned, start=1):
         found["tuned" if len(config.tuned) == 1 else f"tuned {number}"] = fingerprint_model(tuned, with_base=False)
     if is_spec(config.method):
-        method_named(config.method)  # which imports it
+        method_named(config.method)  # imported, before its file is looked for
         if (code := code_of(config.method)) is not None:
             found["method"] = f"sha256:{sha256_of_file(code)}"
     if config.mergekit is not None:
