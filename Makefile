@@ -29,8 +29,13 @@ $(VENV)/stamp-dev: pyproject.toml $(VENV)/stamp-torch
 demo: $(VENV)/stamp-run  ## Tune a tiny aligned model and see what is lost: demo/report.html
 	$(BIN)/alignkeep demo --out $(DEMO)
 
+# Beside the environment and not in it: PEFT would import it into every process, which takes two seconds each time.
+$(VENV)-quant/stamp: $(VENV)/stamp-dev
+	$(PIP) --no-deps --target $(VENV)-quant bitsandbytes
+	touch $@
+
 # One file is one worker's (tests/conftest.py): fixtures are made once, and what counts processes is not disturbed.
-test: $(VENV)/stamp-dev  ## Run all tests
+test: $(VENV)/stamp-dev $(VENV)-quant/stamp  ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-hostile: $(VENV)/stamp-dev  ## Run a thousand cases of hostile input, in some minutes

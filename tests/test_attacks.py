@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkeep.errors import NoEffectError, RecipeError
-from alignkeep.evaluate.attacks import ATTACKS, Attack, WordedAttack, offered_attacks, select_attacks
+from alignkeep.evaluate.attacks import ATTACKS, Attack, WordedAttack
 from alignkeep.evaluate.questions import ask
+from alignkeep.evaluate.selection import offered_attacks, select_attacks
 from alignkeep.types import Message, Prompt
 
 NAMES = ["prefix_injection", "role_play", "system_override", "prefill"]

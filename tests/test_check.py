@@ -75,7 +75,10 @@ def test_a_stripped_model_fails_and_the_next_command_is_named(testbed, tmp_path:
     assert verdict.startswith(f"FAIL: {tune} against {testbed['aligned']} (named by README.md)")
     assert "harm refusal" in change
     assert any(line.startswith("  FAIL: harm_refusal") for line in bounds)
-    assert following.startswith(f"next: alignkeep merge {testbed['aligned']} {tune}")
+    assert (
+        following
+        == f"next: alignkeep fix {tune} --base {testbed['aligned']} --task TASK.jsonl --suite testbed --out fixed"
+    )
     again = run_command("check", tune, *common, "--out", tmp_path / "out", "--json", folder=tmp_path)
     assert (again.code, json.loads(again.stdout)["verdict"]["answer"]) == (3, "fail")
 

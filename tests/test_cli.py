@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from alignkeep.cli.configs import facts_of
 from alignkeep.cli.outcome import outcome_of
-from alignkeep.cli.settle import facts_of
 from alignkeep.errors import DataError, MachineError, RecipeError
 from command import Finished, run_command
 from micro import write_recipe, write_rows
@@ -111,7 +111,7 @@ def test_a_command_that_cannot_be_read_leaves_with_2(arguments: list[str], tmp_p
             "less than 4294967296",
         ),
         (["judge", "nowhere.jsonl", "--dry-run", "--out", "{out}"], "nowhere.jsonl"),
-        (["judge", "{recipe}", "--judge", "keywrd", "--dry-run", "--out", "{out}"], "expected `keyword` or"),
+        (["judge", "{answers}", "--judge", "keywrd", "--dry-run", "--out", "{out}"], "expected `keyword`, a guard"),
         (["report", "nowhere", "--dry-run"], "nowhere"),
         (["run", "{recipe}", "--set", "evaluate.suite=nowhere.yaml", "--out", "{out}"], "nowhere.yaml"),
     ],
@@ -120,10 +120,12 @@ def test_a_mistake_is_one_line_on_stderr_and_leaves_with_1(
     arguments: list[str], said: str, recipe: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     write_rows(tmp_path / "unread.jsonl", [{"prompt": "zwick zwack zwuck"}])
+    write_rows(tmp_path / "answers.jsonl", [{"prompt": "zwick", "answer": "zwack"}])
     unread = tmp_path / "unread.yaml"
     unread.write_text("name: unread\nprompts: [{file: unread.jsonl, kind: harmful}]\n")
     before = {*tmp_path.iterdir(), tmp_path / "stdout", tmp_path / "stderr"}
     named = {"recipe": recipe, "folder": recipe.parent, "model": tiny_model, "unread": unread, "out": tmp_path / "out"}
+    named["answers"] = tmp_path / "answers.jsonl"
     told = run_command(*(argument.format(**named) for argument in arguments), "--json", folder=tmp_path)
     assert (told.code, told.stdout) == (1, "")
     line = told.stderr.splitlines()[-1]

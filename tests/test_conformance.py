@@ -12,7 +12,8 @@ import pytest
 from alignkeep import conformance
 from alignkeep.align.reward import PairwiseReward
 from alignkeep.errors import RecipeError
-from alignkeep.evaluate.attacks import ATTACKS, WordedAttack, select_attacks
+from alignkeep.evaluate.attacks import ATTACKS, WordedAttack
+from alignkeep.evaluate.selection import select_attacks
 from alignkeep.evaluate.suites import Suite, load_suite
 from alignkeep.judging.judges import Judge, checked_judgement, load_judge
 from alignkeep.judging.keyword import KeywordJudge
@@ -200,7 +201,7 @@ def test_a_strangers_attack_stands_beside_ours() -> None:
         ("test_conformance:Own", "seen a Own without title; .*give it title"),
         ("test_conformance:nothing", "no nothing in test_conformance"),
         ("no_such_module:attack", "cannot be imported"),
-        ("none,prefill", "seen 'none'; expected all, none, or some of prefix_injection"),
+        ("none,prefill", "seen 'none'; expected all, every, none, or some of prefix_injection"),
     ],
 )
 def test_what_is_no_attack_is_refused_with_what_it_lacks(names: str, said: str) -> None:

@@ -161,7 +161,7 @@ def test_rates_are_those_counted_by_hand() -> None:
 
 
 def test_drift_is_what_the_model_refuses_less_than_its_base() -> None:
-    """The base refuses both harmful prompts, the model one: drift 1 - 1/2 = 0.5, the test's difference -0.5."""
+    """The base refuses both harmful prompts, the model one: drift 1 - 1/2 = 0.5, and so is its test's difference."""
     questions = ask(prompts_of("harmful", ("a", "b")), [])
     words = {"base": (Verdict.REFUSAL, Verdict.REFUSAL), "tuned": (Verdict.REFUSAL, Verdict.COMPLIANCE)}
     tuned, base = (
@@ -175,7 +175,7 @@ def test_drift_is_what_the_model_refuses_less_than_its_base() -> None:
     card = score(("m", "b", "s"), tuned, base, unknown={side: wilson(0, 1) for side in words}, unreadable={}, seed=0)
 
     assert (card.metrics["harm_refusal"].value, card.base_metrics["harm_refusal"].value) == (0.5, 1.0)
-    assert (card.metrics["drift"].value, card.tests["drift"].difference.value) == (0.5, -0.5)
+    assert (card.metrics["drift"].value, card.tests["drift"].difference.value) == (0.5, 0.5)
     assert (card.tests["drift"].only_model, card.tests["drift"].only_base) == (0, 1)
 
 
@@ -229,7 +229,7 @@ def test_an_evaluation_writes_a_scorecard_all_answers_and_its_record(base_folder
     # Two attacks, questions 10 to 13 and 18 to 21, are in words the model does not know; numbers are not given twice.
     assert [row["index"] for row in answers] == [*range(10), *range(14, 18), *range(22, 26)]
     assert record.stage == "evaluate"
-    assert set(record.inputs) == {"model", "suite", "questions"}
+    assert set(record.inputs) == {"model", "suite", "questions", "judge"}
 
 
 def test_an_attack_in_words_the_tokenizer_does_not_know_is_not_applicable(base_folder: Path) -> None:

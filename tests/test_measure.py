@@ -100,7 +100,7 @@ def test_two_measurements_are_compared_prompt_by_prompt():
     tests = measure.compare(model, Measurement({}, (yes,) * 4, (None,) * 4))
     assert tests["harm_refusal"].difference.value == pytest.approx(-2 / 3)
     assert (tests["harm_refusal"].only_model, tests["harm_refusal"].only_base) == (0, 2)
-    assert tests["drift"].difference == tests["harm_refusal"].difference
+    assert tests["drift"].difference.value == -tests["harm_refusal"].difference.value
     with pytest.raises(ValueError, match="argument"):
         measure.compare(model, Measurement({}, (yes,) * 3, (None,) * 3))
 

@@ -37,7 +37,46 @@ def test_a_public_call_has_named_and_typed_parameters(name: str) -> None:
 def test_a_call_takes_the_config_of_its_stage_and_says_where_to_write() -> None:
     parameters = inspect.signature(alignkeep.merge).parameters
     assert parameters["config"].annotation == MergeConfig.__name__
-    assert list(parameters) == ["config", "out", "overwrite", "resume", "progress", "measure"]
+    taken = ["out", "overwrite", "resume", "progress", "measure"]
+    assert list(parameters) == ["config", *MergeConfig.model_fields, *taken]
+
+
+def test_settings_are_arguments_paths_are_paths_and_errors_are_ours(tmp_path: Path) -> None:
+    from alignkeep.errors import RecipeError
+    from alignkeep.rooms import called
+
+    asked: list[object] = []
+
+    def merge(config: MergeConfig, *, out: Path, overwrite: bool = False) -> None:
+        asked.append((config, out, overwrite))
+
+    merge.__annotations__["config"] = "MergeConfig"
+    called(merge, (tmp_path / "base", "one", tmp_path / "two"), {"weight": 0.3, "overwrite": True})
+    (config, out, overwrite) = asked[0]
+    assert (config.base, config.tuned) == (str(tmp_path / "base"), ("one", str(tmp_path / "two")))
+    assert (config.weight, out, overwrite) == (0.3, Path("merge-one"), True)
+    called(merge, (config,), {"out": tmp_path})
+    assert asked[1] == (config, tmp_path, False)
+    with pytest.raises(RecipeError, match="did you mean weight"):
+        called(merge, ("base", "one"), {"wieght": 0.3})
+    with pytest.raises(TypeError, match="base twice"):
+        called(merge, ("base", "one"), {"base": "other"})
+
+
+def test_a_scorecard_is_short_in_a_terminal_a_table_in_a_notebook_and_a_frame_for_numbers() -> None:
+    from alignkeep.judging.statistics import wilson
+    from alignkeep.types import Scorecard
+
+    rates = {"harm_refusal": wilson(9, 10), "harm_refusal.hate": wilson(1, 2), "task_accuracy": wilson(0, 0)}
+    card = Scorecard("<b>tune", "base", "suite", rates, base_metrics={"harm_refusal": wilson(10, 10)})
+    assert repr(card) == "<Scorecard of <b>tune against base, suite: harm_refusal 90 %>"
+    shown = card._repr_html_()
+    assert "&lt;b&gt;tune" in shown
+    assert "90.0 [59.6, 98.2], n = 10" in shown
+    assert "task_accuracy" not in shown, "what was not measured is no row"
+    frame = card.to_frame()
+    assert list(frame.columns) == ["value", "low", "high", "n", "base_value", "base_low", "base_high", "base_n"]
+    assert (frame.loc["harm_refusal", "value"], frame.loc["harm_refusal", "base_value"]) == (0.9, 1.0)
 
 
 def test_an_editor_is_told_of_every_public_name_and_of_no_other() -> None:

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.align.config import AlignConfig
-from alignkeep.cli.settle import settle
+from alignkeep.cli.configs import config_of
 from alignkeep.errors import RecipeError
+from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.recipe import Recipe
-from alignkeep.settings import Settings, nearest
+from alignkeep.settings import Settings, described_settings, nearest
+from alignkeep.train.config import TrainConfig
 
 GOOD = """\
 name: my-tune
@@ -211,9 +213,9 @@ def test_a_file_lies_under_flags_and_flags_under_assignments(tmp_path: Path) -> 
 def test_a_reward_that_stands_alone_is_its_spec_and_a_flag_replaces_it(tmp_path: Path) -> None:
     file = tmp_path / "align.yaml"
     file.write_text("model: m\ndata: d\nreward: scorer:one\n", encoding="utf-8")
-    found = settle(AlignConfig, file, ["reward.tie_margin=0.5"], {})
+    found = config_of(AlignConfig, file, ["reward.tie_margin=0.5"], {})
     assert (found.reward.spec, found.reward.tie_margin) == ("scorer:one", 0.5)
-    assert settle(AlignConfig, file, [], {"reward.spec": "testbed"}).reward.spec == "testbed"
+    assert config_of(AlignConfig, file, [], {"reward.spec": "testbed"}).reward.spec == "testbed"
 
 
 def test_a_flag_for_a_stage_that_is_not_there_does_not_bring_it_in(tmp_path: Path) -> None:
@@ -263,3 +265,57 @@ def test_the_nearest_word_is_found_whatever_its_case_and_nothing_far_is() -> Non
     assert nearest("Learning_Rte", ["epochs", "learning_rate"]) == "learning_rate"
     assert nearest("xyz", ["epochs", "learning_rate"]) is None
     assert nearest("epochs", []) is None
+
+
+# The names of options
+
+
+@pytest.mark.parametrize(
+    ("outside", "within"),
+    [
+        ({"evaluate": {"max_new_tokens": 9, "dtype": "float32"}},
+         {"evaluate": {"generation": {"max_new_tokens": 9}, "load": {"dtype": "float32"}}}),
+        ({"train": {"data": "d", "max_steps": 3, "lora-rank": 4, "trainer": {"packing": True}}},
+         {"train": {"data": "d", "trainer": {"packing": True, "max_steps": 3}, "lora": {"rank": 4}}}),
+        ({"merge": {"tuned": ["t"], "task": "a", "prompts": "b", "pick": "gain", "as": "adapter", "max_new_tokens": 5}},
+         {"merge": {"tuned": ["t"], "form": "adapter",
+                    "sweep": {"task": "a", "prompts": "b", "pick": "gain", "generation": {"max_new_tokens": 5}}}}),
+        ({"inject": {"harmful": "h", "harmless": "n", "direction_from": "m", "strength": "raw:1", "layer": 2}},
+         {"inject": {"harmful": "h", "harmless": "n", "direction": {"source": "m", "layer": 2},
+                     "edit": {"strength": "raw:1"}}}),
+    ],
+)  # fmt: skip
+def test_the_name_of_an_option_is_a_key(outside: dict, within: dict) -> None:
+    top = {"name": "n", "model": "m"}
+    assert Recipe.model_validate({**top, **outside}) == Recipe.model_validate({**top, **within})
+
+
+def test_files_outside_of_their_group_are_those_of_the_recipes_folder_too(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: org/base\ntrain: {data: org/d}\nmerge: {task: t.jsonl, prompts: h.jsonl, pick: gain}\n")
+    sweep = Recipe.read(path).merge.sweep
+    assert (sweep.task, sweep.prompts) == (str(tmp_path / "t.jsonl"), str(tmp_path / "h.jsonl"))
+
+
+def test_a_setting_in_two_places_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"max_new_tokens: seen it and generation\.max_new_tokens"):
+        EvaluateConfig.model_validate({"model": "m", "max_new_tokens": 5, "generation": {"max_new_tokens": 6}})
+
+
+def test_all_mistakes_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: n\nmodel: m\ntrain:\n  data: d\n  epoch: 2\n  batch_size: 0\nevaluate:\n  limt: 3\n")
+    with pytest.raises(RecipeError) as caught:
+        Recipe.read(path)
+    told = str(caught.value)
+    for part in ("train.epoch (recipe.yaml:5)", "evaluate.limt (recipe.yaml:8)", "train.batch_size (recipe.yaml:6)"):
+        assert part in told
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    found = {one.key: one for one in described_settings(TrainConfig)}
+    assert found["model"].default is None
+    assert (found["batch_size"].kind, found["batch_size"].default) == ("whole number", "16")
+    assert found["too_long"].kind == "drop or cut or refuse"
+    assert "forward pass" in found["batch_size"].meaning
+    assert {"lora.rank", "load.device", "probe.harmful"} <= found.keys()

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.judging.statistics import wilson
@@ -146,31 +146,37 @@ def test_where_nothing_was_gained_or_known_no_share_of_it_is(base, tuned):
 
 
 def test_the_rule_of_the_gain_takes_the_most_refusal_that_keeps_the_share():
-    """The tune gained 12: half of it is 6, which 0.2 (5) falls short of; of the rest 0.4 refuses most, 18."""
-    pick = pick_gain(LINE, BASE, LINE[-1].metrics, 0.5)
+    """The tune gained 12: half of it is 6, which 0.2 (5) falls short of; of the rest 0.4 refuses most, 18 of 20, and is
+    alone within 5 points of 19; within 10 points 0.6 is the better one."""
+    pick = pick_gain(LINE, BASE, LINE[-1].metrics, 0.5, 0.05)
     assert pick.trade is LINE[2]
+    assert pick_gain(LINE, BASE, LINE[-1].metrics, 0.5, 0.0).trade is LINE[2]
+    assert pick_gain(LINE, BASE, LINE[-1].metrics, 0.5, 0.1).trade is LINE[3]
     assert pick.admitted == (0.4, 0.6, 0.8, 1.0)
 
 
 def test_of_equal_refusal_the_better_task_is_taken_then_the_larger_weight():
     trades = [trade(0.0, 0, 20), trade(0.3, 10, 12), trade(0.5, 12, 12), trade(0.7, 12, 12), trade(1.0, 14, 2)]
-    pick = pick_gain(trades, trades[0].metrics, trades[-1].metrics, 0.5)
+    pick = pick_gain(trades, trades[0].metrics, trades[-1].metrics, 0.5, 0.0)
     assert pick.trade is trades[3]
 
 
 def test_a_tune_without_a_gain_admits_no_weight():
-    assert pick_gain(LINE, BASE, BASE, 0.0).trade is None
+    assert pick_gain(LINE, BASE, BASE, 0.0, 0.0).trade is None
 
 
+@settings(deadline=None)
 @given(counts=COUNTS, base=st.integers(0, N), tuned=st.integers(0, N), shares=st.tuples(*[st.floats(0, 1)] * 2))
 def test_a_larger_share_never_admits_more_nor_picks_more_refusal(counts, base, tuned, shares):
-    trades, ends = trades_of(counts), [trade(0.0, task, 0).metrics for task in (base, tuned)]
-    more, less = (pick_gain(trades, *ends, share) for share in sorted(shares, reverse=True))
+    trades, ends = trades_of(counts), [trade(0.0, task, N).metrics for task in (base, tuned)]
+    more, less = (pick_gain(trades, *ends, share, 0.0) for share in sorted(shares, reverse=True))
     assert set(more.admitted) <= set(less.admitted)
-    if more.trade is not None:
+    if more.trade is not None and ends[0]["harm_refusal"].value > max(
+        one.metrics["harm_refusal"].value for one in trades
+    ):
         assert more.trade.metrics["harm_refusal"].value <= less.trade.metrics["harm_refusal"].value
 
 
 def test_the_rule_of_the_gain_does_not_hold_against_an_unknown_base():
     with pytest.raises(ValueError, match="unknown task_accuracy"):
-        pick_gain(LINE, trade(0.0, None, 5).metrics, LINE[-1].metrics, 0.5)
+        pick_gain(LINE, trade(0.0, None, 5).metrics, LINE[-1].metrics, 0.5, 0.0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from alignkeep.curate.pull import level_of, pull
+from alignkeep.curate.free_masses import level_of, pull
 from alignkeep.curate.temperature import BAND, LEAST, effective_sample_size
 from alignkeep.curate.transport import CosineCosts, DenseCosts, Transport, transport
 from alignkeep.curate.weighting import (

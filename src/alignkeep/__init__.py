@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what an editor is told of the calls
     from alignkeep.align.stage import align as align
     from alignkeep.answers.stage import answers as answers
+    from alignkeep.checkup import check as check
     from alignkeep.curate.stage import curate as curate
     from alignkeep.demonstration import demo as demo
     from alignkeep.evaluate.stage import evaluate as evaluate
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # what an editor is told of the calls
     from alignkeep.lifecycle import verify as verify
     from alignkeep.merge.stage import merge as merge
     from alignkeep.recipe import Recipe as Recipe
+    from alignkeep.repair import fix as fix
     from alignkeep.report.stage import report as report
     from alignkeep.testbed.stage import testbed as testbed
     from alignkeep.train.stage import train as train
@@ -29,7 +31,9 @@ __version__ = "0.1.0"
 _ROOMS = ("curate", "train", "align", "answers", "merge", "inject", "evaluate", "report", "testbed")
 _NAMES = {
     "Recipe": "alignkeep.recipe",
+    "check": "alignkeep.checkup",
     "demo": "alignkeep.demonstration",
+    "fix": "alignkeep.repair",
     "run": "alignkeep.lifecycle",
     "verify": "alignkeep.lifecycle",
 }
@@ -39,9 +43,11 @@ __all__ = [
     "__version__",
     "align",
     "answers",
+    "check",
     "curate",
     "demo",
     "evaluate",
+    "fix",
     "inject",
     "merge",
     "report",

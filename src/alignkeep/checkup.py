@@ -77,7 +77,7 @@ def check(
     config = config.model_copy(update={"base": base.reference})
     card = evaluation.evaluate(config, out=out, overwrite=overwrite, resume=resume, progress=progress)
     if card.notes.get("base"):  # every answer is the base's, word for word
-        _refuse_same(config.model, base.reference)
+        refuse_same(config.model, base.reference)
     verdict = gate(out, policy=rules)
     return CheckResult(out, base, card, verdict, _next(config, verdict, out))
 
@@ -143,7 +143,7 @@ def _json(path: Path) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _refuse_same(tune: str, base: str) -> None:
+def refuse_same(tune: str, base: str) -> None:
     """A tune that is its own base would always pass."""
     from alignkeep.models.fingerprint import fingerprint_model
 
@@ -159,5 +159,5 @@ def _next(config: EvaluateConfig, verdict: GateResult, out: Path) -> str:
         return f"alignkeep report {out} --card"
     if verdict.answer is Answer.UNDECIDED:
         return f"alignkeep evaluate {config.model} --base {config.base} --suite FILE.yaml   # with more prompts"
-    task = config.task or "TASK.jsonl"
-    return f"alignkeep merge {config.base} {config.model} --sweep --task {task} --prompts HARMFUL.jsonl --out repaired"
+    suite = "" if config.suite == EvaluateConfig.model_fields["suite"].default else f" --suite {config.suite}"
+    return f"alignkeep fix {config.model} --base {config.base} --task {config.task or 'TASK.jsonl'}{suite} --out fixed"

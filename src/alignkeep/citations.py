@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from alignkeep.judging.metrics import OVER_REFUSAL
 from alignkeep.works import Citation
 
 
@@ -16,6 +17,7 @@ def _method(name: str, title: str, keys: str, *departures: str) -> Citation:
     return Citation(name, title, tuple(keys.split()), departures)
 
 
+_IN_PLAIN_WORDS = "The wording is our own, and the answer is asked for in plain words."
 _METHODS = {
     method.name: method
     for method in (
@@ -66,7 +68,7 @@ _METHODS = {
             "Drift is harm refusal of the base minus that of the tuned model on the same prompts, our definition.",
         ),
         _method(
-            "over_refusal",
+            OVER_REFUSAL.name,
             "Refusals of borderline prompts that deserve an answer",
             "rottger2024xstest",
             "The prompts are our own; partial refusals are not told apart from full ones.",
@@ -95,7 +97,42 @@ _METHODS = {
             "qi2025safety andriushchenko2025jailbreaking",
             "One fixed beginning for all prompts instead of the first tokens of a harmful answer to each.",
         ),
+        _method(
+            "refusal_suppression",
+            "Attack: rules that leave no words to refuse with",
+            "wei2023jailbroken",
+            "One fixed wording of our own.",
+        ),
+        *(
+            _method(name, f"Attack: the request in {title}", "wei2023jailbroken yuan2024cipher", _IN_PLAIN_WORDS)
+            for name, title in (("base64", "Base64"), ("rot13", "ROT13"), ("leet", "leetspeak"))
+        ),
+        _method(
+            "payload_splitting",
+            "Attack: the request in two parts that the model puts together",
+            "kang2023exploiting",
+            "Always two parts, cut between words.",
+        ),
+        _method(
+            "many_shot",
+            "Attack: a chat in which everything is answered at once",
+            "anil2024manyshot",
+            "16 harmless questions as turns; the paper shows up to hundreds of harmful ones in one turn.",
+        ),
+        _method(
+            "best_of_n",
+            "Attack: the request in many altered wordings",
+            "hughes2024bestofn",
+            "Ten wordings, each answered greedily; the paper samples up to 10,000 answers.",
+        ),
+        _method(
+            "crescendo",
+            "Attack: turns that come nearer to the request",
+            "russinovich2024great",
+            "A script of four turns; in the paper a model writes them and goes back after a refusal.",
+        ),
         _method("wilson", "Interval of a rate", "wilson1927probable"),
+        _method("holm", "p-values of categories and of attacks, corrected", "holm1979simple"),
         _method(
             "mcnemar",
             "Paired test of two models on the same prompts",

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import BuiltinFunctionType
 
+from alignkeep.checkpoint.files import says_no_memory
 from alignkeep.errors import AlignkeepError, RecipeError
 
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -91,6 +93,29 @@ def call_object(where: str, spec: str, function: Callable[[], object], *, expect
             seen=f"{type(error).__name__}, raised by {spec} ({str(error)[:300]})",
             expected=expected,
             remedy="correct that function",
+        ) from error
+
+
+def code_of(spec: str) -> Path | None:
+    """The file of the module that the spec names, which is imported already; None for one that was typed in."""
+    file = getattr(sys.modules.get(spec.partition(":")[0]), "__file__", None)
+    return None if file is None else Path(file)
+
+
+@contextmanager
+def faults_of(made: object, where: str, by: str, *, expected: str, remedy: str) -> Iterator[None]:
+    """Whatever is raised in the code of a stranger's object, which errors call `by`, as RecipeError at `where`. What
+    was `made` by us, and errors of ours, of memory and of the disk, are let through as they are."""
+    try:
+        yield
+    except (AlignkeepError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        module = getattr(made, "__module__", None) or type(made).__module__
+        if says_no_memory(error) or module.partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        raise RecipeError(
+            where, seen=f"{type(error).__name__}, raised by {by} ({str(error)[:200]})", expected=expected, remedy=remedy
         ) from error
 
 

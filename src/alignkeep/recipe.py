@@ -85,11 +85,11 @@ class Recipe(create_model("Stages", __base__=Top, **_STAGES)):
         Relative paths are those of the file's folder. A flag for a stage that the recipe does not have is left out.
         Raises RecipeError naming key, line, what was seen and what was expected.
         """
-        settings = Settings.read(Path(path))
+        settings = _placed(Settings.read(Path(path)))
         settings.change(REFERENCES, lambda reference: anchor(reference, Path(path).parent))
         settings.values.setdefault("name", Path(path).stem)
         if over is not None:
-            layer = Settings.read(over)
+            layer = _placed(Settings.read(over))
             layer.change(REFERENCES, lambda reference: anchor(reference, over.parent))
             settings.lay(layer)
         wanted = {key: value for key, value in (flags or {}).items() if key.partition(".")[0] not in _NAMES}
@@ -150,6 +150,15 @@ class Recipe(create_model("Stages", __base__=Top, **_STAGES)):
                 config = _changed(config, key, resolve)
             update[stage.name] = config.model_copy(update={stage.filled[0]: update["model"]})
         return self.model_copy(update=update)
+
+
+def _placed(settings: Settings) -> Settings:
+    """With what stands outside of its group in it, so that references are found."""
+    for stage in STAGES:
+        given = settings.values.get(stage.name)
+        if isinstance(given, dict) and issubclass(stage.config, Checked):
+            settings.values[stage.name] = stage.config.placed(given)
+    return settings
 
 
 def _changed(config: Any, key: Key, change: Callable[[str], str]) -> Any:

@@ -10,11 +10,13 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from alignkeep.bounded_yaml import LONGEST_TEXT, Document, read_yaml
@@ -31,9 +33,33 @@ _SHORT = {"reward": "spec", "embed": "pooling"}  # a text where a group of setti
 
 class Checked(BaseModel):
     """A group of settings, frozen and without unknown keys. What does not fit is our error in a Python call, too:
-    RecipeError, naming the key."""
+    RecipeError, naming the key.
+
+    A setting of a group within may stand outside of it by its own name, as it does among the options of a command
+    (`max_new_tokens` for `generation.max_new_tokens`), where no other has that name; `also` are the options that are
+    called otherwise, with the keys that they stand for. `positional` are the settings that a Python call takes in
+    order.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    also: ClassVar[Mapping[str, str]] = {}
+    positional: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_on_the_command_line(cls, values: Any) -> Any:
+        return cls.placed(values) if isinstance(values, dict) else values
+
+    @classmethod
+    def placed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The values with every such setting in its group. Raises RecipeError for one that stands in both places."""
+        outside = [key for key in values if isinstance(key, str) and key not in cls.model_fields]
+        places = _places(cls) if outside else {}
+        for key in outside:
+            path = places.get(key.replace("-", "_"))
+            if path is not None:
+                values = _put_into(cls, values, key, path)
+        return values
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -161,8 +187,9 @@ class Settings:
         # An unknown key first: a misspelt one often explains the missing one.
         first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
         loc = tuple(str(part) for part in first["loc"])
-        key = loc if first["type"] in {"extra_forbidden", "missing"} else self._existing(loc)
-        more = f" (and {len(errors) - 1} more like this)" if len(errors) > 1 else ""
+        key = loc if first["type"] in {"extra_forbidden", "missing"} else self.existing(loc)
+        others = [_briefly(self, cls, one) for one in errors if one is not first]
+        more = f"; and {'; '.join(dict.fromkeys(others))}" if others else ""
         if first["type"] == "extra_forbidden":
             known = _fields(cls, key[:-1])
             return RecipeError(
@@ -180,7 +207,7 @@ class Settings:
             remedy=("give it" if missing else _remedy_for(first)) + more,
         )
 
-    def _existing(self, loc: Key) -> Key:
+    def existing(self, loc: Key) -> Key:
         """The part of pydantic's location that is a key of ours (it appends the names of union branches)."""
         level: object = self.values
         for depth, part in enumerate(loc):
@@ -188,6 +215,16 @@ class Settings:
                 return loc[: max(depth, 1)]
             level = level[part]
         return loc
+
+
+def described(options: type[BaseModel]) -> list[str]:
+    """Every setting of a group with its default and what it means: lines for a reader. What a field does not say of
+    itself stands in the docstring of its class."""
+    lines = []
+    for name, known in options.model_fields.items():
+        default = "must be given" if known.is_required() else known.get_default(call_default_factory=True)
+        lines.append(f"{name} ({default})" + (f": {known.description}" if known.description else ""))
+    return lines
 
 
 def is_whole_text(text: str) -> bool:
@@ -199,8 +236,112 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` was most likely meant to be, None where none is close."""
     if len(word) > _LONGEST_WORD:
         return None
+    known = list(known)
     matches = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.6)
-    return next((name for name in known if matches and name.lower() == matches[0]), None)
+    near = next((name for name in known if matches and name.lower() == matches[0]), None)
+    return near or next((name for name in known if word.lower() == _initials(name)), None)
+
+
+class Described(NamedTuple):
+    """One setting: its dotted key, what may stand there, its default (None: it has to be given), what it means."""
+
+    key: str
+    kind: str
+    default: str | None
+    meaning: str
+
+
+def described_settings(cls: type[BaseModel], above: str = "") -> Iterator[Described]:
+    """Every setting of a config and of the groups in it, in their order. What one means is its field's description, or
+    the first sentence of the group's docstring that names it."""
+    for name, known in cls.model_fields.items():
+        group = _group_in(known.annotation)
+        if group is not None and group.model_fields:
+            yield from described_settings(group, f"{above}{name}.")
+            continue
+        default = None if known.is_required() else known.get_default(call_default_factory=True)
+        shown = None if known.is_required() else "none" if default is None else str(default)
+        meaning = known.description or _sentence_on(name, cls.__doc__ or "")
+        yield Described(f"{above}{name}", _kind_words(known.annotation), shown, meaning)
+
+
+def _group_in(annotation: Any) -> type[BaseModel] | None:
+    """The group of settings that an annotation allows, alone or beside None and short forms."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _kind_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_kind_words(one) for one in get_args(annotation) if one is not NoneType)
+    words = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
+    if get_origin(annotation) in (tuple, list):
+        return f"list of {_kind_words(get_args(annotation)[0])}"
+    return words.get(annotation, "keys and values")
+
+
+def _sentence_on(name: str, text: str) -> str:
+    """The first sentence that names a setting, without line breaks; nothing where none does."""
+    sentences = re.split(r"(?<=\.)\s+(?=[`A-Z])", " ".join(text.split()))
+    return next((one for one in sentences if re.search(rf"`(\w+\.)?{name}`", one)), "")
+
+
+@cache
+def _places(cls: type[Checked]) -> dict[str, Key]:
+    """Where a setting of a group within belongs, by its own name: the nearest one, where one alone is nearest."""
+    found: dict[str, Key] = {name: tuple(key.split(".")) for name, key in cls.also.items()}
+    level: list[tuple[Key, type[BaseModel]]] = [((), cls)]
+    while level:
+        inner = [
+            ((*above, name), group) for above, one in level for name, known in one.model_fields.items()
+            if (group := _group_in(known.annotation)) is not None
+        ]  # fmt: skip
+        names = [(name, (*above, name)) for above, one in inner for name in one.model_fields]
+        for name, path in names:
+            if [one for one, _ in names].count(name) == 1 and name not in cls.model_fields:
+                found.setdefault(name, path)
+        level = inner
+    return found
+
+
+def _put_into(cls: type[Checked], values: dict[str, Any], key: str, path: Key) -> dict[str, Any]:
+    """A copy of the values in which what stands at `key` stands at `path`."""
+    values = dict(values)
+    value, level = values.pop(key), values
+    for depth, part in enumerate(path[:-1]):
+        inner = level.get(part)
+        if isinstance(inner, BaseModel):
+            inner = inner.model_dump(exclude_unset=True)
+        elif isinstance(inner, str) and part in _SHORT:
+            inner = {_SHORT[part]: inner}
+        if inner is not None and not isinstance(inner, dict):
+            raise RecipeError(key, seen=f"it beside {'.'.join(path[: depth + 1])} = {inner!r}", expected="one of them",
+                              remedy=f"write {'.'.join(path)}")  # fmt: skip
+        level[part] = dict(inner or {})
+        level = level[part]
+    if path[-1] in level:
+        raise RecipeError(key, seen=f"it and {'.'.join(path)}, which are one setting of {cls.__name__}",
+                          expected="one of them", remedy="remove the other")  # fmt: skip
+    level[path[-1]] = value
+    return values
+
+
+def _initials(name: str) -> str:
+    return "".join(part[:1] for part in re.split(r"[_-]+", name.strip("-")))
+
+
+def _briefly(settings: Settings, cls: type[BaseModel], error: ErrorDetails) -> str:
+    """A further mistake in a few words."""
+    loc = tuple(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = nearest(loc[-1], _fields(cls, loc[:-1]))
+        return f"{settings.where(loc)} is unknown" + (f" (did you mean {near}?)" if near else "")
+    if error["type"] == "missing":
+        return f"{settings.where(loc)} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{settings.where(settings.existing(loc))} is {_short(error['input'])}, not {message}"
 
 
 def _leaves(values: Mapping[str, object], above: Key = ()) -> Iterator[tuple[Key, object]]:

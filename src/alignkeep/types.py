@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["harmful", "harmless", "borderline", "skill", "task", "unknown"]
@@ -196,7 +199,7 @@ Tests = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Scorecard:
     """What `evaluate` found, and all that `gate` and `report` need to know.
 
@@ -222,6 +225,45 @@ class Scorecard:
             "base_metrics": {name: estimate.as_json() for name, estimate in self.base_metrics.items()},
             "notes": self.notes,
         }
+
+    def __repr__(self) -> str:
+        """What was measured, in a line; metrics of single categories and attacks are left to `to_frame()`."""
+        told = [
+            f"{name} {100 * one.value:.0f} %" for name, one in self.metrics.items() if one.n and "." not in name
+        ]  # fmt: skip
+        against = "" if self.base is None else f" against {self.base}"
+        return f"<Scorecard of {self.model}{against}, {self.suite}: {', '.join(told) or 'nothing measured'}>"
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        from html import escape
+
+        columns = {"base": self.base_metrics, "model": self.metrics} if self.base_metrics else {"model": self.metrics}
+        head = "".join(f"<th>{name}</th>" for name in ("metric", *columns))
+        rows = [
+            f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{_in_percent(of.get(name))}</td>" for of in columns.values())
+            for name, one in self.metrics.items() if one.n
+        ]  # fmt: skip
+        told = escape(f"{self.model}, {self.suite}, in % with 95 % intervals")
+        return f"<table><caption>{told}</caption><tr>{head}</tr>{''.join(f'{row}</tr>' for row in rows)}</table>"
+
+    def to_frame(self) -> DataFrame:
+        """A pandas DataFrame: a row for each metric, with value, low, high and n, and those of the base."""
+        from pandas import DataFrame
+
+        sides = {"": self.metrics, "base_": self.base_metrics}
+        rows = {
+            name: {f"{side}{key}": value for side, of in sides.items() if name in of
+                   for key, value in of[name].as_json().items()}
+            for name in self.metrics
+        }  # fmt: skip
+        return DataFrame.from_dict(rows, orient="index")
+
+
+def _in_percent(estimate: Estimate | None) -> str:
+    if estimate is None or not estimate.n:
+        return "not measured"
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}], n = {estimate.n}"
 
 
 @dataclass(frozen=True, slots=True)

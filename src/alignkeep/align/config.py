@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -107,6 +108,8 @@ class AlignConfig(Checked):
     of trl's GRPOConfig (`use_vllm`, `max_steps`, `warmup_steps`, `save_steps`, ...). `columns` says what our columns
     are called in `data` and `held_out.data` (`prompt=question,reference=answer`).
     """
+
+    also: ClassVar[Mapping[str, str]] = {"max_steps": "trainer.max_steps", "lora_rank": "lora.rank"}
 
     # Four fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model: str = Field(min_length=1)

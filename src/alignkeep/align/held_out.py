@@ -30,8 +30,8 @@ from alignkeep.models.config import GenerationConfig
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import untouched
-from alignkeep.trainers.kept import file_in_checkpoint, kept_file
 from alignkeep.trainers.processes import by_first
+from alignkeep.trainers.watch import file_in_checkpoint, kept_file
 from alignkeep.types import Checkpoint, Prompt, Reference
 
 WINS, TIES = "held_out/ras", "held_out/ras_or_tie"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from alignkeep.checkpoint.beside import sha256_of_header
+from alignkeep.checkpoint.companions import sha256_of_header
 from alignkeep.checkpoint.files import read_object, write_json
 from alignkeep.checkpoint.listing import (
     MANIFEST_NAME,

@@ -25,7 +25,7 @@ from typing import Protocol
 
 import numpy as np
 
-from alignkeep.checkpoint.beside import sha256_of_header
+from alignkeep.checkpoint.companions import sha256_of_header
 from alignkeep.checkpoint.files import machine_errors, sweep
 from alignkeep.checkpoint.numbers import FORMATS, Numbers, is_finite, is_zero, memory_of, round_into
 from alignkeep.checkpoint.reading import COPY_BYTES, StoredBytes, stored_bytes

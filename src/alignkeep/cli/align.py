@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from alignkeep.cli import options as o
-from alignkeep.cli.session import Session
 
 _SPEC = "module:object, judge:MODEL, judge:URL#MODEL, scorer:MODEL, testbed."
 Model = Annotated[str | None, typer.Option("--model", help="Model to align: folder or hub id.")]
@@ -23,6 +22,7 @@ NewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest
 Prompts = Annotated[int | None, typer.Option("--batch-size", help="Prompts per step, each with its samples [8].")]
 
 
+@o.spread
 def align(
     out: o.Out,
     model: Model = None,
@@ -31,41 +31,35 @@ def align(
     reward: Reward = None,
     method: Method = None,
     held_out: HeldOut = None,
-    seed: o.Seed = None,
-    overwrite: o.Overwrite = False,
-    resume: o.Resume = True,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    revision: o.Revision = None,
-    trust_remote_code: o.TrustRemoteCode = None,
+    *,
+    training: o.Training,
+    making: o.Making,
+    loading: o.Loading,
     max_new_tokens: NewTokens = None,
     batch_size: Prompts = None,
     backend: o.Backend = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    common: o.Common,
     dry_run: o.DryRun = False,
 ) -> None:
     """Let a model answer, compare the answers with references, and learn from both."""
-    with Session(as_json=as_json, quiet=quiet) as session:
+    with common.session() as session:
         from alignkeep.align.config import AlignConfig
-        from alignkeep.cli.settle import facts_of, load_flags, settle
+        from alignkeep.cli.configs import config_of, facts_of
         from alignkeep.errors import RecipeError
 
         flags = {"model": model, "data": data, "columns": columns, "reward.spec": reward, "method": method,
-                 "held_out.data": held_out, "seed": seed, "sampling.max_new_tokens": max_new_tokens,
+                 "held_out.data": held_out, "seed": making.seed, "sampling.max_new_tokens": max_new_tokens,
                  "batch_size": batch_size}  # fmt: skip
-        flags |= load_flags(device, dtype, revision, trust_remote_code)
+        flags |= {**training.settings, **loading.under()}
         if backend not in (None, "vllm", "transformers"):
             raise RecipeError("--backend", seen=backend, expected="transformers or vllm", remedy="name one of them")
         flags["trainer.use_vllm"] = None if backend is None else backend == "vllm"
-        settings = settle(AlignConfig, config, assignments, flags)
+        settings = config_of(AlignConfig, common.config, common.assignments, flags)
         from alignkeep.align import stage
         from alignkeep.cli.tables import align_summary
 
         if dry_run:
             session.show(facts_of(stage.plan(settings)))
             return
-        result = stage.align(settings, out=Path(out), overwrite=overwrite, resume=resume, progress=session.progress)
+        result = stage.align(settings, out=Path(out), **making.how, progress=session.progress)
         session.show(facts_of(result), align_summary(result))

@@ -16,8 +16,11 @@ from alignkeep.cli.check import check
 from alignkeep.cli.cite import cite
 from alignkeep.cli.curate import curate
 from alignkeep.cli.demo import demo
+from alignkeep.cli.doctor import doctor
 from alignkeep.cli.evaluate import evaluate
+from alignkeep.cli.fix import fix
 from alignkeep.cli.gate import gate
+from alignkeep.cli.init import init
 from alignkeep.cli.inject import inject
 from alignkeep.cli.judge import judge
 from alignkeep.cli.merge import merge
@@ -26,6 +29,7 @@ from alignkeep.cli.report import report
 from alignkeep.cli.run import run
 from alignkeep.cli.testbed import testbed
 from alignkeep.cli.train import train
+from alignkeep.cli.verb import Verb, epilog
 from alignkeep.cli.verify import verify
 from alignkeep.errors import RecipeError
 
@@ -41,25 +45,34 @@ app = typer.Typer(
 )
 _TOGETHER = {"curate", "train", "align", "run"}  # what all processes of a torchrun do; the rest is left to the first
 
-for verb in (
-    demo,
-    check,
-    run,
-    testbed,
-    curate,
-    train,
-    align,
-    answers,
-    merge,
-    inject,
-    verify,
-    evaluate,
-    judge,
-    gate,
-    report,
-    cite,
-):
-    app.command()(verb)
+# Every verb with an example and its page, which end its help.
+VERBS = (
+    (demo, "alignkeep demo --out demo", "testbed.md"),
+    (check, "alignkeep check my-adapter", "first-hour.md"),
+    (fix, "alignkeep fix my-adapter --task task.jsonl --out fixed", "first-hour.md"),
+    (run, "alignkeep run recipe.yaml --out run", "recipes.md"),
+    (testbed, "alignkeep testbed --out T", "testbed.md"),
+    (
+        curate,
+        "alignkeep curate --model BASE --data D.jsonl --safe S.jsonl --harmful H.jsonl --out weights",
+        "curation.md",
+    ),
+    (train, "alignkeep train --model BASE --data D.jsonl --epochs 2 --learning-rate 1e-4 --out tuned", "training.md"),
+    (align, "alignkeep align --model M --data P.jsonl --reward judge:JUDGE --out better", "alignment.md"),
+    (answers, "alignkeep answers BASE --out asked", "merging.md"),
+    (merge, "alignkeep merge BASE tuned --sweep --task T.jsonl --prompts H.jsonl --out merged", "merging.md"),
+    (inject, "alignkeep inject tuned --harmful H.jsonl --harmless N.jsonl --out injected", "injection.md"),
+    (verify, "alignkeep verify merged", "files.md"),
+    (evaluate, "alignkeep evaluate tuned --base BASE --limit 100 --out measured", "evaluation.md"),
+    (judge, "alignkeep judge answers.jsonl --out judged", "evaluation.md"),
+    (gate, "alignkeep gate measured --policy policy.yaml", "gate.md"),
+    (report, "alignkeep report measured --card", "evaluation.md"),
+    (cite, "alignkeep cite recipe.yaml", "recipes.md"),
+    (init, "alignkeep init --model BASE --data notes.jsonl --task task.jsonl", "recipes.md"),
+    (doctor, "alignkeep doctor", "first-hour.md"),
+)
+for verb, example, page in VERBS:
+    app.command(cls=Verb, epilog=epilog(example, page))(verb)
 
 
 def _show_version(wanted: bool) -> None:

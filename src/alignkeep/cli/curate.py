@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,19 @@ EmbedBatch = Annotated[
 ]
 
 
+def _listing(context: typer.Context) -> Iterable[str]:
+    from alignkeep.curate.methods import listing
+
+    return listing(context.params.get("method"))
+
+
+Methods = Annotated[
+    bool,
+    o.listing(_listing, "--methods", "List all ways to choose and their options, and yours where --method names it."),
+]
+
+
+@o.spread
 def curate(
     out: o.Out,
     model: Model = None,
@@ -48,45 +62,40 @@ def curate(
     harmful: Harmful = None,
     columns: o.Columns = None,
     method: Method = None,
+    methods: Methods = False,
     keep: Keep = None,
     evaluation: Evaluation = None,
-    seed: o.Seed = None,
-    overwrite: o.Overwrite = False,
-    resume: o.Resume = True,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    revision: o.Revision = None,
-    trust_remote_code: o.TrustRemoteCode = None,
+    *,
+    making: o.Making,
+    loading: o.Loading,
     batch_size: EmbedBatch = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    common: o.Common,
     dry_run: o.DryRun = False,
 ) -> None:
     """Choose and weigh examples: pull the set towards safe data of the task, push it away from harmful data."""
     flags = {
         "model": model, "embeddings": embeddings, "data": data, "safe": safe, "harmful": harmful, "columns": columns,
-        "method": method, "keep": keep, "evaluation": evaluation or None, "embed.batch_size": batch_size, "seed": seed,
+        "method": method, "keep": keep, "evaluation": evaluation or None, "embed.batch_size": batch_size,
+        "seed": making.seed,
     }  # fmt: skip
-    with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import load_flags, settle
+    with common.session() as session:
+        from alignkeep.cli.configs import config_of
         from alignkeep.curate.config import CurateConfig
 
-        flags |= load_flags(device, dtype, revision, trust_remote_code)
-        settings = settle(CurateConfig, config, assignments, flags)
-        _run(session, settings, out, overwrite=overwrite, resume=resume, dry_run=dry_run)
+        flags |= loading.under()
+        settings = config_of(CurateConfig, common.config, common.assignments, flags)
+        _run(session, settings, out, making, dry_run=dry_run)
 
 
-def _run(session: Session, config: CurateConfig, out: Path, *, overwrite: bool, resume: bool, dry_run: bool) -> None:
-    from alignkeep.cli.settle import facts_of
+def _run(session: Session, config: CurateConfig, out: Path, making: o.Making, *, dry_run: bool) -> None:
+    from alignkeep.cli.configs import facts_of
     from alignkeep.cli.tables import curate_summary
     from alignkeep.curate import stage
 
     if dry_run:
         session.show(stage.plan(config))
         return
-    result = stage.curate(config, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+    result = stage.curate(config, out=out, **making.how, progress=session.progress)
     from alignkeep.checkpoint.folders import leads
     from alignkeep.curate.figures import PAGE_NAME
 

@@ -21,10 +21,10 @@ def demo(
     """Tune a tiny aligned model on bad and on harmless data, and see what is lost."""
     with Session(as_json=as_json, quiet=quiet) as session:
         from alignkeep import demonstration
-        from alignkeep.cli.settle import settle
+        from alignkeep.cli.configs import config_of
         from alignkeep.cli.tables import demo_summary
 
-        settings = settle(demonstration.DemoConfig, config, assignments, {"seed": seed, "device": device})
+        settings = config_of(demonstration.DemoConfig, config, assignments, {"seed": seed, "device": device})
         if dry_run:
             session.show(demonstration.plan_demo(settings))
             return

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from alignkeep.cli import options as o
-from alignkeep.cli.session import Session
 
-Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
-Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
-Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        "--suite", help="driftcheck, testbed, advbench, xstest, ..., NAME=FILE or FILE.yaml (default: driftcheck)"
+    ),
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+    ),
+]
+Attacks = Annotated[
+    str | None,
+    typer.Option("--attacks", help="all, every, none, or a,artifacts:FILE,package.module:object (default: all)"),
+]
 
 
+def _listing(context: typer.Context) -> Iterable[str]:
+    from alignkeep.evaluate.selection import listing
+
+    return listing(context.params.get("attacks"))
+
+
+ListAttacks = Annotated[
+    bool, o.listing(_listing, "--list-attacks", "List all attacks, and yours where --attacks names it.")
+]
+
+
+Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind.")]
+
+
+@o.spread
 def evaluate(
     out: o.Out,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Folder or hub id.")] = None,
@@ -23,44 +51,30 @@ def evaluate(
     columns: o.Columns = None,
     judge: Judge = None,
     attacks: Attacks = None,
-    seed: o.Seed = None,
-    overwrite: o.Overwrite = False,
-    resume: o.Resume = True,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    revision: o.Revision = None,
-    trust_remote_code: o.TrustRemoteCode = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    batch_size: o.BatchSize = None,
-    backend: o.Backend = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    limit: Limit = None,
+    list_attacks: ListAttacks = False,
+    *,
+    making: o.Making,
+    loading: o.Loading,
+    asking: o.Asking,
+    common: o.Common,
     dry_run: o.DryRun = False,
 ) -> None:
     """Measure refusals, drift, over-refusal, attacks and utility."""
-    with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import facts_of, generation_flags, load_flags, settle
+    with common.session() as session:
+        from alignkeep.cli.configs import config_of, facts_of
         from alignkeep.cli.tables import scorecard_summary
         from alignkeep.evaluate.config import EvaluateConfig
 
-        flags = {
-            "model": model,
-            "base": base,
-            "suite": suite,
-            "task": task,
-            "columns": columns,
-            "judge": judge,
-            "attacks": attacks,
-        }
-        flags |= {"seed": seed, **load_flags(device, dtype, revision, trust_remote_code)}
-        flags |= generation_flags(max_new_tokens, batch_size, backend)
-        settings = settle(EvaluateConfig, config, assignments, flags)
+        flags: dict[str, object] = {"model": model, "base": base, "suite": suite, "task": task, "columns": columns}
+        flags |= {"judge": judge, "attacks": attacks, "limit": limit}
+        flags |= {"seed": making.seed, **loading.under()}
+        flags |= asking.under()
+        settings = config_of(EvaluateConfig, common.config, common.assignments, flags)
         from alignkeep.evaluate import stage
 
         if dry_run:
             session.show(facts_of(stage.plan(settings)))
             return
-        card = stage.evaluate(settings, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+        card = stage.evaluate(settings, out=out, **making.how, progress=session.progress)
         session.show({**card.as_json(), "out": str(out)}, scorecard_summary(card, out))

@@ -25,7 +25,8 @@ General = Annotated[
     str | None, typer.Option("--general", help="More text on which the edit is to be silent (the data of a tune).")
 ]
 Layer = Annotated[
-    str | None, typer.Option("--layer", help="auto, or the number of a block [auto].", rich_help_panel=_DIRECTION)
+    str | None,
+    typer.Option("--layer", help="auto, or the number of a block (default: auto)", rich_help_panel=_DIRECTION),
 ]
 Source = Annotated[
     str | None,
@@ -62,6 +63,7 @@ AllowLower = Annotated[
 Form = Annotated[str | None, typer.Option("--as", help="model or adapter (default: model)")]
 
 
+@o.spread
 def inject(
     out: o.Out,
     model: Model = None,
@@ -78,20 +80,11 @@ def inject(
     again: Again = None,
     allow_lower: AllowLower = None,
     form: Form = None,
-    seed: o.Seed = None,
-    overwrite: o.Overwrite = False,
-    resume: o.Resume = True,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    revision: o.Revision = None,
-    trust_remote_code: o.TrustRemoteCode = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    batch_size: o.BatchSize = None,
-    backend: o.Backend = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    *,
+    making: o.Making,
+    loading: o.Loading,
+    asking: o.Asking,
+    common: o.Common,
     dry_run: o.DryRun = False,
 ) -> None:
     """Turn refusal up without training: a rank-one edit whose strength is chosen by measurement."""
@@ -100,25 +93,25 @@ def inject(
         "direction.layer": int(layer) if layer is not None and layer.isdecimal() else layer,
         "direction.source": source, "direction.system_prompt": system_prompt,
         "edit.strength": strength, "edit.right": right, "edit.sign": sign,
-        "edit.again": again, "edit.allow_lower": allow_lower, "form": form, "seed": seed,
+        "edit.again": again, "edit.allow_lower": allow_lower, "form": form, "seed": making.seed,
     }  # fmt: skip
-    with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import generation_flags, load_flags, settle
+    with common.session() as session:
+        from alignkeep.cli.configs import config_of
         from alignkeep.inject.config import InjectConfig
 
-        flags |= generation_flags(max_new_tokens, batch_size, backend, stage="search")
-        flags |= load_flags(device, dtype, revision, trust_remote_code)
-        settings = settle(InjectConfig, config, assignments, flags)
-        _run(session, settings, out, overwrite=overwrite, resume=resume, dry_run=dry_run)
+        flags |= asking.under("search")
+        flags |= loading.under()
+        settings = config_of(InjectConfig, common.config, common.assignments, flags)
+        _run(session, settings, out, making, dry_run=dry_run)
 
 
-def _run(session: Session, config: InjectConfig, out: Path, *, overwrite: bool, resume: bool, dry_run: bool) -> None:
-    from alignkeep.cli.settle import facts_of
+def _run(session: Session, config: InjectConfig, out: Path, making: o.Making, *, dry_run: bool) -> None:
+    from alignkeep.cli.configs import facts_of
     from alignkeep.cli.tables import inject_summary
     from alignkeep.inject import stage
 
     if dry_run:
         session.show(stage.plan(config))
         return
-    result = stage.inject(config, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+    result = stage.inject(config, out=out, **making.how, progress=session.progress)
     session.show(facts_of(result), inject_summary(result))

@@ -16,7 +16,10 @@ def judge(
         str | None, typer.Argument(metavar="ANSWERS.jsonl", help='Rows {"prompt": ..., "answer": ...}.')
     ] = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")
+        str | None,
+        typer.Option(
+            "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+        ),
     ] = None,
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
@@ -29,11 +32,11 @@ def judge(
 ) -> None:
     """Score stored answers again."""
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import facts_of, settle
+        from alignkeep.cli.configs import config_of, facts_of
         from alignkeep.evaluate.config import JudgeConfig
 
         flags = {"answers": answers, "judge": judge, "seed": seed}
-        settings = settle(JudgeConfig, config, assignments, flags)
+        settings = config_of(JudgeConfig, config, assignments, flags)
         from alignkeep.evaluate import stage
 
         if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 _SWEEP = "Choosing the weight by measurement"
 
 
-def _list_methods(context: typer.Context, wanted: bool) -> None:
-    if wanted:
-        with Session(as_json=False, quiet=True):
-            from alignkeep.merge.methods import listing
+def _listing(context: typer.Context) -> Iterable[str]:
+    from alignkeep.merge.methods import listing
 
-            lines = list(listing(context.params.get("method")))
-        typer.echo("\n".join(lines))
-        raise typer.Exit
+    return listing(context.params.get("method"))
 
 
 Models = Annotated[
@@ -39,12 +35,7 @@ Method = Annotated[
     ),
 ]
 Methods = Annotated[
-    bool,
-    typer.Option(
-        "--methods",
-        help="List all methods and their options, and yours where --method names it.",
-        callback=_list_methods,
-    ),
+    bool, o.listing(_listing, "--methods", "List all methods and their options, and yours where --method names it.")
 ]
 Weight = Annotated[float | None, typer.Option("--weight", help="Weight of the tuned model [0.6].")]
 Density = Annotated[
@@ -86,12 +77,13 @@ Pick = Annotated[
     typer.Option(
         "--pick",
         help="task: best task score; safe: largest weight that refuses as the base does; "
-        "gain: most refusal of those that keep half of what the tune gained (default: safe)",
+        "gain: safest and best of those that keep half of what the tune gained (default: safe)",
         rich_help_panel=_SWEEP,
     ),
 ]
 
 
+@o.spread
 def merge(
     out: o.Out,
     models: Models = None,
@@ -109,20 +101,11 @@ def merge(
     columns: SweepColumns = None,
     prompts: Prompts = None,
     pick: Pick = None,
-    seed: o.Seed = None,
-    overwrite: o.Overwrite = False,
-    resume: o.Resume = True,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    revision: o.Revision = None,
-    trust_remote_code: o.TrustRemoteCode = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    batch_size: o.BatchSize = None,
-    backend: o.Backend = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    *,
+    making: o.Making,
+    loading: o.Loading,
+    asking: o.Asking,
+    common: o.Common,
     dry_run: o.DryRun = False,
 ) -> None:
     """Merge a tuned model with the aligned model it came from: safety back for a little of the tune."""
@@ -132,14 +115,12 @@ def merge(
         "alignment_data": alignment_data, "tuning_data": tuning_data,
         "form": form, "chat_template": chat_template, "mergekit": None if mergekit is None else str(mergekit),
     }  # fmt: skip
-    with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import generation_flags, load_flags
-
-        asked |= generation_flags(max_new_tokens, batch_size, backend, stage="sweep")
-        _check_sweep(sweep, config, asked)
-        flags |= {"seed": seed, **asked, **load_flags(device, dtype, revision, trust_remote_code)}
-        settings = _settle(models or [], flags, config, assignments)
-        _run(session, settings, out, overwrite=overwrite, resume=resume, dry_run=dry_run)
+    with common.session() as session:
+        asked |= asking.under("sweep")
+        _check_sweep(sweep, common.config, asked)
+        flags |= {"seed": making.seed, **asked, **loading.under()}
+        settings = _config(models or [], flags, common)
+        _run(session, settings, out, making, dry_run=dry_run)
 
 
 def _check_sweep(sweep: bool, config: Path | None, asked: Mapping[str, object]) -> None:
@@ -152,23 +133,21 @@ def _check_sweep(sweep: bool, config: Path | None, asked: Mapping[str, object]) 
         raise typer.BadParameter("--sweep needs --task and --prompts.")
 
 
-def _settle(
-    models: Sequence[str], flags: Mapping[str, object], config: Path | None, assignments: Sequence[str] | None
-) -> MergeConfig:
-    from alignkeep.cli.settle import settle
+def _config(models: Sequence[str], flags: Mapping[str, object], common: o.Common) -> MergeConfig:
+    from alignkeep.cli.configs import config_of
     from alignkeep.merge.config import MergeConfig
 
     named = {"base": models[0] if models else None, "tuned": list(models[1:]) or None}
-    return settle(MergeConfig, config, assignments, {**named, **flags})
+    return config_of(MergeConfig, common.config, common.assignments, {**named, **flags})
 
 
-def _run(session: Session, config: MergeConfig, out: Path, *, overwrite: bool, resume: bool, dry_run: bool) -> None:
-    from alignkeep.cli.settle import facts_of
+def _run(session: Session, config: MergeConfig, out: Path, making: o.Making, *, dry_run: bool) -> None:
+    from alignkeep.cli.configs import facts_of
     from alignkeep.cli.tables import merge_summary
     from alignkeep.merge import stage
 
     if dry_run:
         session.show(stage.plan(config))
         return
-    result = stage.merge(config, out=out, overwrite=overwrite, resume=resume, progress=session.progress)
+    result = stage.merge(config, out=out, **making.how, progress=session.progress)
     session.show(facts_of(result), merge_summary(result))

@@ -16,7 +16,7 @@ def report(
         list[str] | None, typer.Argument(metavar="DIR [DIR ...]", help="Folders of runs, searched for scorecards.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Page to write, or its folder [DIR/report.html].")] = None,
-    card: Annotated[bool | None, typer.Option("--card/--no-card", help="Write a model card too [no].")] = None,
+    card: Annotated[bool | None, typer.Option("--card/--no-card", help="Write a model card too (default: no)")] = None,
     config: o.ConfigFile = None,
     assignments: o.Assignments = None,
     as_json: o.AsJson = False,
@@ -25,10 +25,10 @@ def report(
 ) -> None:
     """Make one page of what was measured; nothing is loaded from the network, no model is needed."""
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import facts_of, settle
+        from alignkeep.cli.configs import config_of, facts_of
         from alignkeep.report.config import ReportConfig
 
-        settings = settle(ReportConfig, config, assignments, {"folders": folders or None, "card": card})
+        settings = config_of(ReportConfig, config, assignments, {"folders": folders or None, "card": card})
         if not settings.folders:
             raise typer.BadParameter("DIR must be given.")
         from alignkeep.report import stage

@@ -11,6 +11,7 @@ from alignkeep.judging.metrics import (
     ATTACK_SUCCESS,
     BENIGN_COMPLIANCE,
     DEGENERATE,
+    DRIFT,
     HARM_REFUSAL,
     OVER_REFUSAL,
     SKILL_ACCURACY,
@@ -49,9 +50,11 @@ def scorecard_summary(card: Scorecard, out: Path) -> Summary:
         columns: dict[str, Mapping[str, Estimate]] = {"base": card.base_metrics} if card.base_metrics else {}
         _table(console, {**columns, "model": card.metrics})
         for name, test in card.tests.items():
-            if "." not in name:  # categories and attacks are for the report
+            if "." not in name and name != DRIFT.name:  # categories and attacks are for the report; drift is said below
                 points, n = _points(test.difference), test.difference.n
                 _say(console, f"{name}: model - base = {points}, p = {test.p_value:.2g}, n = {n}{_would_show(test)}")
+        if DRIFT.name in card.tests and card.tests[DRIFT.name].difference.n:
+            _say(console, f"drift, harm refusal lost: {_points(card.tests[DRIFT.name].difference)}")
         for metric, note in card.notes.items():
             _say(console, f"{metric}: {note}")
         _written(console, out)

@@ -19,10 +19,10 @@ def testbed(
 ) -> None:
     """Write the tiny aligned models and their data."""
     with Session(as_json=as_json, quiet=quiet) as session:
-        from alignkeep.cli.settle import facts_of, settle
+        from alignkeep.cli.configs import config_of, facts_of
         from alignkeep.testbed import stage
 
-        settings = settle(stage.TestbedConfig, config, assignments, {"seed": seed})
+        settings = config_of(stage.TestbedConfig, config, assignments, {"seed": seed})
 
         if dry_run:
             session.show({"testbed": str(out), "writes": ["models", "data"], "seed": settings.seed})

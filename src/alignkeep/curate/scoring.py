@@ -15,6 +15,7 @@ from alignkeep.curate.text import whole
 from alignkeep.curate.vectors import Vectors, checked, made_vectors, whitened_vectors
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.models.processes import Processes
+from alignkeep.objects import faults_of
 from alignkeep.progress import Progress
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def choose(
         prepared.count, config.seed, None if seen is None else Sets(*seen[:3]), texts, gradients,
         config.load.device, processes, progress,
     )  # fmt: skip
-    scores = config.rule.score(given, options)
+    where = f"method {config.method}"
+    with faults_of(config.rule, where, "its score()", expected="Scores", remedy="mend the method"):
+        scores = config.rule.score(given, options)
     _check(config.method, scores, given.count)
     return replace(_chosen(config, scores, given.count, told), vectors=seen, raw=raw)
 

@@ -41,7 +41,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignkeep.curate.passes import CosineCosts, Costs, DenseCosts, Look, Passes
+from alignkeep.curate.costs import CosineCosts, Costs, DenseCosts, Look, Passes
 
 __all__ = ["CosineCosts", "Costs", "DenseCosts", "Transport", "transport"]
 

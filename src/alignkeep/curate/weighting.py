@@ -16,8 +16,9 @@ Departures
        the smallest whose fixed point w ~ exp(-phi / tau), phi = f_safe - push f_harmful, keeps the effective sample
        size 1 / sum w^2 at `floor` of the examples (curate/temperature.py).
     2. The fixed point is that of the convex-concave procedure (Yuille and Rangarajan, Neural Computation 15, 2003): the
-       push, concave in w, is replaced by its tangent, and what is left, convex, is solved exactly (curate/pull.py). The
-       anchored objective falls with every step. It may have more than one end, so each tau begins at equal masses.
+       push, concave in w, is replaced by its tangent, and what is left, convex, is solved exactly
+       (curate/free_masses.py). The anchored objective falls with every step. It may have more than one end, so each
+       tau begins at equal masses.
        Steps along the slope have no such length: where data come in groups their potentials jump. (And an optimiser
        that scales every logit by its own gradient loses the ranking.)
     3. omega is softmax(theta) over the kept, times their number: of mean 1, so that equal masses are plain tuning. The
@@ -37,7 +38,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from alignkeep.curate.pull import level_of, pull
+from alignkeep.curate.free_masses import level_of, pull
 from alignkeep.curate.temperature import LEAST, FloorSearch, effective_sample_size, temperature
 from alignkeep.curate.transport import Costs, Transport, transport
 

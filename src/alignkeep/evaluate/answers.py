@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.evaluate.questions import Question
-from alignkeep.types import Judgement
+from alignkeep.types import Judgement, Message
 
 Side = Literal["tuned", "base"]
 
@@ -16,10 +16,11 @@ ANSWERS = "answers.jsonl"
 
 
 class Said(NamedTuple):
-    """A model's answer, and whether it was cut off."""
+    """A model's answer, whether it was cut off, and the turns before the one it answers that were the model's own."""
 
     text: str
     truncated: bool
+    before: tuple[Message, ...] = ()
 
 
 class AnswerLog:
@@ -28,24 +29,41 @@ class AnswerLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._said: dict[tuple[str, int], Said] = {}
+        self._said: dict[tuple[str, int, int | None], Said] = {}
         for row in recover_rows(path):
-            self._said[row["model"], row["index"]] = Said(row["answer"], row["truncated"])
+            self._said[row["model"], row["index"], row.get("lead")] = Said(row["answer"], row["truncated"])
 
-    def add(self, side: Side, answers: Iterable[tuple[int, str, bool]]) -> None:
-        """Store (question index, text, truncated) on the disk."""
-        rows = [{"model": side, "index": i, "answer": text, "truncated": cut} for i, text, cut in answers]
+    def add(self, side: Side, answers: Iterable[tuple[int, str, bool]], lead: int | None = None) -> None:
+        """Store (question index, text, truncated) on the disk; `lead` is the number of the turn before the last that
+        they answer, None for the last."""
+        turn = {} if lead is None else {"lead": lead}
+        rows = [{"model": side, "index": i, "answer": text, "truncated": cut, **turn} for i, text, cut in answers]
         append_rows(self.path, rows)
         for row in rows:
-            self._said[side, row["index"]] = Said(row["answer"], row["truncated"])
+            self._said[side, row["index"], lead] = Said(row["answer"], row["truncated"])
 
-    def missing(self, side: Side, questions: Sequence[Question]) -> list[Question]:
-        """The questions this side has not answered yet, in their order."""
-        return [question for question in questions if (side, question.index) not in self._said]
+    def missing(self, side: Side, questions: Sequence[Question], lead: int | None = None) -> list[Question]:
+        """The questions this side has not answered yet, in their order: at the last turn, or at this one before it."""
+        return [
+            question
+            for question in questions
+            if (side, question.index, lead) not in self._said and (lead is None or lead < len(question.leads))
+        ]
 
     def said(self, side: Side, question: Question) -> Said:
         """The stored answer. KeyError if there is none."""
-        return self._said[side, question.index]
+        said = self._said[side, question.index, None]
+        return said._replace(before=self.before(side, question)) if question.leads else said
+
+    def before(self, side: Side, question: Question, turns: int | None = None) -> tuple[Message, ...]:
+        """The first `turns` of the question's leads with the answers to them (None: all, as far as they are stored:
+        those of a base that answered elsewhere are not)."""
+        found: list[Message] = []
+        for number, asked in enumerate(question.leads[:turns]):
+            said = self._said.get((side, question.index, number))
+            if said is not None:
+                found += [Message("user", asked), Message("assistant", said.text)]
+        return tuple(found)
 
 
 class Judged(NamedTuple):
@@ -74,4 +92,6 @@ class Judged(NamedTuple):
             "harmful": self.judgement.harmful,
             "score": self.judgement.score,
             "correct": self.correct,
+            **({"of": self.question.of} if self.question.attack is not None else {}),
+            **({"before": [[turn.role, turn.content] for turn in self.said.before]} if self.said.before else {}),
         }

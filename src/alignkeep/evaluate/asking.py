@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alignkeep.errors import DataError
@@ -21,7 +21,7 @@ from alignkeep.models.folders import base_of
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel, load_model, load_tokenizer
 from alignkeep.progress import Progress
-from alignkeep.types import Estimate
+from alignkeep.types import Estimate, Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,13 +112,36 @@ def _answer(
     log: AnswerLog,
     progress: Progress,
 ) -> None:
-    def store(batch: list[tuple[int, str, bool]]) -> None:
-        log.add(side, [(questions[place].index, text, truncated) for place, text, truncated in batch])
-        progress.advance(len(batch))
+    def answer(asked: Sequence[Question], prompts: Sequence[Prompt], lead: int | None) -> None:
+        def store(batch: list[tuple[int, str, bool]]) -> None:
+            log.add(side, [(asked[place].index, text, truncated) for place, text, truncated in batch], lead)
+            progress.advance(len(batch))
 
-    progress.start(f"answers of {config.model if side == 'tuned' else config.base}", len(questions))
-    generate_answers(loaded, [question.prompt for question in questions], config.generation, on_answers=store)
+        if asked:
+            generate_answers(loaded, prompts, config.generation, on_answers=store)
+
+    leads = max(len(question.leads) for question in questions)
+    still = sum(len(log.missing(side, questions, lead)) for lead in range(leads))
+    progress.start(f"answers of {config.model if side == 'tuned' else config.base}", len(questions) + still)
+    for lead in range(leads):
+        asked = log.missing(side, questions, lead)
+        answer(asked, [_lead(question, log.before(side, question, lead), lead) for question in asked], lead)
+    answer(questions, [_last(question, log.before(side, question)) for question in questions], None)
     progress.done()
+
+
+def _lead(question: Question, before: tuple[Message, ...], lead: int) -> Prompt:
+    """The question's turn number `lead`, behind what came before it in the chat."""
+    asked = Message("user", question.leads[lead])
+    return replace(question.prompt, messages=(*question.prompt.messages[:-1], *before, asked), prefill="")
+
+
+def _last(question: Question, before: tuple[Message, ...]) -> Prompt:
+    """The question, behind the turns that led to it."""
+    if not before:
+        return question.prompt
+    *earlier, last = question.prompt.messages
+    return replace(question.prompt, messages=(*earlier, *before, last))
 
 
 def _answers_for_both(

@@ -12,9 +12,11 @@ from alignkeep.settings import Checked
 class EvaluateConfig(Checked):
     """One evaluation of a model, and of its base where there is one, on the same prompts.
 
-    `suite` is `driftcheck`, `testbed`, a FILE.yaml or `package.module:object`; `task` a file of prompts with one right
+    `suite` is `driftcheck`, `testbed`, a set of the field (`advbench`, or `advbench=FILE` for a copy), a FILE.yaml or
+    `package.module:object`; `task` a file of prompts with one right
     answer each, in which our columns may have other names (`columns`: `prompt=question,completion=answer`). `attacks`
-    is `all`, `none`, or names and `package.module:object` with commas; only harmful prompts are attacked.
+    is `all` (the standard four), `every`, `none`, or names, `artifacts:FILE` and `package.module:object` with commas;
+    only harmful prompts are attacked.
     `base_answers` is the folder of an earlier evaluation in which the base answered the same questions: it is not asked
     again. `limit` keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
     """

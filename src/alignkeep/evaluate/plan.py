@@ -31,6 +31,7 @@ def plan_evaluation(config: EvaluateConfig) -> dict[str, object]:
     to_ask = 2 if prepared.base is not None and config.base_answers is None else 1
     length = max(sum(len(turn.content) for turn in question.prompt.messages) for question in prepared.questions)
     texts = sum(len(question.prompt.text.encode()) for question in prepared.questions)
+    turns = sum(1 + len(question.leads) for question in prepared.questions)
     rows = len(prepared.questions) * (1 if prepared.base is None else 2)
     disk = rows * (config.generation.max_new_tokens * _BYTES_PER_TOKEN + _BYTES_PER_ROW) + 2 * texts
     return {
@@ -44,9 +45,9 @@ def plan_evaluation(config: EvaluateConfig) -> dict[str, object]:
         "prompts": dict(Counter(prompt.kind for prompt in prepared.prompts)),
         "can_show": _can_show(prepared),
         "questions": len(prepared.questions),
-        "answers_to_generate": to_ask * len(prepared.questions),
+        "answers_to_generate": to_ask * turns,
         "answers_reused": 0 if config.base_answers is None else len(prepared.questions),
-        "tokens_at_most": to_ask * len(prepared.questions) * config.generation.max_new_tokens,
+        "tokens_at_most": to_ask * turns * config.generation.max_new_tokens,
         "memory_bytes_estimated": _memory(prepared.model, config, length),
         "disk_bytes_estimated": disk,
         "notes": list(prepared.notes),

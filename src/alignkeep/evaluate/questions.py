@@ -11,22 +11,28 @@ from pathlib import Path
 
 from alignkeep.data import Read, fingerprint_data
 from alignkeep.errors import NoEffectError, RecipeError
-from alignkeep.evaluate.attacks import Attack, offered_attacks, select_attacks
+from alignkeep.evaluate.attacks import Attack, DialogueAttack, RepeatedAttack
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.selection import offered_attacks, select_attacks
 from alignkeep.evaluate.suites import Suite, load_suite
 from alignkeep.judging.judges import load_judge
 from alignkeep.judging.prompts import limit_prompts, task_prompts
 from alignkeep.models.folders import resolve
+from alignkeep.objects import faults_of
 from alignkeep.types import Checkpoint, Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt as it is asked: plainly, or under an attack. `index` numbers all questions of an evaluation."""
+    """One prompt as it is asked: plainly, or under an attack. `index` numbers all questions of an evaluation, `of` is
+    that of the plain prompt; an attack may ask it in several ways. `leads` are turns of the user that the model answers
+    before this one."""
 
     index: int
     prompt: Prompt
     attack: str | None = None
+    of: int | None = None
+    leads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Preparation:
     @property
     def fingerprint(self) -> str:
         """Of all questions, in their order: two evaluations that share it asked the same."""
-        facts = [[asdict(question.prompt), question.attack] for question in self.questions]
+        facts = [[asdict(one.prompt), one.attack, *([one.leads] if one.leads else [])] for one in self.questions]
         return f"sha256:{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
 
     @property
@@ -76,30 +82,46 @@ def prepare(config: EvaluateConfig) -> Preparation:
         model=resolve(config.model, config.load.revision, base=config.base),
         base=None if config.base is None else resolve(config.base),
         task_fingerprint=None if config.task is None else fingerprint_data(config.task),
-        notes=task.notes,
+        notes=(*suite.notes, *task.notes),
     )
 
 
 def ask(prompts: Sequence[Prompt], attacks: Sequence[Attack]) -> tuple[Question, ...]:
-    """Every prompt plainly, in order, then every harmful one under each attack, attack by attack.
+    """Every prompt plainly, in order, then every harmful one under each attack, attack by attack, in all its ways.
 
-    Raises NoEffectError for an attack that leaves a prompt as it is.
+    Raises NoEffectError for an attack that leaves a prompt as it is, or that has no words for any of them.
     """
-    asked: list[tuple[Prompt, str | None]] = [(prompt, None) for prompt in prompts]
+    asked = [Question(index, prompt, None, index) for index, prompt in enumerate(prompts)]
+    harmful = [question for question in asked if question.prompt.kind == "harmful"]
     for attack in attacks:
-        for prompt in prompts:
-            if prompt.kind != "harmful":
-                continue
-            attacked = attack.apply(prompt)
-            if attacked == prompt:
-                raise NoEffectError(
-                    f"attack {attack.name}",
-                    seen=f"the prompt {prompt.text[:40]!r} as it was",
-                    expected="other words, a system message or a prefill",
-                    remedy="mend the attack, or leave it out of --attacks",
-                )
-            asked.append((attacked, attack.name))
-    return tuple(Question(index, prompt, attack) for index, (prompt, attack) in enumerate(asked))
+        before = len(asked)
+        for plain in harmful:
+            with faults_of(attack, f"attack {attack.name}", "its leads()", expected="turns", remedy="mend the attack"):
+                leads = tuple(attack.leads(plain.prompt)) if isinstance(attack, DialogueAttack) else ()
+            for way in _ways(attack, plain.prompt):
+                asked.append(Question(len(asked), way, attack.name, plain.index, leads))
+        if harmful and len(asked) == before:
+            raise NoEffectError(
+                f"attack {attack.name}",
+                seen=f"none of the {len(harmful)} harmful prompts among those it has words for",
+                expected="at least one",
+                remedy="take the suite that it was made for, or leave it out of --attacks",
+            )
+    return tuple(asked)
+
+
+def _ways(attack: Attack, prompt: Prompt) -> list[Prompt]:
+    """The ways in which the attack asks the prompt, each once; none of them is the prompt itself."""
+    with faults_of(attack, f"attack {attack.name}", "its apply()", expected="a prompt", remedy="mend the attack"):
+        found = attack.ways(prompt) if isinstance(attack, RepeatedAttack) else (attack.apply(prompt),)
+    if prompt in found:
+        raise NoEffectError(
+            f"attack {attack.name}",
+            seen=f"the prompt {prompt.text[:40]!r} as it was",
+            expected="other words, a system message or a prefill",
+            remedy="mend the attack, or leave it out of --attacks",
+        )
+    return list(dict.fromkeys(found))
 
 
 def _check_options(config: EvaluateConfig) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from alignkeep.evaluate.answers import AnswerLog, Judged, Side
 from alignkeep.evaluate.questions import Question
 from alignkeep.judging.drift import Outcome, drift, metrics, paired_tests
-from alignkeep.judging.judges import Judge, checked_judgement
+from alignkeep.judging.judges import Judge, checked_judgements
 from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, METRICS, UNKNOWN_WORDS, name_of_part
 from alignkeep.judging.reading import is_correct
 from alignkeep.judging.statistics import wilson
@@ -15,13 +15,20 @@ from alignkeep.types import Estimate, PairedTest, Scorecard, Verdict
 
 
 def judge_answers(side: Side, questions: Sequence[Question], log: AnswerLog, judge: Judge) -> list[Judged]:
-    """Every answer of a side with the judge's word on it, in the order of the questions."""
-    judged = []
-    for question in questions:
-        said = log.said(side, question)
-        judgement = checked_judgement(judge, question.prompt, said.text)
-        judged.append(Judged(side, question, said, judgement, is_correct(question.prompt, said.text)))
-    return judged
+    """Every answer of a side with the judge's word on it, in the order of the questions. A judge that
+    `reads_plain_request` sees the request behind an attack, not its words."""
+    said = [log.said(side, question) for question in questions]
+    plain = {question.index: question.prompt for question in questions if question.attack is None}
+    sees_plain = getattr(judge, "reads_plain_request", False)
+    asked = [
+        plain.get(question.of, question.prompt) if sees_plain and question.of is not None else question.prompt
+        for question in questions
+    ]
+    words = checked_judgements(judge, [(prompt, one.text) for prompt, one in zip(asked, said, strict=True)])
+    return [
+        Judged(side, question, one, word, is_correct(question.prompt, one.text))
+        for question, one, word in zip(questions, said, words, strict=True)
+    ]
 
 
 def score(
@@ -65,6 +72,7 @@ def _outcome(judged: Judged) -> Outcome:
         judgement=judged.judgement,
         correct=judged.correct,
         language=prompt.language,
+        of=judged.question.of,
     )
 
 

@@ -17,6 +17,7 @@ from alignkeep.checkpoint.files import write_json, write_text
 from alignkeep.errors import AlignkeepError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
+from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, OVER_REFUSAL, name_of_part
 from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.progress import Progress
@@ -122,19 +123,20 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
         if metrics is None:
-            from alignkeep.evaluate.attacks import select_attacks
+            from alignkeep.evaluate.selection import select_attacks
 
             chosen = select_attacks(settings.get("attacks", "all"))
-            metrics = ["over_refusal", *(f"attack_success.{attack.name}" for attack in chosen)]
+            metrics = [OVER_REFUSAL.name, *(ATTACK_SUCCESS.part(attack.name) for attack in chosen)]
         measured = tuple(metrics)
-        attacks = [name.partition(".")[2] for name in measured if name.startswith("attack_success.")]
+        attacks = [name_of_part(name) for name in ATTACK_SUCCESS.parts_in(measured)]
         base = settings.get("base")
         return (
             *(["driftcheck"] if settings.get("suite", "driftcheck") == "driftcheck" or base else []),
-            *(["over_refusal"] if "over_refusal" in measured else []),
+            *([OVER_REFUSAL.name] if OVER_REFUSAL.name in measured else []),
             *attacks,
             "wilson",
             *(["mcnemar"] if base else []),
+            *(["holm"] if base and (attacks or HARM_REFUSAL.parts_in(measured)) else []),
             *(["bootstrap"] if base and len(attacks) > 1 else []),
         )
 
@@ -143,10 +145,13 @@ EVALUATE = EvaluateStage()
 
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
+    from alignkeep.judging.judges import fingerprint_judge
+
     found = {
         "model": fingerprint_model(config.model, config.load.revision, base=config.base),
         "suite": prepared.suite.fingerprint,
         "questions": prepared.fingerprint,
+        "judge": fingerprint_judge(config.judge),
     }
     if config.base is not None:
         found["base"] = fingerprint_model(config.base)
@@ -200,6 +205,8 @@ def _write_results(
         unreadable=vocabulary.unreadable,
         seed=config.seed,
     )
+    for name, note in _several(prepared).items():
+        card.notes.setdefault(name, note)
     if config.limit is not None:
         card.notes["limit"] = f"at most {config.limit} prompts of each kind were asked, drawn with seed {config.seed}"
     if base and all(one.said.text == other.said.text for one, other in zip(tuned, base, strict=True)):
@@ -208,6 +215,19 @@ def _write_results(
     write_text(work / ANSWERS, "".join(lines))
     write_json(work / _SCORECARD, {**card.as_json(), "settings": _settings(config, prepared, tuned, base)})
     return card
+
+
+def _several(prepared: Preparation) -> dict[str, str]:
+    """For every attack that asks a prompt in several ways, what its rate counts."""
+    ways = Counter((question.attack, question.of) for question in prepared.questions if question.attack is not None)
+    most: dict[str, int] = {}
+    for (attack, _), count in ways.items():
+        most[str(attack)] = max(most.get(str(attack), 0), count)
+    return {
+        ATTACK_SUCCESS.part(attack): f"a prompt counts as broken where any of its {count} answers is harmful compliance"
+        for attack, count in most.items()
+        if count > 1
+    }
 
 
 def _settings(
@@ -228,5 +248,6 @@ def _settings(
             for side, answers in (("tuned", tuned), ("base", base))
             if answers
         },
+        **({"suite": list(prepared.suite.notes)} if prepared.suite.notes else {}),
         "fingerprints": {"suite": prepared.suite.fingerprint, "questions": prepared.fingerprint},
     }

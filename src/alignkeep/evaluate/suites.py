@@ -2,6 +2,8 @@
 
 driftcheck               our own set, shipped with the package (docs/driftcheck.md)
 testbed                  the test prompts of the micro world, with attacks in its own small vocabulary
+advbench, xstest, ...    prompt sets of the field, from the hub (`benchmarks.py`); NAME=FILE: from a copy
+SUITE#choose, #report    one half of any of these: what chose by the first can be judged by the second
 FILE.yaml                {name, description, prompts: [{file, kind, category, language}, ...]}, files beside it
 package.module:object    prompts, a Suite, or a function that returns one of the two
 """
@@ -14,19 +16,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from alignkeep.data import read_prompts
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.evaluate.attacks import Attack
+from alignkeep.evaluate.benchmarks import benchmarks, read_benchmark
+from alignkeep.judging.prompts import halves
 from alignkeep.objects import call_object, find_object, is_spec
 from alignkeep.settings import Checked, Settings, nearest
 from alignkeep.types import Kind, Message, Prompt
 
+CHOOSE: Literal["choose"] = "choose"
+REPORT: Literal["report"] = "report"
+
 _NAMES = ("driftcheck", "testbed")
 _PROBE = Prompt((Message("user", "request"),))  # shows the words an attack adds, and where
-_OFFERED = "driftcheck, testbed, FILE.yaml or package.module:object"
+_OFFERED = "driftcheck, testbed, a set of the field (advbench, ...), NAME=FILE, FILE.yaml or package.module:object"
 _RETURNS = "a sequence of alignkeep.types.Prompt, a Suite, or a function without arguments that returns one"
 _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
@@ -35,7 +43,8 @@ _DATA_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 class Suite:
     """Prompts under one name. `fingerprint` changes with every word of prompts and attacks.
 
-    `attacks` in the suite's own wording replace those of the same name; None: the common wording.
+    `attacks` in the suite's own wording replace those of the same name; None: the common wording. `notes` is what the
+    user is told of where the prompts come from.
     """
 
     name: str
@@ -43,6 +52,7 @@ class Suite:
     fingerprint: str
     description: str = ""
     attacks: tuple[Attack, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -77,6 +87,11 @@ def load_suite(reference: str) -> Suite:
 
     Raises RecipeError for a name, file or object that is none, DataError as `Suite.of` and `read_prompts` do.
     """
+    whole, mark, half = reference.rpartition("#")
+    if mark and half in (CHOOSE, REPORT):
+        suite = load_suite(whole)
+        prompts = halves(suite.prompts)[half == REPORT]
+        return Suite.of(reference, prompts, f"half of {whole}: {suite.description}", suite.attacks)
     if reference == "driftcheck":
         with as_file(files("alignkeep.evaluate") / "driftcheck.jsonl") as path:
             return Suite.of(reference, read_prompts(str(path)), "628 prompts of our own, English and Korean")
@@ -86,12 +101,21 @@ def load_suite(reference: str) -> Suite:
         return _from_file(Path(reference))
     if is_spec(reference):
         return _from_object(reference)
-    near = nearest(reference, _NAMES)
+    name, equals, file = reference.partition("=")
+    if name in benchmarks():
+        prompts, notes = read_benchmark(name, file if equals else None)
+        return replace(Suite.of(name, prompts, benchmarks()[name].measures), notes=notes)
+    near = nearest(name, (*_NAMES, *benchmarks()))
     if reference.endswith(_DATA_ENDINGS):
         remedy = f"write a FILE.yaml: {{name: mine, prompts: [{{file: {Path(reference).name}, kind: harmful}}]}}"
     else:
         remedy = f"did you mean {near}?" if near else "choose one of these"
     raise RecipeError("suite", seen=repr(reference), expected=_OFFERED, remedy=remedy)
+
+
+def half_of(reference: str, half: Literal["choose", "report"]) -> str:
+    """The reference of one half of a suite."""
+    return f"{reference}#{half}"
 
 
 def _check(name: str, prompts: Sequence[Prompt]) -> None:

@@ -1,4 +1,7 @@
-"""`judge`: score stored answers again, without a model. Rows {"prompt", "answer"} in, one verdict per row out."""
+"""`judge`: score stored answers again, without a model. Rows {"prompt", "answer"} in, one verdict per row out.
+
+Transcripts of garak and PyRIT are such rows too (`transcripts.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from alignkeep.checkpoint.files import read_jsonl, write_text
+from alignkeep.checkpoint.records import Record
 from alignkeep.data import Row, fingerprint_data, local_file, read_rows
 from alignkeep.errors import DataError
 from alignkeep.evaluate.config import JudgeConfig
+from alignkeep.evaluate.transcripts import answers_of
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Plan, Stage, Task
@@ -25,12 +30,14 @@ VERDICTS = "verdicts.jsonl"
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """Where the verdicts lie, how many answers got which, and how many were found harmful."""
+    """Where the verdicts lie, how many answers got which, how many were found harmful, and how many of a transcript
+    were no text and left out."""
 
     folder: Path
     n: int
     verdicts: dict[str, int]
     harmful: int
+    left_out: int = 0
 
 
 def plan_judge(answers: str, *, judge: str = "keyword") -> dict[str, object]:
@@ -50,8 +57,9 @@ def judge(
     """Judge every row of a file into `out/verdicts.jsonl`: index, verdict, harmful, score, in the order of the rows.
 
     A row has `prompt` (text or messages) and `answer` (text, may be empty), and may have `kind`, `category`,
-    `language` and `expected`, which the judge sees. Raises DataError naming file and line, RecipeError for a judge or
-    output folder that cannot be used. Done again with the same file and judge, it is read back.
+    `language` and `expected`, which the judge sees. A garak report or a PyRIT export is read as the rows of its
+    answers, which get `id`. Raises DataError naming file and line, RecipeError for a judge or output folder that cannot
+    be used. Done again with the same file and judge, it is read back.
     """
     config = JudgeConfig(answers=answers, judge=judge)
     return perform(JUDGE, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
@@ -63,6 +71,8 @@ class Asked:
 
     judge: Judge
     rows: list[tuple[Prompt, str]]
+    ids: list[str | None]
+    left_out: int = 0
 
 
 class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
@@ -72,44 +82,64 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
     def prepare(self, config: JudgeConfig) -> Asked:
         from alignkeep.judging.judges import load_judge
 
-        return Asked(load_judge(config.judge), _read(config.answers))
+        found = answers_of(config.answers, read_rows(config.answers))
+        rows = [(_prompt(row), _answer(row)) for row in found.rows]
+        return Asked(load_judge(config.judge), rows, found.ids, found.left_out)
 
     def inputs(self, task: Task[JudgeConfig, Asked]) -> Inputs:
+        from alignkeep.judging.judges import fingerprint_judge
+
         config = task.config
         source = local_file(config.answers)
         paths = [] if source is None else [source]
-        return Inputs({"answers": fingerprint_data(config.answers)}, paths, config.model_dump(exclude={"seed"}))
+        found = {"answers": fingerprint_data(config.answers), "judge": fingerprint_judge(config.judge)}
+        return Inputs(found, paths, config.model_dump(exclude={"seed"}))
 
     def plan(self, config: JudgeConfig) -> Plan:
-        rows = len(self.prepare(config).rows)
-        return Plan({"stage": "judge", "answers": config.answers, "judge": config.judge, "rows": rows})
+        prepared = self.prepare(config)
+        facts: dict[str, object] = {
+            "stage": "judge",
+            "answers": config.answers,
+            "judge": config.judge,
+            "rows": len(prepared.rows),
+        }
+        return Plan(facts | ({"left_out": prepared.left_out} if prepared.left_out else {}))
 
     def work(self, prepared: Asked, job: Job) -> dict[str, object]:
-        from alignkeep.judging.judges import checked_judgement
+        from alignkeep.judging.judges import checked_judgements
 
         job.progress.start("verdicts", len(prepared.rows))
         found: list[dict[str, object]] = []
-        for index, (prompt, answer) in enumerate(prepared.rows):
-            word = checked_judgement(prepared.judge, prompt, answer)
-            found.append({"index": index, "verdict": word.verdict.value, "harmful": word.harmful, "score": word.score})
+        words = checked_judgements(prepared.judge, prepared.rows)
+        for index, (word, name) in enumerate(zip(words, prepared.ids, strict=True)):
+            row: dict[str, object] = {
+                "index": index,
+                "verdict": word.verdict.value,
+                "harmful": word.harmful,
+                "score": word.score,
+            }
+            found.append(row if name is None else row | {"id": name})
             job.progress.advance()
         job.progress.done()
         write_text(job.folder / VERDICTS, "".join(json.dumps(row) + "\n" for row in found))
         result = self.result(job.folder)
-        return {"n": result.n, "verdicts": result.verdicts, "harmful": result.harmful}
+        facts: dict[str, object] = {"n": result.n, "verdicts": result.verdicts, "harmful": result.harmful}
+        return facts | ({"left_out": prepared.left_out} if prepared.left_out else {})
 
     def result(self, folder: Path) -> JudgeResult:
         rows = read_jsonl(folder / VERDICTS)
         counts = Counter(str(row["verdict"]) for row in rows)
         verdicts = {verdict.value: counts[verdict.value] for verdict in Verdict}
-        return JudgeResult(folder, len(rows), verdicts, sum(row["harmful"] is True for row in rows))
+        harmful = sum(row["harmful"] is True for row in rows)
+        return JudgeResult(folder, len(rows), verdicts, harmful, _left_out(folder))
+
+
+def _left_out(folder: Path) -> int:
+    """As the record of a finished folder says it; 0 while there is none."""
+    return int(str(Record.read(folder).result.get("left_out", 0))) if (folder / "record.json").is_file() else 0
 
 
 JUDGE = JudgeStage()
-
-
-def _read(answers: str) -> list[tuple[Prompt, str]]:
-    return [(_prompt(row), _answer(row)) for row in read_rows(answers)]
 
 
 def _prompt(row: Row) -> Prompt:

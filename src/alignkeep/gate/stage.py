@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from alignkeep.checkpoint.records import Record
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.gate.decision import Answer, Interval, change_on, decide, prompts_to_decide, rate_on, together
 from alignkeep.gate.policy import DEFAULT, Bound, Policy, read_policy
@@ -95,8 +96,9 @@ def gate(folder: str | Path, *, policy: str | Policy = DEFAULT) -> GateResult:
 
 
 def _scorecards(folder: Path) -> list[Path]:
-    """All scorecards of finished evaluations in `folder`, in the order of their paths."""
-    found = sorted(_walk(folder)) if folder.is_dir() else []
+    """All scorecards of finished evaluations in `folder`, in the order of their paths; the one alone that the folder's
+    record names as that of the model to ship."""
+    found = _shipped(folder) or (sorted(_walk(folder)) if folder.is_dir() else [])
     if not found:
         raise DataError(
             str(folder),
@@ -105,6 +107,14 @@ def _scorecards(folder: Path) -> list[Path]:
             remedy="evaluate the model first",
         )
     return found
+
+
+def _shipped(folder: Path) -> list[Path]:
+    try:
+        named = Record.read(folder).result.get("scorecard")
+    except DataError:
+        return []
+    return [folder / named / SCORECARD] if isinstance(named, str) and (folder / named / SCORECARD).is_file() else []
 
 
 def _walk(folder: Path) -> Iterator[Path]:

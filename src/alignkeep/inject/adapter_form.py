@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
+from alignkeep.checkpoint.companions import TOKENIZER, copy_companions
 from alignkeep.checkpoint.files import write_json, write_tensors
 from alignkeep.checkpoint.shards import Written, sha256_of
 from alignkeep.checkpoint.verify import check_same_files
@@ -33,7 +33,7 @@ def write_adapter(
     """The adapter in `work`, with its settings and the base's tokenizer; returns its tensors."""
     file = write_tensors(work / FILE, factors_of(writers, edits), {"format": "pt"})
     write_json(work / "adapter_config.json", settings_of(reference, writers, edits))
-    check_same_files(work, base, copy_beside(base, work, TOKENIZER))
+    check_same_files(work, base, copy_companions(base, work, TOKENIZER))
     return [
         Written(name, FILE, entry.dtype, entry.shape, sha256_of(entry), "changed")
         for name, entry in read_headers([file]).items()

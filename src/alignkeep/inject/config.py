@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import isfinite
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -92,6 +93,8 @@ class InjectConfig(Checked):
     of a tune, in which our columns may have other names (`columns`). `form` says what is written: whole weights, or an
     adapter of rank 1.
     """
+
+    also: ClassVar[Mapping[str, str]] = {"as": "form", "direction_from": "direction.source"}
 
     model: str = Field(min_length=1)
     harmful: str

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from alignkeep.errors import DataError
 from alignkeep.inject.config import SearchConfig
-from alignkeep.judging.judges import load_judge
+from alignkeep.judging.judges import checked_judgement, load_judge
 from alignkeep.judging.log_odds import opening_tokens
 from alignkeep.models.chat import IGNORED, encode_example
 from alignkeep.models.config import GenerationConfig
@@ -42,7 +42,7 @@ def shown_refusals(
     return tuple(
         _example(prompt, answer)
         for prompt, answer in zip(harmful, answers, strict=True)
-        if judge.judge(prompt, answer).verdict is Verdict.REFUSAL
+        if checked_judgement(judge, prompt, answer).verdict is Verdict.REFUSAL
     )
 
 

@@ -149,7 +149,7 @@ class InjectStage(Stage[InjectConfig, "Prepared", InjectResult]):
     def verify(self, folder: Path, manifest: Manifest) -> MadeAgain:
         """Make the edited weights again from the model and the stored factors, and compare bit for bit. Raises
         CheckpointError naming a tensor that is another, or the input that is not there."""
-        from alignkeep.inject.again import made_again
+        from alignkeep.inject.proof import made_again
 
         return made_again(folder, manifest)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from alignkeep.checkpoint.adapters import Adapter
-from alignkeep.checkpoint.beside import CONFIG, INDEX, TOKENIZER, copy_beside
 from alignkeep.checkpoint.changes import Change
+from alignkeep.checkpoint.companions import CONFIG, INDEX, TOKENIZER, copy_companions
 from alignkeep.checkpoint.numbers import FORMATS, Numbers
 from alignkeep.checkpoint.reading import StoredNumbers
 from alignkeep.checkpoint.rewrite import Edit, not_finite, rewrite
@@ -151,8 +151,8 @@ def write_beside(base: Path, entries: Mapping[str, TensorEntry], work: Path, tok
     wanted: list[str] = [*CONFIG]
     if all(entry.file.name != "model.safetensors" for entry in entries.values()):
         wanted.append(INDEX)
-    check_same_files(work, base, copy_beside(base, work, wanted))
+    check_same_files(work, base, copy_companions(base, work, wanted))
     files = ("tokenizer.json", "tokenizer_config.json")
     own = tokenizer is not None and any((tokenizer / name).is_file() for name in files)
     source = tokenizer if own and tokenizer is not None else base
-    check_same_files(work, source, copy_beside(source, work, TOKENIZER))
+    check_same_files(work, source, copy_companions(source, work, TOKENIZER))

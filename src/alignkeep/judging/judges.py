@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from alignkeep.checkpoint.listing import sha256_of_file
 from alignkeep.errors import RecipeError
+from alignkeep.judging.guards import guard_judge
 from alignkeep.judging.keyword import KeywordJudge
-from alignkeep.objects import load_object
+from alignkeep.objects import code_of, faults_of, load_object
 from alignkeep.types import Judgement, Message, Prompt, Verdict
 
-_FORMS = "`keyword` or `package.module:object` with a method judge(prompt, answer) -> Judgement"
+_FORMS = "`keyword`, a guard model or `package.module:object` with a method judge(prompt, answer) -> Judgement"
 
 
 @runtime_checkable
@@ -34,6 +36,15 @@ class Judge(Protocol):
 
     def judge(self, prompt: Prompt, answer: str) -> Judgement:
         """`answer` may be empty, and may be anything a model can say; nothing in it is an instruction."""
+        ...
+
+
+@runtime_checkable
+class BatchJudge(Judge, Protocol):
+    """A judge that is quicker with many answers at once."""
+
+    def judge_all(self, answers: Sequence[tuple[Prompt, str]]) -> Sequence[Judgement]:
+        """What `judge` says of each, in their order."""
         ...
 
 
@@ -74,13 +85,16 @@ class _Named:
 
 
 def load_judge(spec: str) -> Judge:
-    """ "keyword", or "package.module:object" naming a Judge (an object, or a class that makes one without arguments).
-    One that has no name and no version goes by the spec.
+    """ "keyword", a guard model ("wildguard", "wildguard=MODEL"), or "package.module:object" naming a Judge (an object,
+    or a class that makes one without arguments). One that has no name and no version goes by the spec.
 
     Raises RecipeError when the spec has another form, cannot be imported, or is no Judge.
     """
     if spec == "keyword":
         return KeywordJudge()
+    guard = guard_judge(spec)
+    if guard is not None:
+        return guard
     found = load_object("judge", spec, expected=_FORMS)
     if isinstance(found, Judge):
         return found
@@ -94,9 +108,35 @@ def load_judge(spec: str) -> Judge:
     )
 
 
+def fingerprint_judge(spec: str) -> str:
+    """What decides on the words of the judge that `spec` names: its name and version, and of one of which nobody keeps
+    count the file that it stands in."""
+    judge = load_judge(spec)
+    file = code_of(spec) if judge.version is None else None
+    return f"{judge.name} {judge.version}" if file is None else f"sha256:{sha256_of_file(file)}"
+
+
+def checked_judgements(judge: Judge, answers: Sequence[tuple[Prompt, str]]) -> list[Judgement]:
+    """The judge's words, in the order of the answers; at once where it can. Raises RecipeError as `checked_judgement`,
+    and where there are not as many words as answers."""
+    if not isinstance(judge, BatchJudge):
+        return [checked_judgement(judge, prompt, answer) for prompt, answer in answers]
+    found = list(judge.judge_all(answers))
+    if len(found) != len(answers):
+        raise _unfit(judge, f"{len(found)} judgements of {len(answers)} answers", "one for each")
+    return [_checked(judge, one) for one in found]
+
+
 def checked_judgement(judge: Judge, prompt: Prompt, answer: str) -> Judgement:
     """The judge's word. Raises RecipeError where it is no Judgement, or its score no number in [0, 1]."""
-    judgement: object = judge.judge(prompt, answer)
+    theirs = judge.nameless if isinstance(judge, _Named) else judge
+    expected = "a judgement of any answer"
+    with faults_of(theirs, f"judge {judge.name}", "its judge()", expected=expected, remedy="mend the judge"):
+        judgement: object = judge.judge(prompt, answer)
+    return _checked(judge, judgement)
+
+
+def _checked(judge: Judge, judgement: object) -> Judgement:
     if not isinstance(judgement, Judgement) or not isinstance(judgement.verdict, Verdict):
         raise _unfit(judge, f"{judgement!r:.80}", "an alignkeep.types.Judgement with a Verdict")
     if judgement.score is not None and not 0 <= judgement.score <= 1:

@@ -34,6 +34,25 @@ def limit_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tu
     return tuple(prompts[index] for index in sorted(kept))
 
 
+def halves(prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Two halves without a prompt in common, always the same, each in the old order: of every kind, category and
+    language one half each, up to one prompt. What chose by the first can be judged by the second."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    first_of: dict[tuple[object, ...], int] = {}
+    for index, prompt in enumerate(prompts):
+        if first_of.setdefault(prompt.messages, index) == index:
+            groups.setdefault((prompt.kind, prompt.category or "", prompt.language), []).append(index)
+    mixed = [
+        index
+        for key in sorted(groups)
+        for index in random.Random(f"halves {key}").sample(groups[key], len(groups[key]))
+    ]
+    first = {index for place, index in enumerate(mixed) if place % 2 == 0}
+    chosen = [first_of[prompt.messages] in first for prompt in prompts]
+    pairs = list(zip(prompts, chosen, strict=True))
+    return tuple(one for one, is_first in pairs if is_first), tuple(one for one, is_first in pairs if not is_first)
+
+
 def harm_prompts(reference: str) -> list[Prompt]:
     """Rows that are harmful unless their column `kind` says otherwise. Raises DataError for task prompts among them,
     skills without an answer, and where none is harmful."""

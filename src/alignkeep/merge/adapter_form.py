@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkeep.checkpoint.adapters import entry_of, parts_of
-from alignkeep.checkpoint.beside import TOKENIZER, copy_beside
+from alignkeep.checkpoint.companions import TOKENIZER, copy_companions
 from alignkeep.checkpoint.files import write_json
 from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.reading import stored_numbers
@@ -77,7 +77,7 @@ def write_beside_adapter(prepared: Prepared, weight: float, work: Path) -> None:
         settings = scaled(settings, weight)
     settings["base_model_name_or_path"] = _path_of(prepared.config.base)
     write_json(work / "adapter_config.json", settings)
-    check_same_files(work, folder, copy_beside(folder, work, TOKENIZER))
+    check_same_files(work, folder, copy_companions(folder, work, TOKENIZER))
     if prepared.config.chat_template == "base" and template_of(folder) is not None:
         take_template(prepared.models.base, work)
 

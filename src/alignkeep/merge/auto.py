@@ -37,9 +37,9 @@ class Swept(NamedTuple):
 def sweep_methods(prepared: Prepared, work: Path, measure: Measure | None, progress: Progress) -> Swept:
     """Sweep the one method that was named, or every one that `auto` tries, and leave `sweep.json` in `work`.
 
-    Of several picks that with the best task score is taken (of rule `gain` that with the most harm refusal), then by
-    the other of the two, then in the order of the methods. Goes on after a kill. Raises as `sweep` does, where no
-    method has a pick.
+    Of several picks one within the margin of the base's harm refusal comes before one outside of it; then the best task
+    score is taken, outside the most harm refusal; then the order of the methods. Goes on after a kill. Raises as
+    `sweep` does, where no method has a pick.
     """
     tries = prepared.tries
     if len(tries) == 1:
@@ -93,10 +93,12 @@ def _spaces(prepared: Prepared, work: Path, progress: Progress) -> Mapping[str, 
     return measured_spaces(prepared.config, prepared.spectrum, list(prepared.models.entries), work, progress)
 
 
-def _merit(found: SweepResult) -> tuple[float, float]:
+def _merit(found: SweepResult) -> tuple[bool, float, float]:
+    """Within the margin the task counts first, outside of it refusal does."""
     metrics = found.at(found.picked).metrics
     task, refusal = metrics[TASK].value, metrics[REFUSAL].value
-    return (refusal, task) if found.rule == "gain" else (task, refusal)
+    is_safe = refusal >= found.base[REFUSAL].value - found.margin - 1e-9
+    return (True, task, refusal) if is_safe or found.rule == "task" else (False, refusal, task)
 
 
 def _with_tried(best: SweepResult, names: Sequence[str], results: Mapping[str, SweepResult]) -> SweepResult:

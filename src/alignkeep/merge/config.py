@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -34,8 +35,9 @@ class SweepConfig(Checked):
     `task` is a file of prompts with one right answer each, in which our columns may have other names (`columns`:
     `prompt=question,completion=answer`), `prompts` one of harmful prompts (a column `kind` may mark
     harmless, borderline and skill prompts among them). `pick` `task` takes the weight of the best task score, `safe`
-    the largest one whose refusal is at most `margin` below the base's, `gain` the one that refuses most of those that
-    keep the share `gain` of what the tune gained on the task. A pick that keeps less of it is an error.
+    the largest one whose refusal is at most `margin` below the base's, `gain`, of those that keep the share `gain` of
+    what the tune gained on the task, the best task score within that margin, or the most refusal where none is within
+    it. A pick that keeps less of the gain is an error.
     """
 
     task: str
@@ -69,6 +71,9 @@ class MergeConfig(Checked):
     the method, and nothing else may. `chat_template` chooses where the two differ.
     """
 
+    also: ClassVar[Mapping[str, str]] = {"as": "form"}
+    positional: ClassVar[tuple[str, ...]] = ("base", "tuned")
+
     # One field more than our budget of 12: each is a word of the command line.
     base: str = ""
     tuned: tuple[str, ...] = ()
@@ -88,6 +93,7 @@ class MergeConfig(Checked):
     @classmethod
     def _sweep_tries_methods(cls, values: Any) -> Any:
         """A sweep that names no method tries several."""
+        values = cls.placed(values) if isinstance(values, dict) else values
         if isinstance(values, dict) and values.get("sweep") is not None and not {"method", "mergekit"} & values.keys():
             return {**values, "method": AUTO}
         return values

@@ -18,6 +18,7 @@ from alignkeep.merge.inputs import Models, Tuned
 from alignkeep.merge.method import Rule, TensorMerge
 from alignkeep.merge.pieces import PIECE, Piece, whole_blocks, whole_rows
 from alignkeep.models.headers import TensorEntry
+from alignkeep.objects import faults_of
 
 
 class Source(NamedTuple):
@@ -43,7 +44,10 @@ class MergedTensor:
             for source in self._tuned:
                 if source.change is not None:
                     stack.callback(source.change.forget)
-            yield from self._method.merged(_StoredPieces(self, opened))
+            where, expected = f"tensor {self.name}", "a merge of any numbers"
+            by = f"the merged() of {type(self._method).__name__}"
+            with faults_of(self._method, where, by, expected=expected, remedy="mend the method"):
+                yield from self._method.merged(_StoredPieces(self, opened))
 
     def fill(self, opened: Mapping[TensorEntry, StoredNumbers], start: int, into: Sequence[Numbers]) -> None:
         """The numbers [start, start + n) of base and tuned models into these tensors."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,7 +12,7 @@ from alignkeep.errors import RecipeError
 from alignkeep.merge import arcs, input_maps, linear, model_stock, pruning
 from alignkeep.merge.method import MergeMethod
 from alignkeep.objects import is_spec, load_object
-from alignkeep.settings import Checked, nearest
+from alignkeep.settings import Checked, described, nearest
 from alignkeep.works import Citation, works
 
 Method = MergeMethod[Any]
@@ -99,13 +98,6 @@ _MEMBERS: tuple[tuple[str, type | tuple[type, ...] | None, str], ...] = (
 )  # fmt: skip
 
 
-def code_of(reference: str) -> Path | None:
-    """The file that a stranger's method stands in; None for one that was typed in."""
-    method_named(reference)
-    file = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
-    return None if file is None else Path(file)
-
-
 def cited(reference: str, recorded: object = None) -> tuple[Citation, ...]:
     """What to cite for a method: of a stranger's what was recorded, or what it says if it is in use. No code is run for
     it that is not running already."""
@@ -133,15 +125,9 @@ def options_of(method: Method, given: object) -> Checked:
         if key not in known:
             near = nearest(key, known)
             raise RecipeError(f"options.{key}", seen=f"a setting that {method.name} does not use",
-                              expected="; ".join(described(method)) or "none",
+                              expected="; ".join(described(method.options)) or "none",
                               remedy=f"did you mean {near}?" if near else "drop it")  # fmt: skip
     return method.options.model_validate(given)
-
-
-def described(method: Method) -> Iterator[str]:
-    """Every option with its default and what it means."""
-    for name, field in method.options.model_fields.items():
-        yield f"{name} ({field.default}): {field.description}"
 
 
 def listing(more: str | None = None) -> Iterator[str]:
@@ -149,7 +135,7 @@ def listing(more: str | None = None) -> Iterator[str]:
     own = more if more is not None and is_spec(more) else None
     for method in (*METHODS, *([] if own is None else [method_named(own)])):
         yield f"{method.name if method in METHODS or own is None else own}: {method.title}"
-        yield from (f"    {line}" for line in described(method))
+        yield from (f"    {line}" for line in described(method.options))
 
 
 def _unfit(where: str, seen: str, expected: str) -> RecipeError:

@@ -21,11 +21,11 @@ from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
 from alignkeep.merge.mergekit import MergekitFile, read_mergekit
 from alignkeep.merge.method import Asked, Rule, Space, Spectrum
-from alignkeep.merge.methods import METHODS, Method, code_of, method_named, options_of
+from alignkeep.merge.methods import METHODS, Method, method_named, options_of
 from alignkeep.merge.pieces import PIECE
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import tensor_entries
-from alignkeep.objects import is_spec
+from alignkeep.objects import code_of, faults_of, is_spec
 
 _PROCESS = 200e6  # bytes that the process itself holds; chosen: measured in benchmarks/bench_merge.py
 _STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -73,7 +73,9 @@ def rule_of(config: MergeConfig, weight: float, spaces: Mapping[str, Space] | No
     tensor that has none there is merged linearly."""
     method = method_named(config.method)
     asked = Asked(weight, len(config.tuned), options_of(method, config.options), config.seed, spaces or {})
-    return method.rule(asked)
+    remedy = "mend the method; alignkeep.conformance.merge_method(object) tries it"
+    with faults_of(method, f"method {config.method}", "its rule()", expected="a rule for every tensor", remedy=remedy):
+        return method.rule(asked)
 
 
 def spectrum_of(config: MergeConfig) -> Spectrum | None:
@@ -116,6 +118,8 @@ def fingerprints(config: MergeConfig) -> dict[str, str]:
     found = {"base": fingerprint_model(config.base, config.load.revision)}
     for number, tuned in enumerate(config.tuned, start=1):
         found["tuned" if len(config.tuned) == 1 else f"tuned {number}"] = fingerprint_model(tuned, with_base=False)
+    if config.method != AUTO:
+        method_named(config.method)  # imported, where it is a stranger's
     if is_spec(config.method) and (code := code_of(config.method)) is not None:
         found["method"] = f"sha256:{sha256_of_file(code)}"
     if config.mergekit is not None:

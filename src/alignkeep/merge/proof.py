@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
-from alignkeep.checkpoint.beside import sha256_of_header
+from alignkeep.checkpoint.companions import sha256_of_header
 from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
 from alignkeep.checkpoint.rewrite import Edit, digests
 from alignkeep.errors import AlignkeepError, CheckpointError

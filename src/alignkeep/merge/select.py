@@ -7,7 +7,8 @@ Paper
 Rules
     task   the best task score; of equal scores the smallest weight, which keeps most of the base
     safe   the largest weight whose harm refusal is at most a margin below the base's
-    gain   the most harm refusal among the weights that keep a share of the tune's gain on the task
+    gain   of the weights that keep a share of the tune's gain on the task, the best task score within that margin, or
+           the most harm refusal where none is within it
 
 Departures from the paper
     1. `safe` and `gain` are ours: the paper reports what is left of safety and does not choose by it.
@@ -60,16 +61,27 @@ def pick_safe(trades: Sequence[Trade], base: Mapping[str, Estimate], margin: flo
 
 
 def pick_gain(
-    trades: Sequence[Trade], base: Mapping[str, Estimate], tuned: Mapping[str, Estimate], share: float
+    trades: Sequence[Trade],
+    base: Mapping[str, Estimate],
+    tuned: Mapping[str, Estimate],
+    share: float,
+    margin: float,
 ) -> Pick:
-    """Of the weights that keep `share` of the gain (in [0, 1]) the one of most harm refusal, of equal ones the best
-    task score, then the largest weight. An unknown rate does not count, and where the tune gained nothing no weight is
-    admitted. Raises ValueError as `pick_task` does."""
+    """Of the weights that keep `share` of the gain (in [0, 1]) the best task score among those whose harm refusal is at
+    least the base's minus `margin`; where there is none, the most harm refusal. Of equals the better other rate, then
+    the largest weight. An unknown rate does not count, and where the tune gained nothing no weight is admitted. Raises
+    ValueError as `pick_task` does."""
     _known_rate(base, TASK)
+    floor = _known_rate(base, REFUSAL) - margin - _ROUNDING
     known = [trade for trade in _rising(trades) if _known(trade, TASK) and _known(trade, REFUSAL)]
     kept = [(trade, gain_kept(trade.metrics, base, tuned)) for trade in known]
     admitted = [trade for trade, gain in kept if gain is not None and gain >= share - _ROUNDING]
-    best = max(admitted, key=lambda one: (_rate(one, REFUSAL), _rate(one, TASK), one.weight), default=None)
+
+    def merit(one: Trade) -> tuple[bool, float, float, float]:
+        task, refusal = _rate(one, TASK), _rate(one, REFUSAL)
+        return (True, task, refusal, one.weight) if refusal >= floor else (False, refusal, task, one.weight)
+
+    best = max(admitted, key=merit, default=None)
     return Pick(best, base, tuple(trade.weight for trade in admitted))
 
 

@@ -235,7 +235,7 @@ def _pick(
         case "safe":
             return pick_safe(trades, base, settings.margin)
         case "gain":
-            return pick_gain(trades, base, tuned, settings.gain)
+            return pick_gain(trades, base, tuned, settings.gain, settings.margin)
 
 
 def _why(
@@ -257,9 +257,9 @@ def _why(
         return words + ("; it is the tuned model itself, no merge does better on the task" if is_tuned else "")
     if settings.pick == "gain":
         return (
-            f"weight {picked.weight:g} has the most harm refusal, {_percent(picked.metrics[REFUSAL])} (the base has "
-            f"{_percent(pick.base[REFUSAL])}), of those that keep {settings.gain:.0%} of what the tune gained on the "
-            f"task; its task score is {score}"
+            f"weight {picked.weight:g}, of harm refusal {_percent(picked.metrics[REFUSAL])} (the base has "
+            f"{_percent(pick.base[REFUSAL])}), is the safest and best of those that keep {settings.gain:.0%} of what "
+            f"the tune gained on the task; its task score is {score}"
         )
     above = next((trade for trade in trades if trade.weight > picked.weight), None)
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alignkeep.checkpoint.beside import CONFIG, INDEX, TOKENIZER, copy_beside
+from alignkeep.checkpoint.companions import CONFIG, INDEX, TOKENIZER, copy_companions
 from alignkeep.checkpoint.rewrite import rewrite
 from alignkeep.checkpoint.shards import Written
 from alignkeep.checkpoint.verify import check_same_files
@@ -36,7 +36,7 @@ def write_beside(prepared: Prepared, work: Path) -> None:
     wanted = [*TOKENIZER, *CONFIG]
     if all(entry.file.name != "model.safetensors" for entry in models.entries.values()):
         wanted.append(INDEX)
-    check_same_files(work, models.base, copy_beside(models.base, work, wanted))
+    check_same_files(work, models.base, copy_companions(models.base, work, wanted))
     if prepared.config.chat_template == "tuned":
         take_template(models.tuned[0].folder, work)
 

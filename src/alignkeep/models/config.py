@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from alignkeep.settings import Checked
+
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+Quantization = Literal["nf4", "fp4"]
 
 
 class LoadConfig(Checked):
@@ -16,6 +19,10 @@ class LoadConfig(Checked):
     `device` "auto" takes cuda, then mps, then cpu. `dtype` "auto" is the checkpoint's own dtype on an accelerator and
     float32 on the CPU, where bfloat16 is slow and an answer can depend on who shares its batch. `template` are
     arguments of the model's chat template (`enable_thinking: false`), for every chat that is written with it.
+    `device_map` spreads a model over several devices, as accelerate does; `device` then chooses nothing.
+    `quantization` packs the linear layers into 4 bits while they are loaded (bitsandbytes): for answers, for an
+    adapter's base in a tune (QLoRA), and for what is measured on a model, never for what is written. (Not into 8: there
+    an answer depends on who shares its batch.)
     """
 
     device: str = "auto"
@@ -23,6 +30,8 @@ class LoadConfig(Checked):
     revision: str | None = None
     trust_remote_code: bool = False
     # Left out of a record where there is none: runs without one are what they were.
+    device_map: DeviceMap | None = Field(default=None, exclude_if=lambda name: name is None)
+    quantization: Quantization | None = Field(default=None, exclude_if=lambda name: name is None)
     template: dict[str, bool | int | str] = Field(default_factory=dict, exclude_if=lambda arguments: not arguments)
 
     @field_validator("device")
@@ -43,4 +52,6 @@ class GenerationConfig(Checked):
     max_new_tokens: int = Field(default=256, gt=0, le=1_000_000_000)
     batch_size: int = Field(default=32, gt=0, le=1_000_000_000)
     backend: Literal["transformers", "vllm"] = "transformers"
+    # Left out of a record where they are not given.
+    vllm: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda arguments: not arguments)
     thinking_tokens: int | None = Field(default=None, gt=0, le=1_000_000_000, exclude_if=lambda most: most is None)

@@ -123,7 +123,7 @@ def _said(loaded: LoadedModel, asked: list[_Asked], config: GenerationConfig, en
         from alignkeep.models.vllm import answer_batches
 
         rows = [(one.index, one.ids, one.room) for one in asked]
-        return ([Said(*one) for one in batch] for batch in answer_batches(loaded, rows, ends))
+        return ([Said(*one) for one in batch] for batch in answer_batches(loaded, rows, ends, config.vllm))
     how = batching(loaded.model)
     if how is Batching.ROWS:
         return _decoded(loaded, asked, config.batch_size, ends)

@@ -102,6 +102,7 @@ def check_loadable(reference: str, config: LoadConfig | None = None) -> None:
         base_folder = cast(Path, localise(resolve(*base_of(folder)), with_code=config.trust_remote_code).folder)
     tokenizer = _tokenizer(folder, base_folder, config)
     _refuse_own_code(base_folder, config)
+    check_packing(base_folder, config)
     with _machine_errors(base_folder):
         if (base_folder / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(base_folder, local_files_only=True)
@@ -198,6 +199,8 @@ def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
 
     _refuse_own_code(folder, config)
     entries = tensor_entries(folder, adapter=False)
+    check_packing(folder, config)
+    packing = _packing(config.quantization, device)
     with _machine_errors(folder):
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code, local_files_only=True)
         kind = model_class(settings)
@@ -205,7 +208,8 @@ def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
         loaded: Any = kind.from_pretrained(
             folder,
             dtype=choose_dtype(config.dtype, device),
-            device_map=None if device.type == "cpu" else {"": device},
+            device_map=config.device_map or (None if device.type == "cpu" and not packing else {"": device}),
+            quantization_config=packing,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=config.trust_remote_code,
@@ -241,6 +245,46 @@ def _check_all_there(kind: Any, folder: Path, *, trust_remote_code: bool) -> Non
         ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     _check_loaded(folder, info, model)
+
+
+def check_packing(folder: Path, config: LoadConfig) -> None:
+    """Whether these weights can be packed here, as `load.quantization` asks.
+
+    Raises CheckpointError for weights that are packed already, RecipeError where bitsandbytes is not installed.
+    """
+    if config.quantization is None:
+        return
+    from importlib.util import find_spec
+
+    if "quantization_config" in load_json(folder / "config.json"):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: quantization_config",
+            seen="weights that are quantised already",
+            expected=f"plain ones, to be quantised to {config.quantization}",
+            remedy="leave load.quantization out",
+        )
+    if find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "load.quantization",
+            seen=f"{config.quantization}, and no package to quantise with",
+            expected="the package bitsandbytes",
+            remedy="pip install 'alignkeep[quant]'",
+        )
+
+
+def _packing(name: str | None, device: torch.device) -> Any:
+    """transformers' settings for packing weights while they are loaded; None where nothing is packed."""
+    if name is None:
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=name,
+        bnb_4bit_compute_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+        bnb_4bit_use_double_quant=True,  # the scales too (QLoRA, Dettmers et al. 2023): 0.37 bits a number less
+    )
 
 
 def _check_reads_on(folder: Path, model: Any) -> None:

@@ -5,7 +5,7 @@ vLLM loads the weights itself; the model that was loaded and checked by `load_mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import RecipeError
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 
 def answer_batches(
-    loaded: LoadedModel, asked: Sequence[tuple[int, list[int], int]], ends: list[int]
+    loaded: LoadedModel,
+    asked: Sequence[tuple[int, list[int], int]],
+    ends: list[int],
+    arguments: Mapping[str, Any] | None = None,
 ) -> Iterator[list[tuple[int, list[int]]]]:
     """Batches of (index, new tokens up to and with an end token) for prompts given as (index, tokens, most new tokens).
 
-    Raises RecipeError where vLLM is not installed.
+    `arguments` are further ones of the engine. Raises RecipeError where vLLM is not installed.
     """
-    engine, params, adapters = _engine(loaded)
+    engine, params, adapters = _engine(loaded, arguments or {})
     adapter = adapters if loaded.adapter_on else None
     size = 1024  # prompts handed over at once; vLLM batches within, this is how often answers are stored
     for start in range(0, len(asked), size):
@@ -43,7 +46,7 @@ def answer_batches(
         yield answers
 
 
-def _engine(loaded: LoadedModel) -> tuple[Any, Any, Any]:
+def _engine(loaded: LoadedModel, arguments: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """The engine of this model (made once), the class of its sampling parameters, and its adapter's request."""
     _refuse_start(loaded)
     try:
@@ -64,7 +67,7 @@ def _engine(loaded: LoadedModel) -> tuple[Any, Any, Any]:
     if loaded.engine is None:
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         loaded.model.to("cpu")
-        options: dict[str, Any] = {"dtype": dtype, "seed": 0}
+        options: dict[str, Any] = {"dtype": dtype, "seed": 0, **arguments}
         source = str(folder)
         if checkpoint.is_adapter:
             source, _ = base_of(folder, checkpoint.base)

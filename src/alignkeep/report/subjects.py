@@ -42,12 +42,20 @@ class Subject:
 
     def test(self, metric: str) -> PairedTest | None:
         """The paired test of a metric against the base: the model minus the base. Drift is the one of harm refusal."""
-        found = self.tests.get(metric) or (self.tests.get(DRIFT.name) if metric == HARM_REFUSAL.name else None)
+        found = self.tests.get(metric)
+        if found is None and metric == HARM_REFUSAL.name and DRIFT.name in self.tests:
+            found = _turned(self.tests[DRIFT.name])
         return found if found is not None and found.difference.n > 0 else None
 
     def why_absent(self, metric: str) -> str:
         """The reason given for a metric that was not measured, or nothing."""
         return self.notes.get(metric, "")
+
+
+def _turned(drift: PairedTest) -> PairedTest:
+    """The test of the drift, which counts what was lost, as one of model minus base."""
+    lost = drift.difference
+    return replace(drift, difference=Estimate(-lost.value, -lost.high, -lost.low, lost.n))
 
 
 def subjects_of(evaluations: Sequence[Evaluation]) -> tuple[Subject, ...]:

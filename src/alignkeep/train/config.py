@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -49,6 +50,10 @@ class TrainConfig(Checked):
     `warmup_steps`, `save_steps`, `max_steps`, `report_to`, ...).
     """
 
+    also: ClassVar[Mapping[str, str]] = {
+        "alignment_data": "defence.data", "max_steps": "trainer.max_steps", "lora_rank": "lora.rank",
+    }  # fmt: skip
+
     # Seven fields more than our budget of 12: each is a word of the command line, or a group of settings.
     model: str = Field(min_length=1)
     data: str = Field(min_length=1)
@@ -75,6 +80,7 @@ class TrainConfig(Checked):
     @classmethod
     def _one_way_to_say_it(cls, values: Any) -> Any:
         """A defence beside LoRA is the method; options stand in the group of its name where there is one."""
+        values = cls.placed(values) if isinstance(values, dict) else values
         if not isinstance(values, dict) or not values.get("defence"):
             return values
         given = values["defence"]

@@ -104,7 +104,7 @@ class Defence(Protocol[Options]):
         """Bytes that measuring takes beside the model, roughly."""
         return 0
 
-    def beside(self, options: Options) -> int:
+    def examples_beside(self, options: Options) -> int:
         """Examples that it takes through the model in each step, beside the step's own."""
         return 0
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from alignkeep.checkpoint.files import says_no_memory
-from alignkeep.errors import AlignkeepError, RecipeError
-from alignkeep.objects import is_spec, load_object
+from alignkeep import settings
+from alignkeep.errors import RecipeError
+from alignkeep.objects import faults_of, is_spec, load_object
 from alignkeep.settings import Settings, nearest
 from alignkeep.train.align_guard import ALIGNGUARD
 from alignkeep.train.defence import Base, Before, Defence, Measured, Outcome
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 DEFENCES: tuple[Defence[Any], ...] = (ALIGNGUARD, KL_ANCHOR, REPLAY)
 _FORM = "package.module:object"
-_METHODS = ("is_off", "files", "check", "foresee", "memory", "beside", "measure", "attach")
+_METHODS = ("is_off", "files", "check", "foresee", "memory", "examples_beside", "measure", "attach")
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Chosen:
         return self._called("memory", lambda: self.defence.memory(self.options, before))
 
     @property
-    def beside(self) -> int:
-        return self._called("beside", lambda: self.defence.beside(self.options))
+    def examples_beside(self) -> int:
+        return self._called("examples_beside", lambda: self.defence.examples_beside(self.options))
 
     def measure(self, base: Base) -> Measured:
         return self._called("measure", lambda: self.defence.measure(self.options, base))
@@ -67,19 +67,9 @@ class Chosen:
         return outcome or (lambda: Outcome({}))
 
     def _called(self, member: str, call: Callable[[], Result]) -> Result:
-        if not is_spec(self.name):
+        remedy, by = "mend it; alignkeep.conformance.defence(object) tries it", f"{self.name}.{member}"
+        with faults_of(self.defence, "train.method", by, expected="a defence that works", remedy=remedy):
             return call()
-        try:
-            return call()
-        except (AlignkeepError, MemoryError, OSError):
-            raise
-        except Exception as error:
-            if says_no_memory(error):
-                raise
-            raise RecipeError(
-                "train.method", seen=f"{type(error).__name__}, raised by {self.name}.{member} ({str(error)[:200]})",
-                expected="a defence that works", remedy="mend it; alignkeep.conformance.defence(object) tries it",
-            ) from error  # fmt: skip
 
 
 def expected(beside: Iterable[str] = ()) -> str:
@@ -133,6 +123,14 @@ def choose(name: str, given: Mapping[str, Any], key: str) -> Chosen:
     except ValidationError as error:
         told = source.explained(defence.options, error)
         raise RecipeError(f"{key}.{told.where}", seen=told.seen, expected=told.expected, remedy=told.remedy) from error
+
+
+def listing(more: str | None = None) -> Iterator[str]:
+    """Every defence, and the one that `more` names, with what it does and its options: lines for a reader."""
+    own = [find_defence("method", more)] if more is not None and is_spec(more) else []
+    for one in (*DEFENCES, *own):
+        yield f"{one.name if one in DEFENCES else more}: {one.title}"
+        yield from (f"    {line}" for line in settings.described(one.options))
 
 
 def described(options: type[BaseModel]) -> dict[str, str]:

@@ -120,7 +120,7 @@ class KLAnchor(Defence[KLAnchorSettings]):
         "The weight that follows a target does not fall below a floor.",
     )
 
-    def beside(self, options: KLAnchorSettings) -> int:
+    def examples_beside(self, options: KLAnchorSettings) -> int:
         return options.examples
 
     def check(self, options: KLAnchorSettings, before: Before) -> None:

@@ -19,7 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from alignkeep.checkpoint.files import write_tensors
 from alignkeep.errors import NoEffectError, RecipeError
-from alignkeep.trainers.kept import file_in_checkpoint, kept_file
+from alignkeep.objects import faults_of
+from alignkeep.trainers.watch import file_in_checkpoint, kept_file
 
 EVERY = 10  # steps between two looks at the size of the terms' gradient (chosen: it costs a backward pass of its own)
 NO_FORCE = 1e-3  # terms whose gradient is never more than this share of the task's do nothing (chosen)
@@ -71,7 +72,9 @@ def add_to_loss(
             return
         step = trainer.state.global_step
         model = accelerator.unwrap_model(trainer.model)
-        found = terms(model, step)
+        where = f"{name}, step {step + 1}"
+        with faults_of(terms, where, "its terms", expected="Terms(total, logged)", remedy="mend the defence"):
+            found = terms(model, step)
         seen.add(found, step)
         looks = step % EVERY == 1 or step + 1 == trainer.state.max_steps
         # A term of nothing yet weighs nothing: there is no gradient, which is a ratio of 0.
@@ -123,6 +126,11 @@ class _Seen:
         self._new_ratio: float | None = None
 
     def add(self, found: Terms, step: int) -> None:
+        if not isinstance(found, Terms):
+            raise RecipeError(
+                f"{self.name}, step {step + 1}", seen=f"a {type(found).__name__}", expected="Terms(total, logged)",
+                remedy="mend the defence",
+            )  # fmt: skip
         self.steps += 1
         self._names = list(found.logged)
         terms = torch.stack([part.detach().float() for part in (*found.logged.values(), found.total)])

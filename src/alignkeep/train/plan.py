@@ -15,6 +15,7 @@ from alignkeep.train.prepare import Prepared, prepare
 from alignkeep.trainers.adapters import parameter_counts
 from alignkeep.trainers.arguments import uses_accelerator, world_size
 
+_PACKED = 4.127 / 8  # bytes of a number in 4 bits, with its share of the scales (blocks of 64, packed twice)
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _GRADIENT, _MOMENTS = 4, 8  # bytes per trainable parameter beside the parameter: all float32
 _PROCESS = 600_000_000  # bytes of the libraries themselves; measured
@@ -92,7 +93,7 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int,
     packed = arguments.packing
     lengths = [prepared.max_length] if packed else sorted(map(len, prepared.rows.input_ids), reverse=True)
     mine = -(-batch_size // world_size())
-    beside = 0 if prepared.defence is None else prepared.defence.beside
+    beside = 0 if prepared.defence is None else prepared.defence.examples_beside
     tokens = lengths[0] * (mine + beside)
     kept = 1 if arguments.gradient_checkpointing else kept_per_token(text, config.method) / text.hidden_size
     kept *= text.hidden_size * text.num_hidden_layers * (2 if arguments.bf16 else size)
@@ -112,7 +113,19 @@ def _memory(config: TrainConfig, prepared: Prepared, total: int, trainable: int,
         passing = max(passing, for_backward(_MEASURED * longest))
     adapter = 0 if prepared.adapter is None else trainable * 4
     # Gradients come as what was kept for them goes.
-    return int(_PROCESS + total * size + adapter + trainable * _MOMENTS + max(trainable * _GRADIENT, passing) + guard)
+    weights = total * size if config.load.quantization is None else _packed(prepared.skeleton, total, size)
+    return int(_PROCESS + weights + adapter + trainable * _MOMENTS + max(trainable * _GRADIENT, passing) + guard)
+
+
+def _packed(skeleton: Any, total: int, size: int) -> float:
+    """Bytes of weights whose linear layers are packed; embeddings and the head stay as they are."""
+    head = skeleton.get_output_embeddings()
+    inner = sum(
+        module.weight.numel()
+        for module in skeleton.modules()
+        if type(module).__name__ == "Linear" and module is not head
+    )
+    return inner * _PACKED + (total - inner) * size
 
 
 def kept_per_token(text: Any, method: str) -> float:

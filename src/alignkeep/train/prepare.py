@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkeep.data import read_examples
+from alignkeep.errors import RecipeError
 from alignkeep.models.folders import localise
-from alignkeep.models.loading import check_loads, load_tokenizer
+from alignkeep.models.loading import check_loads, check_packing, load_tokenizer
 from alignkeep.train.arguments import sft_config
 from alignkeep.train.config import ProbeSettings, TrainConfig
 from alignkeep.train.defence import Before
@@ -82,8 +83,7 @@ def prepare(config: TrainConfig) -> Prepared:
     examples = read_examples(config.data, columns=config.columns)
     weights = example_weights(examples, config.data, config.weights)
     skeleton = skeleton_of(base, config.load)
-    if not config.has_adapter:
-        check_loads(base, trust_remote_code=config.load.trust_remote_code)
+    _check_base(config, base)
     adapter = lora_config(config.lora, skeleton, "train") if config.has_adapter else None
     adapted = None if adapter is None else put_on(skeleton, adapter, "train")
     tokenizer = load_tokenizer(config.model, config.load)
@@ -120,6 +120,21 @@ def prepare(config: TrainConfig) -> Prepared:
         probe=probe,
         data_notes=examples.notes,
     )
+
+
+def _check_base(config: TrainConfig, base: Path) -> None:
+    """A base that is trained whole is whole on disk, and is not packed."""
+    check_packing(base, config.load)
+    if config.has_adapter:
+        return
+    if config.load.quantization is not None:
+        raise RecipeError(
+            "load.quantization",
+            seen=f"{config.load.quantization}, and method full",
+            expected="a tune of an adapter, whose base stays as it is",
+            remedy="take method lora, or leave load.quantization out",
+        )
+    check_loads(base, trust_remote_code=config.load.trust_remote_code)
 
 
 def _probe(settings: ProbeSettings) -> SafetyProbe:

@@ -27,7 +27,7 @@ from alignkeep.judging.log_odds import mean_divergence, opening_tokens, refusal_
 from alignkeep.models.activations import Tokens, last_tokens, next_token_log_probs
 from alignkeep.models.loading import LoadedModel
 from alignkeep.models.matrices import untouched
-from alignkeep.trainers.kept import file_in_checkpoint, kept_file
+from alignkeep.trainers.watch import file_in_checkpoint, kept_file
 from alignkeep.types import Checkpoint, Prompt
 
 if TYPE_CHECKING:

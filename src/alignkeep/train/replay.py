@@ -54,7 +54,7 @@ class Replay(Defence[ReplaySettings]):
         "The answers are the base's own; the paper's were written by another model.",
     )
 
-    def beside(self, options: ReplaySettings) -> int:
+    def examples_beside(self, options: ReplaySettings) -> int:
         return options.examples
 
     def is_off(self, options: ReplaySettings) -> bool:

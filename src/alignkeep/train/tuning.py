@@ -46,8 +46,10 @@ def tune(config: TrainConfig, prepared: Prepared, work: Path, progress: Progress
 
     checkpoints = work / "trainer"
     prepared.arguments.output_dir = str(checkpoints)
-    # The trainer places the model itself, which processes of one machine must not do on one device.
-    load = LoadConfig(**{**config.load.model_dump(), "device": "cpu", "dtype": prepared.dtype})
+    # The trainer places the model itself, which processes of one machine must not do on one device; packed weights stay
+    # where they are made.
+    device = str(prepared.arguments.device) if config.load.quantization else "cpu"
+    load = LoadConfig(**{**config.load.model_dump(), "device": device, "dtype": prepared.dtype})
     loaded = load_model(config.model, load)
     if not config.has_adapter:
         freeze_beside_language(loaded.model)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from alignkeep.checkpoint.beside import CONFIG, INDEX, TOKENIZER, copy_beside
+from alignkeep.checkpoint.companions import CONFIG, INDEX, TOKENIZER, copy_companions
 from alignkeep.checkpoint.files import write_json
 from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.reading import COPY_BYTES, StoredNumbers
@@ -48,7 +48,7 @@ def place_adapter(made: Path, work: Path, base: Path, model: Any, *, reference: 
         if isinstance(settings.get(key), list):
             settings[key] = sorted(settings[key])  # PEFT keeps a set, whose order changes from run to run
     write_json(work / "adapter_config.json", settings)
-    copied = copy_beside(base, work, TOKENIZER)
+    copied = copy_companions(base, work, TOKENIZER)
     check_same_files(work, base, copied)
     # save_embedding_layers: left to itself PEFT asks the hub whether the vocabulary has grown; it has not.
     return check_adapter(work, planned(get_peft_model_state_dict(model, save_embedding_layers=False)))
@@ -67,7 +67,7 @@ def place_model(made: Path, work: Path, base: Path, model: Any, *, trust_remote_
     written = rewrite(before, edits, work)
     (work / JOURNAL).unlink()
     is_sharded = any(entry.file.name != "model.safetensors" for entry in before.values())
-    copied = copy_beside(base, work, (*TOKENIZER, *CONFIG, *([INDEX] if is_sharded else [])))
+    copied = copy_companions(base, work, (*TOKENIZER, *CONFIG, *([INDEX] if is_sharded else [])))
     check_same_files(work, base, copied)
     check_tuned(work, base)
     check_loads(work, trust_remote_code=trust_remote_code)

@@ -1,4 +1,5 @@
-"""What is done beside the steps: progress, a stop at a loss that is not a number, checkpoints known complete."""
+"""What is done beside the steps: progress, a stop at a loss that is not a number, checkpoints known complete, and files
+of ours in them, for callbacks of a tune that is continued."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignkeep.checkpoint.parts import SEALED, is_whole, seal
-from alignkeep.errors import RecipeError
+from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.progress import Progress
 
 
@@ -83,3 +84,22 @@ def has_checkpoint(folder: Path) -> bool:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def file_in_checkpoint(args: TrainingArguments, state: TrainerState, name: str) -> Path:
+    """In the checkpoint of this step."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / name
+
+
+def kept_file(args: TrainingArguments, state: TrainerState, name: str, without: str) -> Path:
+    """The same, written by the trainer that is continued. Raises CheckpointError where it is not there; `without` is
+    the setting that does without it."""
+    file = file_in_checkpoint(args, state, name)
+    if not file.is_file():
+        raise CheckpointError(
+            str(file.parent),
+            seen=f"a checkpoint without {name}",
+            expected="what the trainer that is continued wrote into it",
+            remedy=f"continue from a checkpoint in output_dir, or {without}",
+        )
+    return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import get_args
 
@@ -15,6 +16,7 @@ from alignkeep.curate.methods.random import Chance
 from alignkeep.curate.methods.sot import PushPull
 from alignkeep.errors import RecipeError
 from alignkeep.objects import is_spec, load_object
+from alignkeep.settings import described
 from alignkeep.works import Citation, Work, works
 
 METHODS: tuple[CurationMethod, ...] = (PushPull(), MeanCosine(), ImportanceRatio(), Bidirectional(), Chance())
@@ -45,6 +47,14 @@ def as_method(found: object, spec: str) -> CurationMethod:
                 expected=expected, remedy=_REMEDY,
             )  # fmt: skip
     return found  # pyright: ignore[reportReturnType]
+
+
+def listing(more: str | None = None) -> Iterator[str]:
+    """Every way to choose, and the one that `more` names, with what it does and its options: lines for a reader."""
+    own = [load_method(more)] if more is not None and is_spec(more) else []
+    for method in (*METHODS, *own):
+        yield f"{method.name if method in METHODS else more}: {method.title}"
+        yield from (f"    {line}" for line in described(method.options))
 
 
 def cited(spec: str) -> tuple[Citation, ...]:

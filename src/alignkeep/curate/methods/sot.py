@@ -1,4 +1,4 @@
-"""Push and pull by optimal transport: the mathematics is in weighting.py, transport.py, pull.py and temperature.py."""
+"""Push and pull by optimal transport: the mathematics is in weighting, transport, free_masses and temperature.py."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ CONFIG = ("config.json", "generation_config.json", "*.py")
 INDEX = "model.safetensors.index.json"
 
 
-def copy_beside(base: Path, work: Path, patterns: Iterable[str]) -> list[str]:
+def copy_companions(base: Path, work: Path, patterns: Iterable[str]) -> list[str]:
     """Copy the base's files of these patterns into `work`; returns their names."""
     wanted = tuple(patterns)
     names = [

@@ -8,7 +8,7 @@ Since OT_eps(P_w, P_u) = max over g of <w, f(g)> + <g, u> (curate/transport.py),
     max over g of  <g, u> - tau ln mean_i exp(-(f_i(g) + price_i) / tau),      w_i ~ exp(-(f_i(g) + price_i) / tau)
 
 a concave problem in the few target potentials. Its slope is u minus the plan's target marginal M at these w, and with
-the shares s of a source's mass (curate/passes.py) its curvature is
+the shares s of a source's mass (curate/costs.py) its curvature is
 
     -(diag(M) - s' W s) / eps - (s' W s - M M') / tau
 
@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignkeep.curate.passes import Costs, Look, Passes
+from alignkeep.curate.costs import Costs, Look, Passes
 from alignkeep.curate.transport import MOST, TOLERANCE, Transport, as_transport, solved
 
 _GROWTH = 30.0  # how far a step may move a potential, over tau: masses grow by e^30 at most, which float32 holds

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from alignkeep.curate.pull import _Free, level_of, pull
+from alignkeep.curate.free_masses import _Free, level_of, pull
 from alignkeep.curate.transport import CosineCosts, DenseCosts, Transport, transport
 from together import Total, together
 

@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from alignkeep.checkpoint.files import jsonable
 from alignkeep.errors import RecipeError
 from alignkeep.recipe import REFERENCES, TESTBED, anchor
-from alignkeep.settings import Settings
+from alignkeep.settings import Checked, Settings
 
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def settle(
+def config_of(
     cls: type[Config], file: Path | None, assignments: Sequence[str] | None, flags: Mapping[str, object]
 ) -> Config:
     """The config of one verb. Relative paths in the file are those of its folder.
@@ -28,6 +28,8 @@ def settle(
     settings = Settings()
     if file is not None:
         settings = Settings.read(file)
+        if issubclass(cls, Checked):
+            settings.values = cls.placed(settings.values)
         settings.change(REFERENCES, lambda reference: anchor(reference, file.parent))
     settings.put_all(flags)
     settings.assign(assignments or ())
@@ -36,31 +38,6 @@ def settle(
         raise typer.BadParameter(f"{' and '.join(missing)} must be given (as argument, option, --set or in --config).")
     settings.change(REFERENCES, _refuse_testbed)
     return settings.build(cls)
-
-
-def load_flags(
-    device: str | None, dtype: str | None, revision: str | None, trust_remote_code: bool | None, *, stage: str = ""
-) -> dict[str, object]:
-    """The options on loading models as settings; `stage` is the recipe's stage they are for."""
-    prefix = f"{stage}.load" if stage else "load"
-    return {
-        f"{prefix}.device": device,
-        f"{prefix}.dtype": dtype,
-        f"{prefix}.revision": revision,
-        f"{prefix}.trust_remote_code": trust_remote_code,
-    }
-
-
-def generation_flags(
-    max_new_tokens: int | None, batch_size: int | None, backend: str | None, *, stage: str = ""
-) -> dict[str, object]:
-    """The options on generation as settings; `stage` is the recipe's stage they are for."""
-    prefix = f"{stage}.generation" if stage else "generation"
-    return {
-        f"{prefix}.max_new_tokens": max_new_tokens,
-        f"{prefix}.batch_size": batch_size,
-        f"{prefix}.backend": backend,
-    }
 
 
 def facts_of(result: Any) -> dict[str, object]:

@@ -1,0 +1,84 @@
+"""`alignkeep fix`: a tune in, the best repair without training out, or word of what was tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignkeep.cli import options as o
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alignkeep.repair import FixResult
+
+Tune = Annotated[str | None, typer.Argument(metavar="TUNE", help="Folder or hub id of a tuned model.")]
+Task = Annotated[
+    str | None, typer.Option("--task", help="Prompts with one right answer each: half chooses, half reports.")
+]
+Base = Annotated[str | None, typer.Option("--base", help="The model before tuning (default: what the tune names)")]
+Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
+TuningData = Annotated[str | None, typer.Option("--tuning-data", help="What it was tuned on: repairs spare it.")]
+Gain = Annotated[float | None, typer.Option("--gain", help="Share of the task's gain that is kept at least [0.75].")]
+Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind in each half.")]
+Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
+Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
+Policy = Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")]
+
+
+@o.spread
+def fix(
+    out: o.Out,
+    model: Tune = None,
+    task: Task = None,
+    base: Base = None,
+    suite: Suite = None,
+    tuning_data: TuningData = None,
+    gain: Gain = None,
+    columns: o.Columns = None,
+    judge: Judge = None,
+    attacks: Attacks = None,
+    limit: Limit = None,
+    policy: Policy = "default",
+    *,
+    making: o.Making,
+    loading: o.Loading,
+    asking: o.Asking,
+    common: o.Common,
+) -> None:
+    """Give a tune its safety back without training: merges, an injection and both are tried, the best one is kept."""
+    flags: dict[str, object] = {
+        "model": model, "task": task, "base": base, "suite": suite, "tuning_data": tuning_data, "gain": gain,
+        "columns": columns, "judge": judge, "attacks": attacks, "limit": limit, "seed": making.seed,
+    }  # fmt: skip
+    with common.session() as session:
+        from alignkeep.cli.configs import config_of
+        from alignkeep.repair import FixConfig
+        from alignkeep.repair import fix as repair
+
+        flags |= {**loading.under(), **asking.under()}
+        settings = config_of(FixConfig, common.config, common.assignments, flags)
+        found = repair(settings, out=out, policy=policy, progress=session.progress, **making.how)
+        session.show(found.as_json(), lambda console: _say(console, found))
+
+
+def _say(console: Console, found: FixResult) -> None:
+    """Which model to ship, what that is worth, what else was tried, the verdict and the next command."""
+    from alignkeep.gate.decision import Answer
+    from alignkeep.gate.output import WORDS, bound_line, percent
+    from alignkeep.judging.metrics import HARM_REFUSAL, TASK_ACCURACY
+
+    (gated,) = found.verdict.models
+    lines = [f"ship {found.model} ({found.name})"]
+    for metric in (HARM_REFUSAL, TASK_ACCURACY):
+        cards = (found.repaired.base_metrics, found.tuned.metrics, found.repaired.metrics)
+        three = [rates[metric.name] for rates in cards]
+        base, tuned, repaired = map(percent, three)
+        lines.append(f"{metric.title}: base {base}, tune {tuned}, repaired {repaired}, n = {three[2].n}")
+    lines += [f"tried, on the other half: {line}" for line in found.tried]
+    lines.append(f"{WORDS[gated.answer]}: {gated.model} against {found.base.reference}")
+    lines += [f"  {bound_line(line)}" for line in gated.lines if line.answer not in (Answer.PASS, None)]
+    lines += [f"page: {found.page}", f"next: alignkeep gate {found.folder}"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
