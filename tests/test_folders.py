@@ -352,6 +352,16 @@ def test_a_partial_folder_with_a_link_in_it_is_begun_anew_and_the_link_not_follo
     assert (tmp_path / "own" / "thesis.txt").read_text() == "mine"
 
 
+def test_a_link_to_a_partial_folder_of_ours_is_not_followed(tmp_path: Path) -> None:
+    other = OutputFolder.open(tmp_path / "elsewhere" / "out", stage="stage", identity="b")
+    write_text(other.work / "file.txt", "half")
+    other.close()
+    (tmp_path / ".out.partial").symlink_to(other.work)
+    make(tmp_path / "out", "b", "new")
+    assert not (tmp_path / "out").is_symlink()
+    assert (other.work / "file.txt").read_text() == "half"
+
+
 @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "sub/notes.txt", "empty/", "report.html", "link"])
 def test_a_result_into_which_the_user_put_something_is_not_replaced(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
