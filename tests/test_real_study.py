@@ -126,3 +126,10 @@ def test_the_page_has_a_row_for_each_cell_that_is_done_and_names_the_others(tmp_
     assert "old" not in text
     assert text.startswith("before\n")
     assert table.filled(text) == text
+
+
+def test_the_tables_of_the_page_are_those_of_the_results():
+    """Write them anew with `python benchmarks/real/table.py`."""
+    page = (Path(__file__).parents[1] / "docs" / "real-model.md").read_text(encoding="utf-8")
+    assert table.filled(page) == page
+    assert "<!-- cells: raw aligned -->" in page
