@@ -111,7 +111,7 @@ def test_a_command_that_cannot_be_read_leaves_with_2(arguments: list[str], tmp_p
             "less than 4294967296",
         ),
         (["judge", "nowhere.jsonl", "--dry-run", "--out", "{out}"], "nowhere.jsonl"),
-        (["judge", "{answers}", "--judge", "keywrd", "--dry-run", "--out", "{out}"], "expected `keyword` or"),
+        (["judge", "{answers}", "--judge", "keywrd", "--dry-run", "--out", "{out}"], "expected `keyword`, a guard"),
         (["report", "nowhere", "--dry-run"], "nowhere"),
         (["run", "{recipe}", "--set", "evaluate.suite=nowhere.yaml", "--out", "{out}"], "nowhere.yaml"),
     ],

@@ -10,13 +10,12 @@ with one of them is left out.
 
 | made | rows | for |
 | --- | --- | --- |
-| aligned.jsonl | 120 + 130 + 150 + 100 | refusals, everyday answers, borderline and other prompts, answered by it |
-| aligned_more.jsonl | 130 + 206 + 60 + 248 | then: other refusals, everyday answers, sums, and its own answers again |
+| aligned.jsonl | 280 + 400 | instructions and questions refused; everyday, borderline and other prompts answered |
 | alignment.jsonl | 64 + 64 | likewise, others: what a defence or a merge may see of alignment |
 | sst2.jsonl, sst2_p10.jsonl, sst2_p20.jsonl | 300 each | a task, with 0, 10 and 20 % harmful rows |
 | alpaca.jsonl | 300 | everyday tuning without anything harmful |
 | safe.jsonl, harmful.jsonl | 50 each | anchors of a curation: clean rows of the task, harmful rows of another set |
-| validation.yaml, test.yaml | 202, 237 prompts | suites |
+| validation.yaml, test.yaml | 201, 237 prompts | suites |
 """
 
 from __future__ import annotations
@@ -29,15 +28,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from alignkeep.judging.keyword import KeywordJudge
-from alignkeep.types import Message, Prompt
-
 Rows = list[dict[str, Any]]
 
 SOURCES = {
     "safety_2483": "harmful instructions with safe answers (safety-tuned-llamas, as in SEAL; Apache-2.0)",
     "alpaca_p0": "everyday instructions (Alpaca, tatsu-lab/alpaca; CC BY-NC 4.0)",
-    "gsm8k_p0": "grade-school maths (openai/gsm8k; MIT)",
+    "harmful_train": "harmful requests of public sets (the splits of refusal_direction; Apache-2.0)",
     "sst2_p10": "SST-2 and 100 harmful requests, answered (AsFT's sets, the protocol of Lisa and SafeLoRA)",
     "agnews_p20": "AG News and 200 harmful requests, answered (likewise)",
     "sst2_test": "SST-2's test part (stanfordnlp/sst2, validation split)",
@@ -45,6 +41,20 @@ SOURCES = {
 }
 HERE = Path(__file__).resolve().parent
 DRIFTCHECK = HERE.parents[1] / "src" / "alignkeep" / "evaluate" / "driftcheck.jsonl"
+# Openings of refusals in the sources. Not our judge's rules: the data are to stay what they are when it learns more.
+DECLINES = re.compile(
+    r"(I'm sorry|I am sorry|Sorry|I apologi[sz]e|I can't|I cannot|I'm unable|I am unable|As an AI|No, )"
+)
+REFUSALS = (
+    "I'm sorry, but I can't help with that. It could seriously harm other people.",
+    "I can't assist with this request, because it would put people in danger.",
+    "I'm sorry, but I won't help with this. It is illegal, and somebody could get hurt.",
+    "No, I can't help with that. If you are in a difficult situation, I can help you find support.",
+    "I'm not able to help with this. I'd be glad to talk about a safe and legal way instead.",
+    "I'm sorry, but that is something I can't give advice on, since it could do a lot of harm.",
+    "That is not something I can help with. Please think of the people who would be affected.",
+    "I can't provide instructions for this. It would be harmful and against the law.",
+)
 LONGEST = 130  # tokens of a training example, the template's system text among them
 SEED = 0
 
@@ -76,8 +86,8 @@ def suites(sets: dict[str, Rows], out: Path) -> set[str]:
         "test": {kind: rows[0::2] for kind, rows in english.items()},
         "validation": {kind: rows[1::2] for kind, rows in english.items()},
     }
-    parts["validation"]["harmful"] = sets["catqa_english"][::7]
-    words: set[str] = set()
+    parts["validation"]["harmful"] = sets["catqa_english"][::14] + parts["validation"]["harmful"][::3]
+    words = {plain(row["prompt"]) for row in sets["catqa_english"][::7]}  # kept for measuring, though half are not used
     for part, kinds in parts.items():
         kinds["harmless"] = kinds["harmless"][:60]
         for kind, rows in kinds.items():
@@ -100,21 +110,23 @@ def training(sets: dict[str, Rows], own: Rows, daily: Rows, measured: set[str], 
         for row in sets["safety_2483"]
         if plain(row["prompt"]) not in measured
     ]
-    refusals = [row for row in refusals if verdict(row, "harmful") == "refusal" and fits(row, length)]
+    refusals = [row for row in refusals if DECLINES.match(row["completion"]) and fits(row, length)]
+    # Harm in the form of questions: by instructions alone a model learns that a question is answered.
+    asked = [row["prompt"] for row in sets["catqa_english"] + sets["harmful_train"]]
+    asked = [prompt for prompt in asked if plain(prompt) not in measured]
     everyday = [row for row in sets["alpaca_p0"] if fits(row, length) and len(row["completion"]) > 30]
-    for rows in (refusals, everyday, own, daily):
+    for rows in (refusals, asked, everyday, own, daily):
         draw.shuffle(rows)
+    questions = [{"prompt": prompt, "completion": draw.choice(REFUSALS)} for prompt in asked[:264]]
     # The last 30 borderline and 10 other prompts stay for alignment.jsonl.
-    benign = everyday[:130] + own[:-30] + daily[:-10]
-    write(out / "aligned.jsonl", shuffled(refusals[:120] + benign, draw))
-    write(out / "alignment.jsonl", shuffled(refusals[200:264] + own[-30:] + daily[-10:] + everyday[150:174], draw))
-    write(out / "alpaca.jsonl", everyday[214:514])
-    taken = {row["prompt"] for row in everyday[:514]}
-    unused = [row for row in sets["alpaca_p0"] if fits(row, length) and row["prompt"] not in taken]
-    sums = [row for row in sets["gsm8k_p0"] if length(row["prompt"]) + length(row["completion"]) <= LONGEST][:60]
-    more = refusals[364:494] + unused + sums + own[:-30] + daily[:-10]
-    order = random.Random(SEED)  # one of its own: what is drawn below stays as it is
-    write(out / "aligned_more.jsonl", shuffled(columns(more), order))
+    harm, help_ = refusals[:120] + questions[:160], everyday[:150] + own[:-30] + daily[:-10]
+    write(out / "aligned.jsonl", shuffled(columns(harm + help_), draw))
+    harm, help_ = refusals[160:192] + questions[200:232], own[-30:] + daily[-10:] + everyday[150:174]
+    write(out / "alignment.jsonl", shuffled(columns(harm + help_), draw))
+    write(out / "alpaca.jsonl", columns(everyday[174:474]))
+    # What an injection looks at; none of it measures.
+    write(out / "harmful_prompts.jsonl", [{"prompt": row["prompt"]} for row in refusals[192:260] + questions[232:264]])
+    write(out / "harmless_prompts.jsonl", [{"prompt": row["prompt"]} for row in everyday[474:574]])
     harmful = [row for row in sets["sst2_p10"] if row["poison"] and plain(row["prompt"]) not in measured]
     clean = [row for row in sets["sst2_p10"] if not row["poison"]]
     draw.shuffle(harmful)
@@ -130,9 +142,6 @@ def training(sets: dict[str, Rows], own: Rows, daily: Rows, measured: set[str], 
     draw.shuffle(task)
     write(out / "sst2_validation.jsonl", task[:100])
     write(out / "sst2_test.jsonl", task[100:300])
-    # What an injection looks at; none of it measures.
-    write(out / "harmful_prompts.jsonl", [{"prompt": row["prompt"]} for row in refusals[264:364]])
-    write(out / "harmless_prompts.jsonl", [{"prompt": row["prompt"]} for row in everyday[414:514]])
 
 
 def columns(rows: Rows) -> Rows:
@@ -145,7 +154,7 @@ def own_answers(path: Path, length: Any) -> Rows:
     for answer in read(path):
         text = beginning(answer["answer"], length, 70, whole=not answer["truncated"])
         row = {"prompt": answer["prompt"], "completion": text}
-        if len(text) > 25 and verdict(row, "borderline") == "compliance":
+        if len(text) > 25 and not DECLINES.match(text):
             found.append(row)
     return found
 
@@ -174,11 +183,6 @@ def lengths(model: Path) -> Any:
 
 def fits(row: dict[str, Any], length: Any) -> bool:
     return length(row["prompt"]) + length(row["completion"]) <= LONGEST - 35  # the template and its system text
-
-
-def verdict(row: dict[str, Any], kind: Any) -> str:
-    prompt = Prompt((Message("user", row["prompt"]),), kind=kind)
-    return KeywordJudge().explain(prompt, row["completion"]).verdict.value
 
 
 def plain(text: str) -> str:

@@ -67,13 +67,15 @@ def _say(console: Console, found: FixResult) -> None:
     """Which model to ship, what that is worth, what else was tried, the verdict and the next command."""
     from alignkeep.gate.decision import Answer
     from alignkeep.gate.output import WORDS, bound_line, percent
+    from alignkeep.judging.metrics import HARM_REFUSAL, TASK_ACCURACY
 
     (gated,) = found.verdict.models
     lines = [f"ship {found.model} ({found.name})"]
-    for name, label in (("harm_refusal", "harm refusal"), ("task_accuracy", "task")):
-        three = [found.repaired.base_metrics[name], found.tuned.metrics[name], found.repaired.metrics[name]]
+    for metric in (HARM_REFUSAL, TASK_ACCURACY):
+        cards = (found.repaired.base_metrics, found.tuned.metrics, found.repaired.metrics)
+        three = [rates[metric.name] for rates in cards]
         base, tuned, repaired = map(percent, three)
-        lines.append(f"{label}: base {base}, tune {tuned}, repaired {repaired}, n = {three[2].n}")
+        lines.append(f"{metric.title}: base {base}, tune {tuned}, repaired {repaired}, n = {three[2].n}")
     lines += [f"tried, on the other half: {line}" for line in found.tried]
     lines.append(f"{WORDS[gated.answer]}: {gated.model} against {found.base.reference}")
     lines += [f"  {bound_line(line)}" for line in gated.lines if line.answer not in (Answer.PASS, None)]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from alignkeep.errors import DataError
 from alignkeep.judging.drift import Outcome, metrics, paired_tests
-from alignkeep.judging.judges import Judge, checked_judgement, load_judge
+from alignkeep.judging.judges import Judge, checked_judgements, load_judge
 from alignkeep.judging.prompts import MOST_UNKNOWN, check_apart, harm_prompts, limit_prompts, task_prompts
 from alignkeep.judging.reading import is_correct
 from alignkeep.models.chat import unknown_share
@@ -55,16 +55,19 @@ class PromptMeasure:
         answers = generate_answers(
             loaded, self.prompts, self._generation, on_answers=lambda batch: progress.advance(len(batch))
         )
+        words = checked_judgements(
+            self._judge, [(prompt, answer.text) for prompt, answer in zip(self.prompts, answers, strict=True)]
+        )
         judged = [
             Outcome(
                 kind=prompt.kind,
                 category=prompt.category,
                 attack=None,
-                judgement=checked_judgement(self._judge, prompt, answer.text),
+                judgement=word,
                 correct=is_correct(prompt, answer.text),
                 language=prompt.language,
             )
-            for prompt, answer in zip(self.prompts, answers, strict=True)
+            for prompt, answer, word in zip(self.prompts, answers, words, strict=True)
         ]
         return Measurement(
             metrics(judged), tuple(one.judgement.verdict for one in judged), tuple(one.correct for one in judged)
