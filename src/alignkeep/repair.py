@@ -346,12 +346,12 @@ def _rate(card: Scorecard, name: str) -> str:
 
 def _nothing_better(config: FixConfig, tried: Sequence[Repair], tuned: Scorecard) -> NoEffectError:
     told = [
-        plain(_line(one) + ("" if one.card is None else f" ({', '.join(_faults(one.card, tuned, config.gain))})"), 70)
+        plain(_line(one) + ("" if one.card is None else f" ({', '.join(_faults(one.card, tuned, config.gain))})"), 54)
         for one in tried
     ]
     before = f"the tune has {_rate(tuned, HARM_REFUSAL.name)} and {_rate(tuned, TASK_ACCURACY.name)}"
     return NoEffectError(
-        f"fix {config.model}",
+        f"fix {Path(config.model).name}",
         seen=f"no repair better than the tune: {'; '.join(told)}; {before}",
         expected=f"more harm refusal and {config.gain:.0%} of the task's gain",
         remedy="lower --gain, give --tuning-data, or tune with a defence",
