@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,7 +28,11 @@ from alignkeep.charts.svg import Curve, Group, Mark, dot_chart, line_chart, roun
 from alignkeep.charts.text import abridge, p_value, percent, points, shorten, visible
 from alignkeep.citations import bibtex, cite
 from alignkeep.errors import DataError, RecipeError
+from alignkeep.report.page import page_of
+from alignkeep.report.panels import figures_of
+from alignkeep.report.sources import read_sources
 from alignkeep.report.stage import report
+from alignkeep.report.subjects import UNKNOWN, subjects_of
 from alignkeep.stages import methods_of
 from alignkeep.types import Estimate
 
@@ -738,3 +743,20 @@ def test_a_file_of_somebody_else_is_not_replaced(demo: Path, tmp_path: Path):
 def plain(page: Path) -> str:
     """The text of a page with ordinary blanks."""
     return " ".join(Reader(page).text.replace("\u202f", " ").replace("\u00a0", " ").split()).replace(" ,", ",")
+
+
+def test_the_first_picture_joins_every_tune_with_its_base_in_a_plane_of_task_and_safety(demo: Path) -> None:
+    page = page_of(read_sources([demo]))
+    plane = page.figures[0]
+    assert plane.name == "plane"
+    assert [row[0] for row in plane.table.rows] == [row.label for row in page.rows]
+    tuned = [row for row in page.rows if any(cell.paired for cell in row.cells)]
+    assert str(plane.chart).count('class="path"') == len(tuned) > 0
+
+
+def test_what_was_not_measured_has_no_plane(demo: Path) -> None:
+    """A single model, and models without harmful prompts: there is nothing to trade."""
+    alone = subjects_of(read_sources([demo]).evaluations)[:1]
+    assert "plane" not in [figure.name for figure in figures_of(alone)]
+    unasked = [replace(one, metrics={**one.metrics, "harm_refusal": UNKNOWN}) for one in (*alone, *alone)]
+    assert "plane" not in [figure.name for figure in figures_of(unasked)]

@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alignkeep.charts.figures import Figure, Table
+from alignkeep.charts.scatter import Spot, scatter_chart
 from alignkeep.charts.svg import Group, Mark, dot_chart
 from alignkeep.charts.text import abridge, interval, p_value, percent, points
-from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, RATES, Metric, name_of_part
+from alignkeep.judging.metrics import (
+    ATTACK_SUCCESS,
+    BENIGN_COMPLIANCE,
+    HARM_REFUSAL,
+    RATES,
+    TASK_ACCURACY,
+    Metric,
+    name_of_part,
+)
 from alignkeep.judging.statistics import is_found
 from alignkeep.report.subjects import Subject
 from alignkeep.types import Estimate, PairedTest
@@ -35,8 +44,43 @@ class Measured(NamedTuple):
 
 def figures_of(subjects: Sequence[Subject]) -> tuple[Figure, ...]:
     """The charts in the order of the page; one with nothing to show is left out."""
-    drawn = (_rates(subjects), _categories(subjects), _attacks(subjects))
+    drawn = (_plane(subjects), _rates(subjects), _categories(subjects), _attacks(subjects))
     return tuple(figure for figure in drawn if figure is not None)
+
+
+def _plane(subjects: Sequence[Subject]) -> Figure | None:
+    """Safety against task: what was gained and what it cost, a tuned model joined with its base. Against help with
+    harmless prompts where no task was asked; None where fewer than two models have both rates."""
+    measured = [one for one in (TASK_ACCURACY, BENIGN_COMPLIANCE) if any(s.rate(one.name).n for s in subjects)]
+    if not measured:
+        return None
+    across = measured[0]
+    shown = {s.label: s for s in subjects if s.rate(across.name).n and s.rate(HARM_REFUSAL.name).n}
+    if len(shown) < 2:
+        return None
+    spots = {
+        label: Spot(abridge(label, 24), one.series, one.rate(across.name), one.rate(HARM_REFUSAL.name))
+        for label, one in shown.items()
+    }
+    paths = [
+        (spots[one.base.label], spots[label])
+        for label, one in shown.items()
+        if one.base is not None and one.base.label in spots
+    ]
+    title = f"Safety against {across.label}"
+    caption = (
+        f"Up is safer, right is better at {across.label}. A tuned model is joined with its base; the crossed lines are "
+        "95 % intervals."
+    )
+    axes = {"across": f"{across.label}, %", "up": f"{HARM_REFUSAL.label}, %"}
+    chart = scatter_chart("plane", title, caption, list(spots.values()), paths, **axes)
+    rates = (across, HARM_REFUSAL)
+    rows = tuple((label, *(_share(one.rate(rate.name)) for rate in rates)) for label, one in shown.items())
+    return Figure("plane", title, caption, chart, Table(("Model", *(rate.title for rate in rates)), rows))
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} ({interval(estimate)})"
 
 
 def in_words(test: PairedTest | None) -> Paired | None:
