@@ -457,3 +457,11 @@ def test_a_mixture_of_experts_that_reports_its_router_loss_answers_as_one_that_d
         asked = [Prompt((Message("user", text),)) for text in ("How is bread ?", "I bake .", "fix a bike please")]
         answers.append(generate_answers(loaded, asked, GenerationConfig(max_new_tokens=6, batch_size=3)))
     assert answers[0] == answers[1]
+
+
+def test_a_model_whose_first_word_ends_its_answer_is_tried_like_any_other(tmp_path: Path) -> None:
+    """`generate` would end the trial at the model's own end token, with fewer steps than are compared."""
+    model = load_model(str(build_tiny_model(tmp_path / "model", seed=0))).model
+    first = model(torch.tensor([[3, 1, 2]])).logits[0, -1].argmax().item()  # what it says to the trial's first prompt
+    model.generation_config.eos_token_id = first
+    assert batching(model) is Batching.ROWS

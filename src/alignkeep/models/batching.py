@@ -138,7 +138,8 @@ def _prompts(model: Any) -> list[list[int]]:
 
 def _said(model: Any, prompts: list[list[int]]) -> list[Tensor]:
     """Logits of the first prompt at every step, by `generate`: (V,) each."""
-    given = generated(model, prompts, _STEPS, [], 0, output_logits=True, return_dict_in_generate=True)
+    # No token ends a row: without any named, `generate` would end at those of the model's own generation_config.
+    given = generated(model, prompts, _STEPS, [-1], 0, output_logits=True, return_dict_in_generate=True)
     return [step[0].float() for step in given.logits]
 
 
