@@ -40,7 +40,7 @@ def world(tmp_path, monkeypatch):
         out = Path(command[command.index("--out") + 1])
         made.append(out.name)
         (out / "evaluate").mkdir(parents=True, exist_ok=True)
-        (out / "evaluate" / "scorecard.json").write_text('{"metrics": {}}')
+        (out / "evaluate" / "scorecard.json").write_text(json.dumps({"metrics": {}, "model": str(out / "train")}))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(study.subprocess, "run", run)
@@ -58,7 +58,8 @@ def test_cells_come_after_what_they_need_and_are_done_once(world, monkeypatch):
     go(world, monkeypatch)
     assert len(world.made) == 3
     kept = json.loads((world.root / "results" / "a_third.json").read_text())
-    assert kept["evaluate/scorecard.json"] == {"metrics": {}}
+    # Where the work folder lies is not told.
+    assert kept["evaluate/scorecard.json"] == {"metrics": {}, "model": "real/runs/a_third/train"}
 
 
 def test_a_model_is_made_again_only_for_a_cell_that_is_not_done(world, monkeypatch):

@@ -155,7 +155,9 @@ def make(cell: Cell, work: Path, cells: dict[str, Cell], minutes: float) -> bool
     if not is_done(cell, work, cells):
         RESULTS.mkdir(parents=True, exist_ok=True)
         found = {"fingerprint": fingerprint, "seconds": seconds, **kept(out)}
-        cell.result.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        # Where the work folder lies is nobody's business.
+        cell.result.write_text(text.replace(f"{work}/", "real/"), encoding="utf-8")
     print(f"{cell.name}: {seconds} s", flush=True)
     return True
 
