@@ -127,3 +127,23 @@ def test_what_cannot_be_packed_is_refused(tiny_model, tmp_path, monkeypatch):
     )  # pyright: ignore[reportArgumentType]
     with pytest.raises(RecipeError, match=r"nf4, and method full.*take method lora"):
         plan(config)
+
+
+@pytest.mark.parametrize("verb", ["merge", "inject", "align"])
+def test_verbs_that_need_the_numbers_themselves_refuse_packed_ones(tiny_model, verb):
+    """A sweep over packed weights measured something else, and ended well."""
+    from alignkeep.align.config import AlignConfig
+    from alignkeep.align.prepare import prepare as prepare_align
+    from alignkeep.inject.config import InjectConfig
+    from alignkeep.inject.prepare import prepare as prepare_inject
+    from alignkeep.merge.config import MergeConfig
+    from alignkeep.merge.prepare import prepare as prepare_merge
+
+    load, model = {"quantization": "nf4"}, str(tiny_model)
+    verbs = {
+        "merge": lambda: prepare_merge(MergeConfig(base=model, tuned=(model,), load=load)),
+        "inject": lambda: prepare_inject(InjectConfig(model=model, harmful="a", harmless="b", load=load)),
+        "align": lambda: prepare_align(AlignConfig(model=model, data="a", reward="testbed", load=load)),
+    }
+    with pytest.raises(RecipeError, match=r"load\.quantization: seen nf4, for .*; expected weights as they are stored"):
+        verbs[verb]()

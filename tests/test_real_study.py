@@ -88,13 +88,17 @@ def test_what_changed_is_done_again_and_what_follows_from_it(world, monkeypatch,
 
 
 def test_a_cell_that_fails_or_takes_too_long_is_named_and_what_needs_it_waits(world, monkeypatch):
+    begun = []
+
     def stopped(command, **named):
+        begun.append(command)
         raise study.subprocess.TimeoutExpired(command, 1)
 
     monkeypatch.setattr(study.subprocess, "run", stopped)
     with pytest.raises(SystemExit, match=r"not done: c_first, b_second, a_third"):
         go(world, monkeypatch)
     assert not (world.root / "results").exists()
+    assert len(begun) == 1, "not begun again for each cell that needs it"
 
 
 def test_an_unknown_cell_and_missing_data_are_one_line(world, monkeypatch):

@@ -97,7 +97,8 @@ def main() -> None:
         for name in wanted:
             print(f"{'done  ' if name not in undone else 'open  '} {name}")
         return
-    stopped = [name for name in undone if not make(cells[name], work, cells, options.minutes)]
+    ended: set[str] = set()
+    stopped = [name for name in undone if not make(cells[name], work, cells, options.minutes, ended)]
     if stopped:
         sys.exit(f"not done: {', '.join(stopped)}; the same command goes on with them")
 
@@ -125,12 +126,22 @@ def is_done(cell: Cell, work: Path, cells: dict[str, Cell]) -> bool:
     return json.loads(cell.result.read_text(encoding="utf-8"))["fingerprint"] == cell.fingerprint(work, cells)
 
 
-def make(cell: Cell, work: Path, cells: dict[str, Cell], minutes: float) -> bool:
-    """Run a cell and keep its result; the models it needs are made first where they are not there."""
+def make(cell: Cell, work: Path, cells: dict[str, Cell], minutes: float, ended: set[str]) -> bool:
+    """Run a cell and keep its result; the models it needs are made first where they are not there. `ended` are
+    cells that were stopped or failed: they, and what needs them, wait for the next sitting."""
+    if cell.name in ended:
+        return False
+    if not made(cell, work, cells, minutes, ended):
+        ended.add(cell.name)
+        return False
+    return True
+
+
+def made(cell: Cell, work: Path, cells: dict[str, Cell], minutes: float, ended: set[str]) -> bool:
     for name in cell.needs:
-        made = work / "made" / name
-        same = made.is_file() and made.read_text() == cells[name].fingerprint(work, cells)
-        if not same and not make(cells[name], work, cells, minutes):
+        mark = work / "made" / name
+        same = mark.is_file() and mark.read_text() == cells[name].fingerprint(work, cells)
+        if not same and not make(cells[name], work, cells, minutes, ended):
             return False
     out = work / "runs" / cell.name
     command = [sys.executable, "-m", "alignkeep", "run", str(linked(cell, work)), "--out", str(out)]
@@ -149,9 +160,9 @@ def make(cell: Cell, work: Path, cells: dict[str, Cell], minutes: float) -> bool
         print(f"{cell.name}: ended with {ended.returncode}, see {log}", flush=True)
         return False
     fingerprint = cell.fingerprint(work, cells)
-    made = work / "made" / cell.name
-    made.parent.mkdir(exist_ok=True)
-    made.write_text(fingerprint)
+    mark = work / "made" / cell.name
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text(fingerprint)
     if not is_done(cell, work, cells):
         RESULTS.mkdir(parents=True, exist_ok=True)
         found = {"fingerprint": fingerprint, "seconds": seconds, **kept(out)}

@@ -74,6 +74,7 @@ def base_of(config: AlignConfig) -> Checkpoint:
 
 def prepare(config: AlignConfig) -> Prepared:
     """Check settings, data, tokenizer and target modules. Raises what each of them raises."""
+    config.load.refuse_quantization("align", "leave it out; train has it for adapters")
     arguments = grpo_config(config)
     check_reward(config.reward)
     _check_engine(arguments)
@@ -89,6 +90,14 @@ def prepare(config: AlignConfig) -> Prepared:
     skeleton = skeleton_of(base, config.load)
     tokenizer = load_tokenizer(config.model, config.load)
     template: Any = arguments.chat_template_kwargs
+    twice = sorted(config.load.template.keys() & (template or {}).keys())
+    if twice:
+        raise RecipeError(
+            f"trainer.chat_template_kwargs.{twice[0]}",
+            seen="the same argument in load.template, which would decide",
+            expected="one place for it",
+            remedy="drop one of the two",
+        )
     lengths = [len(encode_prompt(tokenizer, Prompt(row.messages), template)) for row in (*rows, *held_out)]
     new_tokens = _room(config, skeleton, lengths)
     arguments.max_completion_length = new_tokens

@@ -35,6 +35,7 @@ class Prepared:
 
 def prepare(config: InjectConfig) -> Prepared:
     """Raises RecipeError, CheckpointError or DataError naming what cannot be used; loads no model."""
+    config.load.refuse_quantization("an injection")
     found = localise(resolve(config.model, config.load.revision), with_code=config.load.trust_remote_code)
     folder = base = cast(Path, found.folder)
     if found.is_adapter:

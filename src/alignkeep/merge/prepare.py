@@ -86,6 +86,7 @@ def spectrum_of(config: MergeConfig) -> Spectrum | None:
 
 def prepare(config: MergeConfig) -> Prepared:
     """Raises RecipeError, CheckpointError, ShapeError or DataError, naming what does not fit."""
+    config.load.refuse_quantization("a merge")
     file = None if config.mergekit is None else read_mergekit(Path(config.mergekit))
     if file is not None:
         config = _with_file(config, file)

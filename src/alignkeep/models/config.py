@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from alignkeep.errors import RecipeError
 from alignkeep.settings import Checked
 
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
@@ -21,8 +22,8 @@ class LoadConfig(Checked):
     arguments of the model's chat template (`enable_thinking: false`), for every chat that is written with it.
     `device_map` spreads a model over several devices, as accelerate does; `device` then chooses nothing.
     `quantization` packs the linear layers into 4 bits while they are loaded (bitsandbytes): for answers, for an
-    adapter's base in a tune (QLoRA), and for what is measured on a model, never for what is written. (Not into 8: there
-    an answer depends on who shares its batch.)
+    adapter's base in a tune (QLoRA), and for states and gradients, never where weights are changed or written.
+    (Not into 8: there an answer depends on who shares its batch.)
     """
 
     device: str = "auto"
@@ -33,6 +34,16 @@ class LoadConfig(Checked):
     device_map: DeviceMap | None = Field(default=None, exclude_if=lambda name: name is None)
     quantization: Quantization | None = Field(default=None, exclude_if=lambda name: name is None)
     template: dict[str, bool | int | str] = Field(default_factory=dict, exclude_if=lambda arguments: not arguments)
+
+    def refuse_quantization(self, verb: str, remedy: str = "leave it out") -> None:
+        """Raises RecipeError where packed weights are asked for by a verb that needs the numbers themselves."""
+        if self.quantization is not None:
+            raise RecipeError(
+                "load.quantization",
+                seen=f"{self.quantization}, for {verb}",
+                expected="weights as they are stored",
+                remedy=remedy,
+            )
 
     @field_validator("device")
     @classmethod
@@ -55,3 +66,12 @@ class GenerationConfig(Checked):
     # Left out of a record where they are not given.
     vllm: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda arguments: not arguments)
     thinking_tokens: int | None = Field(default=None, gt=0, le=1_000_000_000, exclude_if=lambda most: most is None)
+
+    @model_validator(mode="after")
+    def _vllm_reads_them(self) -> GenerationConfig:
+        own = sorted({"model", "dtype", "seed", "enable_lora", "max_lora_rank"} & self.vllm.keys())
+        if own:
+            raise ValueError(f"arguments of vllm other than {own[0]}, which the verb sets")
+        if self.vllm and self.backend != "vllm":
+            raise ValueError("backend vllm, which alone reads the arguments of vllm")
+        return self

@@ -19,8 +19,6 @@ _CHUNK = 1 << 20  # bytes read at a time
 _NAMES = ("config.", "generation_config.", "tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_")
 _ENDINGS = (".jinja", ".model", ".py")
 
-_ANY = "any/base"  # of an adapter that names none, where its base does not count
-
 
 def fingerprint_model(
     reference: str, revision: str | None = None, *, with_base: bool = True, base: str | None = None
@@ -35,7 +33,8 @@ def fingerprint_model(
     All weights are read once (XXH3, several files' tensors at a time); in one process a file that has not changed
     since, by its times, is not read again.
     """
-    checkpoint = localise(resolve(reference, revision, base=base if with_base else _ANY))
+    found = resolve(reference, revision, base=base, with_base=with_base)
+    checkpoint = localise(found, with_base=with_base)
     folder = cast(Path, checkpoint.folder)
     parts = [f"{file.name} {_of_text(file.read_bytes())}" for file in sorted(folder.iterdir()) if _decides(file)]
     parts.append(f"weights {_of_weights(folder, adapter=checkpoint.is_adapter)}")

@@ -24,10 +24,12 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 _HUB_LEFT_OUT = ("*/*.safetensors", "consolidated*", "original/*")
 
 
-def resolve(reference: str, revision: str | None = None, *, base: str | None = None) -> Checkpoint:
+def resolve(
+    reference: str, revision: str | None = None, *, base: str | None = None, with_base: bool = True
+) -> Checkpoint:
     """What `reference` is. A local folder is checked (files there, headers whole, no pickles), the hub is not asked.
 
-    `base` is taken for that of an adapter which names none.
+    `base` is taken for that of an adapter which names none; without `with_base` an adapter's is not looked for.
 
     Raises CheckpointError naming the file: no such folder, no config, weights missing, pickled or cut short, an adapter
     whose base is not there, a revision of a folder.
@@ -41,7 +43,7 @@ def resolve(reference: str, revision: str | None = None, *, base: str | None = N
                 expected="a revision of a hub model only",
                 remedy="drop --revision, or name the hub model",
             )
-        return _resolve_folder(reference, path, revision, base)
+        return _resolve_folder(reference, path, revision, base, with_base=with_base)
     if is_gguf(path) and revision is None:
         return Checkpoint(reference=reference, folder=None, is_adapter=False, base=None)
     if path.exists():
@@ -56,7 +58,7 @@ def resolve(reference: str, revision: str | None = None, *, base: str | None = N
     return Checkpoint(reference=reference, folder=None, is_adapter=False, base=base, revision=revision)
 
 
-def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
+def localise(checkpoint: Checkpoint, *, with_code: bool = False, with_base: bool = True) -> Checkpoint:
     """The same checkpoint with a folder: what lies on the hub is downloaded (or taken from the cache) and checked.
 
     Raises CheckpointError if the hub has no such model. If it cannot be reached, MachineError for `owner/name` and
@@ -94,7 +96,8 @@ def localise(checkpoint: Checkpoint, *, with_code: bool = False) -> Checkpoint:
             expected="a local model folder, or a connection",
             remedy="give a local folder, or try again when connected",
         ) from error
-    return _resolve_folder(checkpoint.reference, Path(folder), checkpoint.revision, checkpoint.base)
+    where = Path(folder)
+    return _resolve_folder(checkpoint.reference, where, checkpoint.revision, checkpoint.base, with_base=with_base)
 
 
 def tensor_entries(folder: Path, *, adapter: bool) -> dict[str, TensorEntry]:
@@ -153,13 +156,15 @@ def _is_pickled_weight(name: str) -> bool:
     return name.endswith(_PICKLES) and not name.startswith(("training_args", "optimizer", "scheduler", "rng_state"))
 
 
-def _resolve_folder(reference: str, folder: Path, revision: str | None, given: str | None = None) -> Checkpoint:
+def _resolve_folder(
+    reference: str, folder: Path, revision: str | None, given: str | None = None, *, with_base: bool = True
+) -> Checkpoint:
     for entry in sorted(folder.iterdir()):  # transformers and PEFT open them by name, and wait at a pipe for ever
         kind = None if entry.is_dir() else kind_of(entry)
         if kind is not None:
             raise CheckpointError(str(entry), seen=kind, expected="an ordinary file", remedy="remove it")
     if (folder / "adapter_config.json").is_file():
-        base = base_of(folder, given)[0]
+        base = base_of(folder, given)[0] if with_base else None
         _check_adapter(folder, tensor_entries(folder, adapter=True))
         return Checkpoint(reference=reference, folder=folder, is_adapter=True, base=base, revision=revision)
     if not (folder / "config.json").is_file():

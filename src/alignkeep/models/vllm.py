@@ -41,9 +41,18 @@ def answer_batches(
         answers = []
         for (index, _, _), output in zip(batch, outputs, strict=True):
             said = output.outputs[0]
-            tokens = [token for token in said.token_ids if token not in ends]
-            answers.append((index, tokens if said.finish_reason == "length" else [*tokens, *ends[:1]]))
+            answers.append((index, _up_to_end(said, ends)))
         yield answers
+
+
+def _up_to_end(said: Any, ends: list[int]) -> list[int]:
+    """The tokens of an answer, and the one that ended it. vLLM says which of ours that was, and nothing where it was
+    the model's own end token."""
+    tokens = [token for token in said.token_ids if token not in ends]
+    if said.finish_reason == "length":
+        return tokens
+    last = [token for token in said.token_ids if token in ends]
+    return [*tokens, said.stop_reason if said.stop_reason in ends else last[-1] if last else ends[0]]
 
 
 def _engine(loaded: LoadedModel, arguments: Mapping[str, Any]) -> tuple[Any, Any, Any]:
