@@ -73,9 +73,8 @@ def _keys(config: type[BaseModel], above: str = "") -> Iterator[str]:
 
 def any_setting(draw: random.Random, folder: Path, assets: Path) -> Order:
     """A key of a verb's own settings, or a field of the trainer's, with a value of no regard."""
-    from alignkeep.cli.configs import JudgeSettings, TestbedSettings
-
     from alignkeep.align.config import AlignConfig
+    from alignkeep.cli.configs import JudgeSettings, TestbedSettings
     from alignkeep.curate.config import CurateConfig
     from alignkeep.evaluate.config import EvaluateConfig
     from alignkeep.inject.config import InjectConfig
