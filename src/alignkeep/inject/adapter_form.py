@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FILE = "adapter_model.safetensors"
 EDIT = "rank_one.safetensors"  # the edit alone, where an adapter of somebody's is in the other file too
-_DOWN = ("lora_A", "lora_embedding_A")
+_DOWN, _UP = ("lora_A", "lora_embedding_A"), ("lora_B", "lora_embedding_B")
 _FIXED = ("use_dora", "lora_bias", "target_parameters")  # not one more rank, or not a pair of factors of a module
 
 
@@ -72,20 +72,27 @@ def write_joined(
 
 
 def joined(settings: Mapping[str, Any], adapter: Mapping[str, Tensor], edit: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an adapter with those of a rank-one edit as one more rank, by PEFT's names; the scale is 1."""
+    """The tensors of an adapter with those of a rank-one edit as one more rank, by PEFT's names; the scale is 1, and
+    the rank the same everywhere (filled up with 0: other readers take one rank and one alpha for all)."""
     import torch
 
     found = {without_adapter_name(name): tensor for name, tensor in adapter.items()}
     ranks = ranks_of(found)
     for name, tensor in found.items():
         place, kind = parts_of(name) or ("", "")
-        if kind in ("lora_B", "lora_embedding_B"):
+        if kind in _UP:
             found[name] = tensor.float() * scale_of(settings, place, ranks[place])
         elif place in ranks:
             found[name] = tensor.float()
     for name, tensor in edit.items():
         joint = [found[name], tensor] if name in found else [tensor]
-        found[name] = torch.cat(joint, 1 if ".lora_B." in name else 0).contiguous()
+        found[name] = torch.cat(joint, 1 if ".lora_B." in name else 0)
+    most = max(ranks_of(found).values())
+    for name, tensor in found.items():
+        kind = (parts_of(name) or ("", ""))[1]
+        missing = (0, 0, 0, most - tensor.shape[0]) if kind in _DOWN else (0, most - tensor.shape[-1])
+        if kind in (*_DOWN, *_UP):
+            found[name] = torch.nn.functional.pad(tensor, missing).contiguous()
     return found
 
 
@@ -96,12 +103,11 @@ def ranks_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def joined_settings(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    """The adapter's settings with every module named in full, and alpha equal to the rank of each."""
+    """The adapter's settings with every module named in full, and alpha equal to the rank."""
     ranks = ranks_of(tensors)
-    usual = max(set(ranks.values()), key=list(ranks.values()).count)
-    others = {place: rank for place, rank in ranks.items() if rank != usual}
+    rank = max(ranks.values())
     return {
-        **settings, "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": others,
+        **settings, "r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {},
         "target_modules": sorted(ranks), "exclude_modules": None, "layers_to_transform": None, "layers_pattern": None,
         "use_rslora": False, "init_lora_weights": True, "inference_mode": True,
     }  # fmt: skip
