@@ -473,7 +473,7 @@ def test_references_that_cannot_be_scored_are_counted_and_too_many_in_a_row_end_
 ):
     """Batches of four prompts: the second makes eight."""
     trainer = _trainer(tiny_model, tmp_path, _of_samples_alone)
-    with pytest.raises(MachineError, match=r"step 1: seen 8 references in a row of which none could be scored"):
+    with pytest.raises(MachineError, match=r"step 1: found 8 references in a row of which none could be scored"):
         trainer.train()
     assert trainer._metrics["train"]["grao/references_unscored"] == [1.0]
 
@@ -508,7 +508,7 @@ def test_a_reward_without_bound_is_refused(tiny_model, tmp_path):
 )  # fmt: skip
 def test_references_of_another_form_are_refused_with_their_row(reference, tiny_model, tmp_path):
     rows = _rows().remove_columns("reference").add_column("reference", reference)  # pyright: ignore[reportCallIssue]
-    with pytest.raises(DataError, match=r"row 1: seen the `reference` .*expected an answer: text, or turns"):
+    with pytest.raises(DataError, match=r"row 1: found the `reference` .*expected an answer: text, or turns"):
         _trainer(tiny_model, tmp_path, rows=rows).train()
 
 

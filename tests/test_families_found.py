@@ -37,7 +37,7 @@ def check_edit(tiny: Tiny, folder: Path) -> None:
     seen = writer_inputs(loaded(tiny), at_the_end(TEXTS), tiny.writers)
     assert all(len(seen[one.name]) == len(TEXTS) for one in tiny.writers if one.expert is None)
     if tiny.family in NO_ADAPTER:
-        with pytest.raises(RecipeError, match=r"form: seen adapter, of \S+\.out_proj, which PEFT does not adapt"):
+        with pytest.raises(RecipeError, match=r"form: found adapter, of \S+\.out_proj, which PEFT does not adapt"):
             check_adaptable(tiny.model, tiny.writers)
         return
     check_adaptable(tiny.model, tiny.writers)
@@ -87,13 +87,13 @@ def test_a_family_nobody_has_heard_of_works_by_structure_alone(tmp_path: Path) -
 
 def test_a_family_whose_proof_fails_is_refused_with_what_was_seen(tmp_path: Path) -> None:
     model = load(made_up(WhirlConfig, WhirlForCausalLM, tmp_path / "model"))
-    with pytest.raises(CheckpointError, match=r"floors\.0 \(Turn\): seen gather\.back, which moves the"):
+    with pytest.raises(CheckpointError, match=r"floors\.0 \(Turn\): found gather\.back, which moves the"):
         writers(model)
 
 
 def test_several_streams_side_by_side_are_refused(tmp_path: Path) -> None:
     model = load(write_tiny(tmp_path / "model", "gemma3n_text"))
-    with pytest.raises(CheckpointError, match=r"\(Gemma3nTextDecoderLayer\): seen a block that takes \[4, 1, 7, 32\]"):
+    with pytest.raises(CheckpointError, match=r"\(Gemma3nTextDecoderLayer\): found a block that takes \[4, 1, 7, 32\]"):
         writers(model)
 
 
@@ -118,7 +118,7 @@ def test_a_quantised_folder_is_refused_by_name(tmp_path: Path) -> None:
     settings["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     (folder / "config.json").write_text(json.dumps(settings))
     config = InjectConfig(model=str(folder), harmful="h.jsonl", harmless="n.jsonl")
-    with refused(CheckpointError, r"config\.json: quantization_config: seen weights quantised by fp8", tmp_path):
+    with refused(CheckpointError, r"config\.json: quantization_config: found weights quantised by fp8", tmp_path):
         inject(config, out=tmp_path / "out")
     with pytest.raises(CheckpointError, match="fp8"):
         plan(config)
