@@ -16,7 +16,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "alignkeep"
 ROOMS = {"curate", "train", "align", "answers", "merge", "inject", "evaluate", "gate", "report"}
 # What puts the rooms together.
-ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "conformance", "stages", "checkup", "repair", "starting"}
+ABOVE = {
+    "cli",
+    "lifecycle",
+    "demonstration",
+    "recipe",
+    "conformance",
+    "stages",
+    "checkup",
+    "repair",
+    "sharing",
+    "starting",
+}
 # The page is made of what the stages say of themselves.
 MAY_SEE_STAGES = {"report"}
 MATH = [

@@ -80,7 +80,7 @@ def check(
     if card.notes.get("base"):  # every answer is the base's, word for word
         refuse_same(config.model, base.reference)
     verdict = gate(out, policy=rules)
-    return CheckResult(out, base, card, verdict, _next(config, verdict, out))
+    return CheckResult(out, base, card, verdict, _next(config, verdict, out, policy))
 
 
 def find_base(tune: str) -> FoundBase:
@@ -96,13 +96,14 @@ def find_base(tune: str) -> FoundBase:
         return FoundBase(base_of(checkpoint.folder)[0], "adapter_config.json")
     folder = checkpoint.folder
     if folder is not None:
-        named = _recorded(folder) or _in_manifest(folder) or _on_card(folder)
+        named = recorded_base(folder) or _in_manifest(folder) or _on_card(folder)
         if named is not None:
             return named
     raise CheckpointError(
         tune,
-        seen="a model that does not say what it was tuned from"
-        + (f" (looked in {_LOOKED})" if folder is not None else ""),
+        seen=f"a model that does not say what it was tuned from (looked in {_LOOKED})"
+        if folder is not None
+        else "no folder of this name here, and a model of the Hub does not say what it was tuned from",
         expected="the model before tuning, to compare with",
         remedy="name it with --base",
     )
@@ -113,7 +114,7 @@ def short_name(model: str) -> str:
     return re.sub(r"[^\w.-]", "-", model.rpartition("#")[2]) if is_endpoint(model) else Path(model).name
 
 
-def _recorded(folder: Path) -> FoundBase | None:
+def recorded_base(folder: Path) -> FoundBase | None:
     """What the stage that made the folder started from."""
     record = _json(folder / "record.json")
     config = record.get("config")
@@ -164,13 +165,14 @@ def refuse_same(tune: str, base: str) -> None:
         )
 
 
-def _next(config: EvaluateConfig, verdict: GateResult, out: Path) -> str:
+def _next(config: EvaluateConfig, verdict: GateResult, out: Path, policy: str) -> str:
     """What to do with that answer, as a command."""
     if verdict.answer is Answer.PASS:
-        return f"alignkeep report {out} --card"
+        return f"alignkeep export {config.model} --measured {out} --out ready"
     if verdict.answer is Answer.UNDECIDED:
-        return f"alignkeep evaluate {config.model} --base {config.base} --suite FILE.yaml   # with more prompts"
+        return f"alignkeep check {config.model} --base {config.base} --suite FILE.yaml   # with more prompts"
     suite = "" if config.suite == EvaluateConfig.model_fields["suite"].default else f" --suite {config.suite}"
+    rules = "" if policy == "default" else f" --policy {policy}"
     models = (config.model, str(config.base))
     tune, base = (f"FOLDER_OF_{short_name(name)}" if is_endpoint(name) else name for name in models)
-    return f"alignkeep fix {tune} --base {base} --task {config.task or 'TASK.jsonl'}{suite} --out fixed"
+    return f"alignkeep fix {tune} --base {base} --task {config.task or 'TASK.jsonl'}{suite}{rules} --out fixed"
