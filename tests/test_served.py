@@ -438,7 +438,7 @@ def test_a_killed_evaluation_goes_on_and_no_answer_is_counted_twice(serve: Serve
     find_spec("fastapi") is None or find_spec("uvicorn") is None, reason="transformers serve wants them"
 )
 def test_transformers_serve_gives_the_answers_that_the_model_gives_here(tmp_path: Path) -> None:
-    model = materialise("models/weak", tmp_path)
+    model = str(materialise("models/weak", tmp_path))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
