@@ -139,6 +139,7 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
             *attacks,
             "wilson",
             *(["mcnemar"] if base else []),
+            *(["kappa"] if "," in str(settings.get("judge", "")) else []),
             *(["holm"] if base and (attacks or HARM_REFUSAL.parts_in(measured)) else []),
             *(["bootstrap"] if base and len(attacks) > 1 else []),
         )
