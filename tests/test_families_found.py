@@ -17,7 +17,7 @@ from alignkeep.inject.in_memory import edited
 from alignkeep.inject.stage import inject, plan
 from alignkeep.models.activations import writer_inputs
 from alignkeep.models.adapters import attach_adapter
-from alignkeep.models.architecture import writers
+from alignkeep.models.architecture import _tokens, writers
 from checkpoints import read_checkpoint, refused
 from families import RECENT, TINY, WIDTH, write_tiny
 from made_up import SpiralConfig, SpiralForCausalLM, WhirlConfig, WhirlForCausalLM
@@ -102,6 +102,14 @@ def test_a_matrix_of_half_precision_is_proven_as_well(tmp_path: Path) -> None:
     names = [(one.name, len(one.norms)) for one in writers(model)]
     assert [(one.name, len(one.norms)) for one in writers(model.bfloat16())] == names
     assert model.dtype == torch.bfloat16
+
+
+def test_a_model_may_have_several_ends_as_llama_3_does(tmp_path: Path) -> None:
+    """Its config says eos_token_id: [128001, 128008, 128009], and none of them is among the tokens that are tried."""
+    tiny = tiny_of("llama", tmp_path)
+    tiny.model.config.eos_token_id = [1, 2, 3]
+    assert not {1, 2, 3} & set(_tokens(tiny.model))
+    assert [one.name for one in writers(tiny.model)] == [one.name for one in tiny.writers]
 
 
 def test_a_quantised_folder_is_refused_by_name(tmp_path: Path) -> None:

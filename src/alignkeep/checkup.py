@@ -19,6 +19,7 @@ from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.gate.decision import Answer
 from alignkeep.gate.policy import read_policy
 from alignkeep.gate.stage import GateResult, gate
+from alignkeep.models.endpoint import is_endpoint
 from alignkeep.models.folders import base_of, resolve
 from alignkeep.progress import Progress
 from alignkeep.stages import stage_named
@@ -85,6 +86,11 @@ def check(
 def find_base(tune: str) -> FoundBase:
     """The base that a local tune names: an adapter's config, the record of the run that made it, a merge's manifest, or
     the model card. Raises CheckpointError saying where it was looked for."""
+    if is_endpoint(tune):
+        raise CheckpointError(
+            "base", seen="a served model, which does not say what it was tuned from",
+            expected="the model before tuning, to compare with", remedy="name it with --base",
+        )  # fmt: skip
     checkpoint = resolve(tune)
     if checkpoint.is_adapter and checkpoint.folder is not None:
         return FoundBase(base_of(checkpoint.folder)[0], "adapter_config.json")
@@ -101,6 +107,11 @@ def find_base(tune: str) -> FoundBase:
         expected="the model before tuning, to compare with",
         remedy="name it with --base",
     )
+
+
+def short_name(model: str) -> str:
+    """The last part of a path or an id, the name of a served model: letters that a folder can have."""
+    return re.sub(r"[^\w.-]", "-", model.rpartition("#")[2]) if is_endpoint(model) else Path(model).name
 
 
 def recorded_base(folder: Path) -> FoundBase | None:
@@ -146,9 +157,9 @@ def _json(path: Path) -> Mapping[str, object]:
 
 def refuse_same(tune: str, base: str) -> None:
     """A tune that is its own base would always pass."""
-    from alignkeep.models.fingerprint import fingerprint_model
+    from alignkeep.models.served import fingerprint_target
 
-    if fingerprint_model(tune, base=base) == fingerprint_model(base):
+    if fingerprint_target(tune, base=None if is_endpoint(base) else base) == fingerprint_target(base):
         raise RecipeError(
             tune, seen=f"the same model as its base {base}", expected="a tune", remedy="name the model before tuning"
         )
@@ -162,5 +173,6 @@ def _next(config: EvaluateConfig, verdict: GateResult, out: Path, policy: str) -
         return f"alignkeep check {config.model} --base {config.base} --suite FILE.yaml   # with more prompts"
     suite = "" if config.suite == EvaluateConfig.model_fields["suite"].default else f" --suite {config.suite}"
     rules = "" if policy == "default" else f" --policy {policy}"
-    task = config.task or "TASK.jsonl"
-    return f"alignkeep fix {config.model} --base {config.base} --task {task}{suite}{rules} --out fixed"
+    models = (config.model, str(config.base))
+    tune, base = (f"FOLDER_OF_{short_name(name)}" if is_endpoint(name) else name for name in models)
+    return f"alignkeep fix {tune} --base {base} --task {config.task or 'TASK.jsonl'}{suite}{rules} --out fixed"

@@ -4,7 +4,7 @@
 
 and what PEFT makes of that: lengths of rows (DoRA), biases, single tokens, a start taken out of the base. What counts
 is what the adapter says when PEFT has loaded it beside its base. PEFT names modules as they are in memory; what a
-checkpoint has on disk can be laid out otherwise (`models.stored_names`). Every tensor of the adapter has to find its
+checkpoint has on disk can be laid out otherwise (`models.stored`). Every tensor of the adapter has to find its
 place, or it is an error.
 """
 
@@ -30,7 +30,7 @@ from alignkeep.errors import CheckpointError
 from alignkeep.models.adapters import start_in_base, without_adapter_name
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
-from alignkeep.models.stored_names import StoredNames, stored_names
+from alignkeep.models.stored import StoredNames, stored_names
 
 HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
