@@ -1,7 +1,7 @@
 """What leaves the tool: one model in a folder that says nothing of the disk it was made on, with its card.
 
-Weights, configuration and tokenizer are copied; the base of an adapter is named as the Hub knows it; the card says base,
-licence, how it was made, the numbers and how to load it; what proves it lies in `audit/`, without paths.
+Weights, configuration and tokenizer are copied; the base of an adapter is named as the Hub knows it; the card says
+base, licence, how it was made, the numbers and how to load it; what proves it lies in `audit/`, without paths.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from alignkeep.checkpoint.folders import OutputFolder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import recorded_base
 from alignkeep.errors import CheckpointError, DataError, RecipeError
-from alignkeep.judging.metrics import DRIFT, HARM_REFUSAL, RATES
+from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, HARM_REFUSAL, RATES, name_of_part
 from alignkeep.judging.scorecards import SCORECARD_NAME, read_scorecard
 from alignkeep.models.folders import base_of, resolve
 from alignkeep.models.headers import load_json
@@ -85,7 +85,7 @@ def export(
 
     `measured` is the folder of its evaluation (`fix` brings one), `hub_base` the base's id on the Hub, `license` the
     licence's id (else the one on the base's card). Raises RecipeError for an adapter whose base is a folder here and
-    has no such id, DataError for an evaluation of another model, CheckpointError where a path of this disk would go out.
+    has no such id, DataError for an evaluation of another model, CheckpointError where a path of this disk would leave.
     """
     model, numbers = _chosen(Path(folder), None if measured is None else Path(measured))
     found = resolve(str(model))
@@ -196,7 +196,8 @@ def _clean_settings(work: Path, base: str | None) -> None:
         }  # fmt: skip
         if path.name == ADAPTER:
             kept = settings.get("revision") if settings.get("base_model_name_or_path") == base else None
-            clean |= {"base_model_name_or_path": base, "revision": kept}
+            task = settings.get("task_type") or "CAUSAL_LM"  # without it PEFT does not know which class to load
+            clean |= {"base_model_name_or_path": base, "revision": kept, "task_type": task}
         if clean != settings:
             write_json(path, clean)
 
@@ -246,7 +247,7 @@ def _card(
 
     card = None if measured is None else measured[0]
     rates = {} if card is None else {key: card.metrics[key] for key in RATES if key in card.metrics}
-    suite = "" if card is None else PurePath(card.suite).name
+    suite = "" if card is None else PurePath(card.suite).name.replace("#", "-")
     results = [
         EvalResult(
             task_type="text-generation", dataset_type=suite, dataset_name=suite, metric_type=key,
@@ -281,17 +282,21 @@ def _card(
 
 def _table(card: Scorecard, settings: Mapping[str, object]) -> str:
     rows = ["| | before tuning | this model | n |", "| --- | --- | --- | --- |"]
-    for key, metric in RATES.items():
+    titles = {key: f"{metric.title} ({metric.hint})" for key, metric in RATES.items()}
+    attacks = ATTACK_SUCCESS.parts_in(card.metrics)
+    titles |= {key: f"{ATTACK_SUCCESS.title}: {name_of_part(key)} ({ATTACK_SUCCESS.hint})" for key in attacks}
+    for key, title in titles.items():
         after, before = card.metrics.get(key), card.base_metrics.get(key)
         if after is not None and after.n:
             old = "not measured" if before is None or not before.n else _rate(before)
-            rows.append(f"| {metric.title} ({metric.hint}) | {old} | {_rate(after)} | {after.n} |")
+            rows.append(f"| {title} | {old} | {_rate(after)} | {after.n} |")
     said = f"Suite {PurePath(card.suite).name}, judge {settings.get('judge', 'keyword')}; 95 % intervals in brackets."
     test = card.tests.get(HARM_REFUSAL.name) or card.tests.get(DRIFT.name)
     if test is not None and test.difference.n:
         lost = test.difference if test.name == DRIFT.name else None
         change = -lost.value if lost is not None else test.difference.value
         said += f" On the same prompts harm refusal changed by {100 * change:+.1f} points (p = {test.p_value:.2g})."
+    said += " The numbers are of these prompts and this judge; they bound nothing else."
     return "\n".join([*rows, "", said, ""])
 
 
