@@ -36,6 +36,7 @@ MATH = [
     "curate/whitening.py", "curate/methods/mean_cosine.py", "curate/methods/dsir.py",
     "curate/methods/bidirectional.py", "curate/methods/random.py",
     "judging/statistics.py", "judging/power.py", "judging/drift.py", "judging/log_odds.py", "judging/metrics.py",
+    "judging/agreement.py",
     "merge/pieces.py", "merge/method.py", "merge/linear.py", "merge/arcs.py", "merge/model_stock.py",
     "merge/sparsify.py", "merge/task_vectors.py", "merge/pruning.py", "merge/input_maps.py", "merge/select.py",
     "gate/decision.py",

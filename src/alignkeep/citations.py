@@ -154,6 +154,12 @@ _METHODS = {
             "The p-value is the exact binomial one, not the chi-squared approximation.",
         ),
         _method(
+            "kappa",
+            "Agreement of two judges beyond chance",
+            "cohen1960coefficient",
+            "The interval has Wilson's limits of the observed agreement, the agreement by chance taken as known.",
+        ),
+        _method(
             "bootstrap",
             "Interval of the attack success averaged over attacks",
             "efron1979bootstrap",

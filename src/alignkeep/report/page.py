@@ -186,8 +186,9 @@ def _methods(sources: Sources) -> tuple[Citation, ...]:
         config = record.facts.get("config")
         if record.facts["stage"] not in _MEASURING and isinstance(config, Mapping):
             names += methods_of(str(record.facts["stage"]), config)
-    for card in (evaluation.scorecard for evaluation in sources.evaluations):
+    for evaluation in sources.evaluations:
+        card, judge = evaluation.scorecard, evaluation.settings.get("judge")
         measured = [name for name, estimate in card.metrics.items() if estimate.n]
         for stage in _MEASURING:
-            names += methods_of(stage, {"suite": card.suite, "base": card.base}, measured)
+            names += methods_of(stage, {"suite": card.suite, "base": card.base, "judge": judge}, measured)
     return cite(names)
