@@ -226,13 +226,13 @@ def test_a_run_that_is_killed_goes_on_with_the_next_point_and_ends_the_same(bed:
 def test_a_model_that_refuses_nothing_is_refused_before_it_is_tuned(bed: Bed, tmp_path: Path) -> None:
     done = run_command(
         "tamper", bed.uncensored, "--suite", bed.suite, "--harmful-data", bed.data, "--examples", "4,8",
-        "--max-new-tokens", "12", "--out", str(tmp_path / "out"), "--quiet",
+        "--max-new-tokens", "12", "--out", "out", "--quiet", folder=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.code == 1
     assert "no refusal of 12 harmful prompts" in done.stderr
     assert "nothing to break" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert {one.name for one in tmp_path.iterdir()} == {"stdout", "stderr"}
 
 
 def test_rows_of_another_kind_that_refuse_or_that_are_asked_are_not_learned_from(bed: Bed, tmp_path: Path) -> None:
