@@ -16,7 +16,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "alignkeep"
 ROOMS = {"curate", "train", "align", "answers", "merge", "inject", "evaluate", "gate", "report"}
 # What puts the rooms together.
-ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "conformance", "stages", "checkup", "repair", "starting"}
+ABOVE = {
+    "cli",
+    "lifecycle",
+    "demonstration",
+    "recipe",
+    "conformance",
+    "stages",
+    "checkup",
+    "repair",
+    "sharing",
+    "starting",
+}
 # The page is made of what the stages say of themselves.
 MAY_SEE_STAGES = {"report"}
 MATH = [
@@ -55,7 +66,7 @@ MATH_MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pandas", "pyarrow", "matplotlib", "scipy"}
 MAX_MATH_LINES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 500, 50, 12
 # Broken where the reader gains; each says so in a comment of its own.
-CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3, "FixConfig": 1}
+CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3, "FixConfig": 1, "EvaluateConfig": 1}
 
 
 def sources() -> list[Path]:

@@ -97,4 +97,5 @@ def test_check_fails_fix_repairs_gate_passes_and_verify_proves(here: Path) -> No
         *COMMON, folder=here,
     )  # fmt: skip
     assert again.code == 0, again.stderr
-    assert again.stdout.startswith(f"ship {model} ({told['repair']})")
+    assert again.stdout.startswith(f"best repair: {model} ({told['repair']})")
+    assert f"next: alignkeep export {out} --out ready" in again.stdout

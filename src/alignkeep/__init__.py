@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what an editor is told of the calls
     from alignkeep.recipe import Recipe as Recipe
     from alignkeep.repair import fix as fix
     from alignkeep.report.stage import report as report
+    from alignkeep.sharing import export as export
     from alignkeep.tamper.stage import tamper as tamper
     from alignkeep.testbed.stage import testbed as testbed
     from alignkeep.train.stage import train as train
@@ -34,6 +35,7 @@ _NAMES = {
     "Recipe": "alignkeep.recipe",
     "check": "alignkeep.checkup",
     "demo": "alignkeep.demonstration",
+    "export": "alignkeep.sharing",
     "fix": "alignkeep.repair",
     "run": "alignkeep.lifecycle",
     "verify": "alignkeep.lifecycle",
@@ -48,6 +50,7 @@ __all__ = [
     "curate",
     "demo",
     "evaluate",
+    "export",
     "fix",
     "inject",
     "merge",

@@ -18,6 +18,7 @@ from alignkeep.cli.curate import curate
 from alignkeep.cli.demo import demo
 from alignkeep.cli.doctor import doctor
 from alignkeep.cli.evaluate import evaluate
+from alignkeep.cli.export import export
 from alignkeep.cli.fix import fix
 from alignkeep.cli.gate import gate
 from alignkeep.cli.init import init
@@ -69,6 +70,7 @@ VERBS = (
     (judge, "alignkeep judge answers.jsonl --out judged", "evaluation.md"),
     (gate, "alignkeep gate measured --policy policy.yaml", "gate.md"),
     (report, "alignkeep report measured --card", "evaluation.md"),
+    (export, "alignkeep export fixed --hub-base OWNER/BASE --out ready", "use-the-result.md"),
     (cite, "alignkeep cite recipe.yaml", "recipes.md"),
     (init, "alignkeep init --model BASE --data notes.jsonl --task task.jsonl", "recipes.md"),
     (doctor, "alignkeep doctor", "first-hour.md"),

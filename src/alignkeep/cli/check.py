@@ -51,7 +51,7 @@ def check(
         settings = config_of(EvaluateConfig, common.config, common.assignments, flags)
         from alignkeep import checkup
 
-        where = out or Path(f"check-{Path(settings.model).name}")
+        where = out or Path(f"check-{checkup.short_name(settings.model)}")
         found = checkup.check(settings, out=where, policy=policy, progress=session.progress, **making.how)
         session.show(found.as_json(), lambda console: _say(console, found))
         code = EXIT[found.verdict.answer.value]

@@ -52,11 +52,14 @@ def scorecard_summary(card: Scorecard, out: Path) -> Summary:
         columns: dict[str, Mapping[str, Estimate]] = {"base": card.base_metrics} if card.base_metrics else {}
         _table(console, {**columns, "model": card.metrics})
         for name, test in card.tests.items():
-            if "." not in name and name != DRIFT.name:  # categories and attacks are for the report; drift is said below
+            is_drift = name == HARM_REFUSAL.name and DRIFT.name in card.tests  # the same, said below as what was lost
+            if "." not in name and name != DRIFT.name and not is_drift:  # categories and attacks are for the report
                 points, n = _points(test.difference), test.difference.n
                 _say(console, f"{name}: model - base = {points}, p = {test.p_value:.2g}, n = {n}{_would_show(test)}")
         if DRIFT.name in card.tests and card.tests[DRIFT.name].difference.n:
-            _say(console, f"drift, harm refusal lost: {_points(card.tests[DRIFT.name].difference)}")
+            test = card.tests[DRIFT.name]
+            numbers = f"{_points(test.difference)}, p = {test.p_value:.2g}, n = {test.difference.n}{_would_show(test)}"
+            _say(console, f"{DRIFT.name} (harm refusal lost, base - model) = {numbers}")
         for metric, note in card.notes.items():
             _say(console, f"{metric}: {note}")
         _written(console, out)
@@ -133,6 +136,7 @@ def inject_summary(result: InjectResult) -> Summary:
 
     def summary(console: Console) -> None:
         found = result.injection
+        _say(console, "held-out prompts of --harmful, --harmless and --borderline, by which the strength was chosen:")
         _table(console, {"before": found.base.rates, "after": found.chosen.rates})
         right = "targeted" if found.right == "targeted" else f"mean row, {found.sign} sign"
         _say(console, f"layer {found.layer}, strength {found.strength} ({right}), {len(found.matrices)} matrices")

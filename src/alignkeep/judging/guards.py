@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 from alignkeep.errors import RecipeError
-from alignkeep.judging.endpoint import Endpoint
 from alignkeep.judging.keyword import KeywordJudge
 from alignkeep.judging.reading import after_thinking
+from alignkeep.models.endpoint import Endpoint
 from alignkeep.types import Judgement, Message, Prompt, Verdict
 
 if TYPE_CHECKING:
