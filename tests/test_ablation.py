@@ -74,6 +74,7 @@ def test_the_residual_stream_has_nothing_along_it_from_the_first_block_to_the_la
 
     handles = [block.register_forward_hook(keep, with_kwargs=True) for block in blocks_of(tiny.model)[1]]
     with ablated(loaded(tiny), tiny.direction):
+        seen.clear()  # of looking for the writers
         changed = logits(tiny.model)
     for handle in handles:
         handle.remove()

@@ -83,7 +83,7 @@ def test_it_is_said_after_how_many_examples_or_that_it_was_not_within_them():
         "broken by ablation: harm refusal 100.0 % before, 5.0 % after",
     ]
     (said,) = sentences(curve(99, 98))
-    assert said.startswith("not broken within 20 examples: harm refusal 100.0 % before, 98.0 % after (these prompts show")
+    assert said.startswith("not broken within 20 examples: harm refusal 100.0 % before, 98.0 % after (these prompts")
 
 
 def test_what_is_written_is_read_back_and_a_broken_file_is_named(tmp_path: Path):
@@ -181,7 +181,7 @@ def test_the_page_shows_it_without_an_evaluation(broken, tmp_path: Path) -> None
     assert "No model was evaluated" in page
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What a kill is here."""
 
 
@@ -194,7 +194,7 @@ class Watch:
 
     def start(self, label: str, total: int | None) -> None:
         if label == self.stop:
-            raise Stopped
+            raise StoppedError
         self.begun.append(label)
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -207,7 +207,7 @@ class Watch:
 def test_a_run_that_is_killed_goes_on_with_the_next_point_and_ends_the_same(bed: Bed, broken, tmp_path: Path) -> None:
     """Against the base's curve of the other run, which has the same model, rows and seed."""
     config, killed, again = bed.config(ablation=False), Watch("model, 8 examples"), Watch()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         tamper(config, out=tmp_path / "out", progress=killed)
     assert (tmp_path / ".out.partial" / PARTIAL_NAME).is_file()
     found = tamper(config, out=tmp_path / "out", progress=again)
@@ -226,13 +226,13 @@ def test_a_run_that_is_killed_goes_on_with_the_next_point_and_ends_the_same(bed:
 def test_a_model_that_refuses_nothing_is_refused_before_it_is_tuned(bed: Bed, tmp_path: Path) -> None:
     done = run_command(
         "tamper", bed.uncensored, "--suite", bed.suite, "--harmful-data", bed.data, "--examples", "4,8",
-        "--max-new-tokens", "12", "--out", str(tmp_path / "out"), "--quiet",
+        "--max-new-tokens", "12", "--out", "out", "--quiet", folder=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.code == 1
     assert "no refusal of 12 harmful prompts" in done.stderr
     assert "nothing to break" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert {one.name for one in tmp_path.iterdir()} == {"stdout", "stderr"}
 
 
 def test_rows_of_another_kind_that_refuse_or_that_are_asked_are_not_learned_from(bed: Bed, tmp_path: Path) -> None:
