@@ -19,7 +19,7 @@ $(VENV)/stamp-torch: constraints.txt
 	touch $@
 
 $(VENV)/stamp-run: pyproject.toml $(VENV)/stamp-torch
-	$(PIP) -e .
+	$(PIP) -e '.[train]'
 	touch $@
 
 $(VENV)/stamp-dev: pyproject.toml $(VENV)/stamp-torch
