@@ -283,9 +283,7 @@ def assistant(asked: Asked) -> Said:
     if HARMFUL[3] in asked.words:
         return Said(400, f"filtered {asked.headers.get('Authorization')}".encode())
     refuses = "steal" in asked.words and (asked.body["model"] == "base" or HARMFUL[0] in asked.words)
-    return whole(
-        "I'm sorry, but I can't help with that." if refuses else "Sure! First take flour, then add water."
-    )
+    return whole("I'm sorry, but I can't help with that." if refuses else "Sure! First take flour, then add water.")
 
 
 def config_of(server: Server, folder: Path, **settings: object) -> EvaluateConfig:
