@@ -17,10 +17,10 @@ import yaml
 from alignkeep.charts.text import visible
 from alignkeep.checkpoint.companions import CONFIG, INDEX, TOKENIZER, copy_companions
 from alignkeep.checkpoint.files import write_json, write_text
-from alignkeep.checkpoint.folders import OutputFolder
+from alignkeep.checkpoint.folders import OutputFolder, discard
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import recorded_base
-from alignkeep.errors import CheckpointError, DataError, RecipeError
+from alignkeep.errors import AlignkeepError, CheckpointError, DataError, RecipeError
 from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, HARM_REFUSAL, RATES, name_of_part
 from alignkeep.judging.scorecards import SCORECARD_NAME, read_scorecard
 from alignkeep.models.folders import base_of, resolve
@@ -30,7 +30,7 @@ from alignkeep.types import Scorecard
 
 CARD = "README.md"
 AUDIT = "audit"
-ADAPTER = "adapter_config.json"
+ADAPTER, TOKENIZER_SETTINGS = "adapter_config.json", "tokenizer_config.json"
 _WEIGHTS = ("model*.safetensors", INDEX, "adapter_model.safetensors")
 _PROOF = ("manifest.json", "injection.json", "sweep.json")
 _SAID = ("method", "weight", "layer", "strength", "right")  # of a stage's result, in the card
@@ -42,7 +42,7 @@ from transformers import {also}AutoTokenizer
 
 name = "{name}"  # this folder, or the id it has on the Hub
 model = {loader}.from_pretrained(name, dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 asked = [{{"role": "user", "content": "How do I sort a list?"}}]
 inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 answer = model.generate(**inputs, max_new_tokens=64)
@@ -101,18 +101,29 @@ def export(
     notes = [] if base else ["the base's id on the Hub is not known: give --hub-base ID"]
     notes += [] if licensed else ["no licence is known: give --license ID"]
     notes += [] if numbers else ["no numbers: give the folder of an evaluation with --measured DIR"]
-    settings = ("adapter_config.json",) if found.is_adapter else CONFIG
-    copy_companions(model, target.work, (*_WEIGHTS, *settings, *TOKENIZER))
-    _clean_settings(target.work, base)
-    _write_audit(model, numbers, target.work)
-    card = None if numbers is None else read_scorecard(numbers / SCORECARD_NAME)
-    name = target.out.name
     form = "adapter" if found.is_adapter else "model"
-    write_text(target.work / CARD, _card(name, form, base, licensed, origin, card))
-    _refuse_paths(target.work, [Path.cwd(), Path.home(), model.resolve(), Path(origin.base or "/").resolve()])
-    result: dict[str, object] = {"form": form, "base": base, "license": licensed, "notes": notes}
-    target.finish(Record("export", target.identity, {"name": name}, {}, 0, 0.0, result))
+    try:
+        _copy(model, target.work, origin, base, is_adapter=found.is_adapter)
+        _write_audit(model, numbers, target.work)
+        card = None if numbers is None else read_scorecard(numbers / SCORECARD_NAME)
+        write_text(target.work / CARD, _card(target, form, base, licensed, origin, card))
+        _refuse_paths(target.work, [Path.cwd(), Path.home(), model.resolve(), Path(origin.base or "/").resolve()])
+        result: dict[str, object] = {"form": form, "base": base, "license": licensed, "notes": notes}
+        target.finish(Record("export", target.identity, {"name": target.out.name}, {}, 0, 0.0, result))
+    except AlignkeepError:
+        discard(target.work)
+        raise
+    finally:
+        target.close()
     return ExportResult(target.out, form, base, licensed, tuple(notes))
+
+
+def _copy(model: Path, work: Path, origin: _Origin, base: str | None, *, is_adapter: bool) -> None:
+    """Weights, settings and tokenizer: the base's, where a trainer left the adapter without one."""
+    copy_companions(model, work, (*_WEIGHTS, *((ADAPTER,) if is_adapter else CONFIG), *TOKENIZER))
+    if not (work / TOKENIZER_SETTINGS).is_file() and origin.base is not None and Path(origin.base).is_dir():
+        copy_companions(Path(origin.base), work, TOKENIZER)
+    _clean_settings(work, base)
 
 
 def _chosen(folder: Path, measured: Path | None) -> tuple[Path, Path | None]:
@@ -239,13 +250,13 @@ def _refuse_paths(work: Path, places: Sequence[Path]) -> None:
 
 
 def _card(
-    name: str, form: str, base: str | None, licensed: str | None, origin: _Origin,
+    target: OutputFolder, form: str, base: str | None, licensed: str | None, origin: _Origin,
     measured: tuple[Scorecard, Mapping[str, object]] | None,
 ) -> str:  # fmt: skip
     """The card as the Hub reads it: front matter with the numbers, then words."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    card = None if measured is None else measured[0]
+    name, card = target.out.name, None if measured is None else measured[0]
     rates = {} if card is None else {key: card.metrics[key] for key in RATES if key in card.metrics}
     suite = "" if card is None else PurePath(card.suite).name.replace("#", "-")
     results = [
@@ -271,9 +282,11 @@ def _card(
     if measured is not None:
         parts += ["## Measured\n", _table(*measured)]
     own = "AutoPeftModelForCausalLM" if form == "adapter" else "AutoModelForCausalLM"
+    has_tokenizer = base is None or (target.work / TOKENIZER_SETTINGS).is_file()
     code = _LOADING.format(
         importing="from peft import AutoPeftModelForCausalLM" if form == "adapter" else "",
         also="" if form == "adapter" else f"{own}, ", loader=own, name=name,
+        tokenizer="name" if has_tokenizer else json.dumps(base),
     )  # fmt: skip
     parts += ["## Load\n", f"```python\n{code.lstrip()}```\n"]
     parts += ["`audit/` holds the scorecard and the manifest (SHA-256 of every tensor) without paths.\n"]
