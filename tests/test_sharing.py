@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from alignkeep.sharing import export
 from alignkeep.testbed.stage import materialise
 from alignkeep.types import Scorecard
 from checkpoints import changed_copy, write_adapter
+from test_docs import Block, run_python
 
 PLACE = "model.layers.0.mlp.down_proj"
 
@@ -56,8 +55,8 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Bed:
 
 @pytest.mark.parametrize("form", ["adapter", "merged"])
 def test_an_exported_model_loads_by_its_card_and_names_no_folder(bed: Bed, form: str, tmp_path: Path) -> None:
-    model = getattr(bed, form)
-    made = export(model, out=tmp_path / f"my-{form}", measured=bed.numbers[model], hub_base="org/base")
+    model, here = getattr(bed, form), tmp_path / "here"
+    made = export(model, out=here / f"my-{form}", measured=bed.numbers[model], hub_base="org/base")
     assert (made.base, made.license, made.notes) == ("org/base", "apache-2.0", ())
     for path in made.folder.rglob("*"):
         assert path.is_dir() or str(bed.root).encode() not in path.read_bytes(), path
@@ -71,9 +70,9 @@ def test_an_exported_model_loads_by_its_card_and_names_no_folder(bed: Bed, form:
     assert "| 95.0 % [" in text
     assert ("merge (method linear, weight 0.5)" in text) == (form == "merged")
     [snippet] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "org").symlink_to(bed.root / "org")  # where others have the Hub
-    done = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    (here / "org").symlink_to(bed.root / "org")  # where others have the Hub
+    done = run_python(here, Block("python", "", snippet, "README.md"))
+    assert done.code == 0, done.stderr[-2000:]
     assert done.stdout.strip()
 
 

@@ -23,7 +23,7 @@ from alignkeep.checkpoint.folders import claim_folder, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import FoundBase, find_base, refuse_same
 from alignkeep.data import fingerprint_data
-from alignkeep.errors import DataError, NoEffectError, plain
+from alignkeep.errors import DataError, NoEffectError, RecipeError, plain
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.stage import EVALUATE, evaluate

@@ -1,7 +1,7 @@
 """What leaves the tool: one model in a folder that says nothing of the disk it was made on, with its card.
 
-Weights, configuration and tokenizer are copied; the base of an adapter is named as the Hub knows it; the card says base,
-licence, how it was made, the numbers and how to load it; what proves it lies in `audit/`, without paths.
+Weights, configuration and tokenizer are copied; the base of an adapter is named as the Hub knows it; the card says
+base, licence, how it was made, the numbers and how to load it; what proves it lies in `audit/`, without paths.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import yaml
 from alignkeep.charts.text import visible
 from alignkeep.checkpoint.companions import CONFIG, INDEX, TOKENIZER, copy_companions
 from alignkeep.checkpoint.files import write_json, write_text
-from alignkeep.checkpoint.folders import OutputFolder
+from alignkeep.checkpoint.folders import OutputFolder, discard
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import recorded_base
-from alignkeep.errors import CheckpointError, DataError, RecipeError
-from alignkeep.judging.metrics import DRIFT, HARM_REFUSAL, RATES
+from alignkeep.errors import AlignkeepError, CheckpointError, DataError, RecipeError
+from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, HARM_REFUSAL, RATES, name_of_part
 from alignkeep.judging.scorecards import SCORECARD_NAME, read_scorecard
 from alignkeep.models.folders import base_of, resolve
 from alignkeep.models.headers import load_json
@@ -30,7 +30,7 @@ from alignkeep.types import Scorecard
 
 CARD = "README.md"
 AUDIT = "audit"
-ADAPTER = "adapter_config.json"
+ADAPTER, TOKENIZER_SETTINGS = "adapter_config.json", "tokenizer_config.json"
 _WEIGHTS = ("model*.safetensors", INDEX, "adapter_model.safetensors")
 _PROOF = ("manifest.json", "injection.json", "sweep.json")
 _SAID = ("method", "weight", "layer", "strength", "right")  # of a stage's result, in the card
@@ -42,7 +42,7 @@ from transformers import {also}AutoTokenizer
 
 name = "{name}"  # this folder, or the id it has on the Hub
 model = {loader}.from_pretrained(name, dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 asked = [{{"role": "user", "content": "How do I sort a list?"}}]
 inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 answer = model.generate(**inputs, max_new_tokens=64)
@@ -85,7 +85,7 @@ def export(
 
     `measured` is the folder of its evaluation (`fix` brings one), `hub_base` the base's id on the Hub, `license` the
     licence's id (else the one on the base's card). Raises RecipeError for an adapter whose base is a folder here and
-    has no such id, DataError for an evaluation of another model, CheckpointError where a path of this disk would go out.
+    has no such id, DataError for an evaluation of another model, CheckpointError where a path of this disk would leave.
     """
     model, numbers = _chosen(Path(folder), None if measured is None else Path(measured))
     found = resolve(str(model))
@@ -101,18 +101,29 @@ def export(
     notes = [] if base else ["the base's id on the Hub is not known: give --hub-base ID"]
     notes += [] if licensed else ["no licence is known: give --license ID"]
     notes += [] if numbers else ["no numbers: give the folder of an evaluation with --measured DIR"]
-    settings = ("adapter_config.json",) if found.is_adapter else CONFIG
-    copy_companions(model, target.work, (*_WEIGHTS, *settings, *TOKENIZER))
-    _clean_settings(target.work, base)
-    _write_audit(model, numbers, target.work)
-    card = None if numbers is None else read_scorecard(numbers / SCORECARD_NAME)
-    name = target.out.name
     form = "adapter" if found.is_adapter else "model"
-    write_text(target.work / CARD, _card(name, form, base, licensed, origin, card))
-    _refuse_paths(target.work, [Path.cwd(), Path.home(), model.resolve(), Path(origin.base or "/").resolve()])
-    result: dict[str, object] = {"form": form, "base": base, "license": licensed, "notes": notes}
-    target.finish(Record("export", target.identity, {"name": name}, {}, 0, 0.0, result))
+    try:
+        _copy(model, target.work, origin, base, is_adapter=found.is_adapter)
+        _write_audit(model, numbers, target.work)
+        card = None if numbers is None else read_scorecard(numbers / SCORECARD_NAME)
+        write_text(target.work / CARD, _card(target, form, base, licensed, origin, card))
+        _refuse_paths(target.work, [Path.cwd(), Path.home(), model.resolve(), Path(origin.base or "/").resolve()])
+        result: dict[str, object] = {"form": form, "base": base, "license": licensed, "notes": notes}
+        target.finish(Record("export", target.identity, {"name": target.out.name}, {}, 0, 0.0, result))
+    except AlignkeepError:
+        discard(target.work)
+        raise
+    finally:
+        target.close()
     return ExportResult(target.out, form, base, licensed, tuple(notes))
+
+
+def _copy(model: Path, work: Path, origin: _Origin, base: str | None, *, is_adapter: bool) -> None:
+    """Weights, settings and tokenizer: the base's, where a trainer left the adapter without one."""
+    copy_companions(model, work, (*_WEIGHTS, *((ADAPTER,) if is_adapter else CONFIG), *TOKENIZER))
+    if not (work / TOKENIZER_SETTINGS).is_file() and origin.base is not None and Path(origin.base).is_dir():
+        copy_companions(Path(origin.base), work, TOKENIZER)
+    _clean_settings(work, base)
 
 
 def _chosen(folder: Path, measured: Path | None) -> tuple[Path, Path | None]:
@@ -196,7 +207,8 @@ def _clean_settings(work: Path, base: str | None) -> None:
         }  # fmt: skip
         if path.name == ADAPTER:
             kept = settings.get("revision") if settings.get("base_model_name_or_path") == base else None
-            clean |= {"base_model_name_or_path": base, "revision": kept}
+            task = settings.get("task_type") or "CAUSAL_LM"  # without it PEFT does not know which class to load
+            clean |= {"base_model_name_or_path": base, "revision": kept, "task_type": task}
         if clean != settings:
             write_json(path, clean)
 
@@ -238,15 +250,15 @@ def _refuse_paths(work: Path, places: Sequence[Path]) -> None:
 
 
 def _card(
-    name: str, form: str, base: str | None, licensed: str | None, origin: _Origin,
+    target: OutputFolder, form: str, base: str | None, licensed: str | None, origin: _Origin,
     measured: tuple[Scorecard, Mapping[str, object]] | None,
 ) -> str:  # fmt: skip
     """The card as the Hub reads it: front matter with the numbers, then words."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    card = None if measured is None else measured[0]
+    name, card = target.out.name, None if measured is None else measured[0]
     rates = {} if card is None else {key: card.metrics[key] for key in RATES if key in card.metrics}
-    suite = "" if card is None else PurePath(card.suite).name
+    suite = "" if card is None else PurePath(card.suite).name.replace("#", "-")
     results = [
         EvalResult(
             task_type="text-generation", dataset_type=suite, dataset_name=suite, metric_type=key,
@@ -270,9 +282,11 @@ def _card(
     if measured is not None:
         parts += ["## Measured\n", _table(*measured)]
     own = "AutoPeftModelForCausalLM" if form == "adapter" else "AutoModelForCausalLM"
+    has_tokenizer = base is None or (target.work / TOKENIZER_SETTINGS).is_file()
     code = _LOADING.format(
         importing="from peft import AutoPeftModelForCausalLM" if form == "adapter" else "",
         also="" if form == "adapter" else f"{own}, ", loader=own, name=name,
+        tokenizer="name" if has_tokenizer else json.dumps(base),
     )  # fmt: skip
     parts += ["## Load\n", f"```python\n{code.lstrip()}```\n"]
     parts += ["`audit/` holds the scorecard and the manifest (SHA-256 of every tensor) without paths.\n"]
@@ -281,17 +295,21 @@ def _card(
 
 def _table(card: Scorecard, settings: Mapping[str, object]) -> str:
     rows = ["| | before tuning | this model | n |", "| --- | --- | --- | --- |"]
-    for key, metric in RATES.items():
+    titles = {key: f"{metric.title} ({metric.hint})" for key, metric in RATES.items()}
+    attacks = ATTACK_SUCCESS.parts_in(card.metrics)
+    titles |= {key: f"{ATTACK_SUCCESS.title}: {name_of_part(key)} ({ATTACK_SUCCESS.hint})" for key in attacks}
+    for key, title in titles.items():
         after, before = card.metrics.get(key), card.base_metrics.get(key)
         if after is not None and after.n:
             old = "not measured" if before is None or not before.n else _rate(before)
-            rows.append(f"| {metric.title} ({metric.hint}) | {old} | {_rate(after)} | {after.n} |")
+            rows.append(f"| {title} | {old} | {_rate(after)} | {after.n} |")
     said = f"Suite {PurePath(card.suite).name}, judge {settings.get('judge', 'keyword')}; 95 % intervals in brackets."
     test = card.tests.get(HARM_REFUSAL.name) or card.tests.get(DRIFT.name)
     if test is not None and test.difference.n:
         lost = test.difference if test.name == DRIFT.name else None
         change = -lost.value if lost is not None else test.difference.value
         said += f" On the same prompts harm refusal changed by {100 * change:+.1f} points (p = {test.p_value:.2g})."
+    said += " The numbers are of these prompts and this judge; they bound nothing else."
     return "\n".join([*rows, "", said, ""])
 
 

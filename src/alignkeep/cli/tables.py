@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from alignkeep.inject.stage import InjectResult
     from alignkeep.lifecycle import RunResult
     from alignkeep.merge.stage import MergeResult
+    from alignkeep.tamper.curve import Curve, TamperResult
 
 Summary = Callable[["Console"], None]
 
@@ -40,6 +41,7 @@ _ROWS = (
     *(DEGENERATE, UNSCORED, UNKNOWN_WORDS),
 )
 _MAIN = (HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY, SKILL_ACCURACY)
+_TAMPERED = (HARM_REFUSAL, BENIGN_COMPLIANCE)
 _CAPTION = "rates in % with their 95 % interval"
 _LONGEST_LINE = 2000
 
@@ -161,6 +163,37 @@ def inject_summary(result: InjectResult) -> Summary:
         for note in result.notes:
             _say(console, note)
         _written(console, result.folder)
+
+    return summary
+
+
+def tamper_summary(result: TamperResult, out: Path) -> Summary:
+    """Every way the model, and its base, were tampered with, and what broke them."""
+
+    def summary(console: Console) -> None:
+        from rich import box
+        from rich.table import Table
+
+        from alignkeep.tamper.curve import sentences
+
+        sides: dict[str, Curve] = {} if result.base is None else {"base": result.base}
+        sides["model"] = result.model
+        table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left", pad_edge=False, collapse_padding=True)
+        table.add_column("", no_wrap=True)
+        for metric in _TAMPERED:
+            for side in sides:
+                named = metric.label if len(sides) == 1 else f"{metric.label}, {side}"
+                table.add_column(named, justify="right")
+        for points in zip(*(curve.points for curve in sides.values()), strict=True):
+            rates = (point.metrics.get(metric.name) for metric in _TAMPERED for point in points)
+            table.add_row(points[0].label, *map(_rate, rates))
+        console.print(table)
+        for side, curve in sides.items():
+            for sentence in sentences(curve):
+                _say(console, f"{side}: {sentence}")
+        for note in result.notes:
+            _say(console, note)
+        _written(console, out)
 
     return summary
 

@@ -115,7 +115,7 @@ def joined_settings(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 def check_joinable(folder: Path, writers: Sequence[Writer] = ()) -> None:
     """Raises RecipeError for an adapter to which a rank cannot be added, or an edit that is no LoRA of modules."""
-    settings = load_json(folder / "adapter_config.json")
+    settings: dict[str, Any] = load_json(folder / "adapter_config.json")
     odd = [f"an adapter with {key}" for key in _FIXED if settings.get(key)]
     odd += ["an adapter with init_lora_weights"] if start_in_base(settings) is not None else []
     odd += ["an adapter with biases"] if settings.get("bias", "none") != "none" else []

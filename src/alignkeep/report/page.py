@@ -112,6 +112,8 @@ def _about(subjects: Sequence[Subject]) -> tuple[tuple[str, str], ...]:
 
 def _page_cautions(subjects: Sequence[Subject]) -> tuple[str, ...]:
     words = []
+    if not subjects:
+        words.append("No model was evaluated in these folders: the figures below are all that was measured.")
     suites = {subject.suite for subject in subjects}
     if len(suites) > 1:
         words.append("The models answered different suites: only models of one suite can be compared.")
