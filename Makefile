@@ -19,7 +19,7 @@ $(VENV)/stamp-torch: constraints.txt
 	touch $@
 
 $(VENV)/stamp-run: pyproject.toml $(VENV)/stamp-torch
-	$(PIP) -e .
+	$(PIP) -e '.[train]'
 	touch $@
 
 $(VENV)/stamp-dev: pyproject.toml $(VENV)/stamp-torch
@@ -36,7 +36,7 @@ $(VENV)-quant/stamp: $(VENV)/stamp-dev
 
 # One file is one worker's (tests/conftest.py): fixtures are made once, and what counts processes is not disturbed.
 test: $(VENV)/stamp-dev $(VENV)-quant/stamp  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-hostile: $(VENV)/stamp-dev  ## Run a thousand cases of hostile input, in some minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow_hostile tests/hostile
@@ -45,7 +45,7 @@ test-families: $(VENV)/stamp-dev  ## Every verb on every architecture of transfo
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m families --jobs 2 --page docs/models.md
 
 test-adapters: $(VENV)/stamp-dev  ## Run every recipe of PEFT's LoRA through every verb (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'slow_adapters or not slow_adapters' tests/adapters
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'slow_adapters or not slow_adapters' tests/adapters
 
 test-wheel: $(VENV)/stamp-dev  ## Build the wheel: is it small and whole?
 	rm -rf build/wheel

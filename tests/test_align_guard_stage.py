@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +26,12 @@ from alignkeep.train.stage import plan, train
 from checkpoints import changed_copy, hashes, refused
 from command import run_command
 from families import write_tiny
+from killed import killed, tune
 from micro import write_rows
 from test_align_guard import EVERYTHING, Tiny, adapter, dense, fishers, forces, is_near_to, learned, norm
 from test_trainer import PLAIN, _rows
 
 ADAPTER = "adapter_model.safetensors"
-KILLED = Path(__file__).parent / "two_processes" / "killed.py"
 
 
 @pytest.fixture
@@ -257,13 +253,9 @@ def test_probe_prompts_that_cannot_be_used_are_told_before_anything_is_measured(
 
 
 def test_a_killed_guarded_tune_continues_to_the_very_bytes_of_one_never_killed(bed: Bed, whole: Path, tmp_path: Path):
-    (tmp_path / "config.json").write_text(bed.probed().model_dump_json(), encoding="utf-8")
     looked = sum("can't help" in row["completion"] for row in sets.rows("alignment")[:12])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     # Prompts that are looked at and examples that are measured count as steps: killed in the fifth of the tune.
-    script = [sys.executable, str(KILLED), str(tmp_path / "config.json"), str(tmp_path / "out"), str(looked + 12 + 5)]
-    ended = subprocess.run(script, env=environment, capture_output=True, timeout=600)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    killed(tune, bed.probed(), tmp_path / "out", looked + 12 + 5)
     kept = tmp_path / ".out.partial"
     assert (kept / "measured.safetensors").exists()
     assert (kept / "trainer" / "checkpoint-4" / "curvature.safetensors").exists()

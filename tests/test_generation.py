@@ -148,7 +148,8 @@ class Forgetful(LlamaForCausalLM):
     """What it has kept of earlier tokens is not looked at."""
 
     def forward(self, *args: Any, **named: Any) -> Any:
-        return super().forward(*args, **{**named, "past_key_values": None, "position_ids": None})
+        forgotten = dict.fromkeys({"cache", "past_key_values", "position_ids"} & named.keys())
+        return super().forward(*args, **{**named, **forgotten})
 
 
 class Failing(LlamaForCausalLM):

@@ -20,6 +20,7 @@ from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
 from alignkeep.lifecycle import verify
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import MergeResult, merge
+from alignkeep.models.adapters import check_experts
 from checkpoints import Tensors, changed_copy, edit_json, noise, read_checkpoint, refused, same_bits
 from conftest import build_tiny_model
 from micro import write_rows
@@ -93,8 +94,10 @@ def loaded(base: Path) -> Any:
 
 def build_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     """An adapter as PEFT saves it, all that it trains moved at random."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, __version__, get_peft_model
 
+    if settings.get("target_parameters") and __version__.startswith("0.18."):
+        pytest.skip("PEFT 0.18 has the experts turned round: such adapters are refused")
     model = get_peft_model(loaded(base), LoraConfig(**{"r": 4, "lora_alpha": 8, **settings}))
     for place, (name, parameter) in enumerate(model.named_parameters()):
         trained = "lora_" in name or "modules_to_save" in name or (settings.get("bias") and name.endswith("bias"))
@@ -306,3 +309,15 @@ def test_an_adapter_is_no_base_and_only_one_adapter_alone_is_an_adapter_again(
     for settings in ({"method": "slerp"}, {"tuned": (str(adapter), str(adapter))}, {"tuned": (str(base),)}):
         with refused(RecipeError, "form: found adapter, for", tmp_path):
             merge(MergeConfig.model_validate({**usual, **settings}), out=tmp_path / "out")
+
+
+def test_an_adapter_of_experts_made_by_a_peft_that_turns_them_round_is_refused(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of a square matrix the shapes would not tell."""
+    adapter = build_adapter(bases["moe"], tmp_path / "adapter", target_parameters=EXPERTS)
+    edit_json(adapter / "adapter_config.json", peft_version="0.18.1")
+    with pytest.raises(CheckpointError, match=r"made with PEFT 0\.18\.1.*turned round"):
+        merged(bases["moe"], adapter, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"to be loaded by PEFT 0\.18\.0.*turned round"):
+        check_experts(adapter, {"target_parameters": EXPERTS, "peft_version": "0.21.2"}, loaded_by="0.18.0")

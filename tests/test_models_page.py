@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 SAMPLE = {
     "llama": ("inject",),
     "qwen3": ("merge adapter",),
+    "glm4": ("inject",),  # it has several ends
     "gemma2": ("train full",),
     "gemma3": ("evaluate", "train full"),
     "llava": ("train lora",),

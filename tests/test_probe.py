@@ -35,7 +35,7 @@ def trainer_of(tiny_model: Path, folder: Path, *probes: SafetyProbe, **options: 
     return SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
         args=SFTConfig(
-            output_dir=str(folder), use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none",
+            output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
             disable_tqdm=True, per_device_train_batch_size=2, logging_steps=1,
             **{"max_steps": 5, "save_strategy": "no", "learning_rate": 0.3, **options},
         ),

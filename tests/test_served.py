@@ -4,8 +4,12 @@ nothing said of an answer that never came."""
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,11 +21,14 @@ from alignkeep.errors import CheckpointError, MachineError, NoEffectError, Recip
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.plan import plan_evaluation
 from alignkeep.evaluate.stage import evaluate
+from alignkeep.judging.statistics import wilson
 from alignkeep.models.config import EndpointConfig, GenerationConfig, LoadConfig
 from alignkeep.models.endpoint import Endpoint
 from alignkeep.models.folders import resolve
 from alignkeep.models.served import Cost, Served, ServedAnswer, check_asking, fingerprint_target, resolve_target
+from alignkeep.testbed.stage import materialise
 from alignkeep.types import Message, Prompt
+from command import command, run_command, wait_until
 from scripted_server import SILENCE, Asked, Said, Serve, Server, completion
 
 URL = "http://127.0.0.1:8000/v1#mine"
@@ -396,3 +403,58 @@ def test_a_served_tune_is_checked_against_the_base_that_is_named(serve: Serve, t
     found = check(config_of(server, tmp_path, attacks="none"), out=tmp_path / "out")
     assert found.base.reference == f"{server.url}#base"
     assert short_name("https://host/v1#org/name:7b") == "org-name-7b"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_evaluation_goes_on_and_no_answer_is_counted_twice(serve: Serve, tmp_path: Path) -> None:
+    """Of 60 prompts some 20 are answered before the kill; at most the 8 under way are asked for again."""
+    over, words = threading.Event(), [f"How do I bake {number} loaves?" for number in range(60)]
+
+    def respond(asked: Asked) -> Said:
+        if len(server.asked) > 20:
+            over.wait(60)
+        return whole("First take flour, then add water.")
+
+    server = serve(respond)
+    (tmp_path / "harmless.jsonl").write_text("".join(json.dumps({"prompt": word}) + "\n" for word in words))
+    (tmp_path / "own.yaml").write_text("name: own\nprompts:\n  - {file: harmless.jsonl, kind: harmless}\n")
+    given = ("evaluate", f"{server.url}#mine", "--suite", tmp_path / "own.yaml", "--attacks", "none")
+    given = (*given, "--out", tmp_path / "out", "--json")
+    child = command(*given, folder=tmp_path)
+    wait_until(lambda: len(server.asked) >= 28, child)
+    child.kill()
+    child.join()
+    over.set()
+    done = run_command(*given, folder=tmp_path)
+    assert done.code == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["benign_compliance"] == wilson(60, 60).as_json()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == words
+    assert Counter(asked.words for asked in server.asked).keys() == set(words)
+    assert len(server.asked) <= 60 + 8
+
+
+@pytest.mark.skipif(
+    find_spec("fastapi") is None or find_spec("uvicorn") is None, reason="transformers serve wants them"
+)
+def test_transformers_serve_gives_the_answers_that_the_model_gives_here(tmp_path: Path) -> None:
+    model = str(materialise("models/weak", tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("transformers")
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    server = subprocess.Popen([program, "serve", model, *options])
+    try:
+        asked = {"suite": "testbed", "limit": 3, "attacks": "role_play", "generation": {"max_new_tokens": 48}}
+        patient = EndpointConfig(retries=7)  # it takes a while to start
+        evaluate(
+            EvaluateConfig(model=f"http://127.0.0.1:{port}/v1#{model}", endpoint=patient, **asked),
+            out=tmp_path / "there",
+        )
+    finally:
+        server.terminate()
+        server.wait()
+    evaluate(EvaluateConfig(model=model, **asked), out=tmp_path / "here")
+    here, there = ((tmp_path / name / "answers.jsonl").read_text() for name in ("here", "there"))
+    assert here == there

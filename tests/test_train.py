@@ -77,7 +77,7 @@ def _plain_trl(config: TrainConfig, folder: Path):
             logging_steps=1,
             bf16=False,
             use_cpu=True,
-            activation_checkpointing=False,
+            gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,

@@ -17,7 +17,7 @@ from alignkeep.train.trainer import WeightedCollator, WeightedSFTTrainer
 PLAIN = {
     "use_cpu": True,
     "bf16": False,
-    "activation_checkpointing": False,
+    "gradient_checkpointing": False,
     "report_to": "none",
     "save_strategy": "no",
     "logging_steps": 1,

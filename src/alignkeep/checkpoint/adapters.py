@@ -27,7 +27,7 @@ from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.reading import stored_numbers
 from alignkeep.checkpoint.shards import sha256_of
 from alignkeep.errors import CheckpointError
-from alignkeep.models.adapters import start_in_base, without_adapter_name
+from alignkeep.models.adapters import check_experts, start_in_base, without_adapter_name
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
 from alignkeep.models.stored import StoredNames, stored_names
@@ -122,6 +122,7 @@ def read_adapter(folder: Path, base: Mapping[str, TensorEntry]) -> Adapter:
     setting of a form whose change is not known."""
     settings: dict[str, Any] = load_json(folder / "adapter_config.json")
     _refuse_other_forms(folder, settings)
+    check_experts(folder, settings)
     reader = _Reader(folder, settings, _Base(base), tensor_entries(folder, adapter=True))
     reader.read()
     return Adapter(folder, reader.changes, reader.replaced, reader.places, reader.untied(), _fixed(settings))

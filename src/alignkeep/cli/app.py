@@ -28,6 +28,7 @@ from alignkeep.cli.merge import merge
 from alignkeep.cli.outcome import report_error
 from alignkeep.cli.report import report
 from alignkeep.cli.run import run
+from alignkeep.cli.tamper import tamper
 from alignkeep.cli.testbed import testbed
 from alignkeep.cli.train import train
 from alignkeep.cli.verb import Verb, epilog
@@ -65,6 +66,7 @@ VERBS = (
     (inject, "alignkeep inject tuned --harmful H.jsonl --harmless N.jsonl --out injected", "injection.md"),
     (verify, "alignkeep verify merged", "files.md"),
     (evaluate, "alignkeep evaluate tuned --base BASE --limit 100 --out measured", "evaluation.md"),
+    (tamper, "alignkeep tamper tuned --base BASE --harmful-data H.jsonl --out broken", "evaluation.md"),
     (judge, "alignkeep judge answers.jsonl --out judged", "evaluation.md"),
     (gate, "alignkeep gate measured --policy policy.yaml", "gate.md"),
     (report, "alignkeep report measured --card", "evaluation.md"),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @o.spread
 def check(
-    model: Annotated[str | None, typer.Argument(metavar="TUNE", help="Folder or hub id of a tuned model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="TUNE", help="A tuned model: folder, hub id or https://host/v1#name.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the measurement (default: check-TUNE)")] = None,
     base: Annotated[str | None, typer.Option("--base", help="The model before tuning (else what it names).")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (driftcheck)")] = None,

@@ -44,7 +44,9 @@ Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prom
 @o.spread
 def evaluate(
     out: o.Out,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Folder or hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Folder, hub id or https://host/v1#name.")
+    ] = None,
     base: Annotated[str | None, typer.Option("--base", help="The model before tuning, to compare with.")] = None,
     suite: Suite = None,
     task: Annotated[str | None, typer.Option("--task", help="Prompts with one right answer each: file.")] = None,

@@ -33,6 +33,7 @@ def judge(
     """Score stored answers again."""
     with Session(as_json=as_json, quiet=quiet) as session:
         from alignkeep.cli.configs import config_of, facts_of
+        from alignkeep.cli.tables import judge_summary
         from alignkeep.evaluate.config import JudgeConfig
 
         flags = {"answers": answers, "judge": judge, "seed": seed}
@@ -50,4 +51,4 @@ def judge(
             resume=resume,
             progress=session.progress,
         )
-        session.show(facts_of(result))
+        session.show(facts_of(result), judge_summary(result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from alignkeep.checkpoint.parts import append_rows, recover_rows
@@ -99,6 +100,7 @@ class Judged(NamedTuple):
     said: Said
     judgement: Judgement
     correct: bool | None
+    others: Mapping[str, Judgement] = MappingProxyType({})  # what further judges say, by their names
 
     def as_json(self) -> dict[str, object]:
         prompt = self.question.prompt
@@ -113,10 +115,9 @@ class Judged(NamedTuple):
             "expected": prompt.expected,
             "answer": self.said.text,
             "truncated": self.said.truncated,
-            "verdict": self.judgement.verdict.value,
-            "harmful": self.judgement.harmful,
-            "score": self.judgement.score,
+            **self.judgement.as_json(),
             "correct": self.correct,
+            **({"judges": {name: word.as_json() for name, word in self.others.items()}} if self.others else {}),
             **({} if self.said.no_answer is None else {"no_answer": self.said.no_answer}),
             **({"of": self.question.of} if self.question.attack is not None else {}),
             **({"before": [[turn.role, turn.content] for turn in self.said.before]} if self.said.before else {}),

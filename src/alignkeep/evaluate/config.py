@@ -17,7 +17,8 @@ class EvaluateConfig(Checked):
     `package.module:object`; `task` a file of prompts with one right
     answer each, in which our columns may have other names (`columns`: `prompt=question,completion=answer`). `attacks`
     is `all` (the standard four), `every`, `none`, or names, `artifacts:FILE` and `package.module:object` with commas;
-    only harmful prompts are attacked.
+    only harmful prompts are attacked. Of several judges with commas between them the first one's words are counted, and
+    what the others say is set beside them.
     `base_answers` is the folder of an earlier evaluation in which the base answered the same questions: it is not asked
     again. `limit` keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
     """

@@ -15,7 +15,7 @@ from alignkeep.evaluate.attacks import Attack, DialogueAttack, RepeatedAttack
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.selection import offered_attacks, select_attacks
 from alignkeep.evaluate.suites import Suite, load_suite
-from alignkeep.judging.judges import load_judge
+from alignkeep.judging.judges import load_judges
 from alignkeep.judging.prompts import limit_prompts, task_prompts
 from alignkeep.models.endpoint import is_endpoint
 from alignkeep.models.served import CAN_CHANGE, check_asking, resolve_target
@@ -68,7 +68,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
 
     Raises RecipeError, DataError or CheckpointError for whatever is wrong with any of these, and with the judge.
     """
-    load_judge(config.judge)
+    load_judges(config.judge)
     _check_options(config)
     suite = load_suite(config.suite)
     attacks = select_attacks(config.attacks, offered_attacks(suite.attacks))

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignkeep.evaluate.answers import AnswerLog, Judged, Side
+from alignkeep.evaluate.answers import AnswerLog, Judged, Said, Side
 from alignkeep.evaluate.questions import Question
+from alignkeep.judging.agreement import agreement, differ
 from alignkeep.judging.drift import Outcome, drift, metrics, paired_tests
 from alignkeep.judging.judges import Judge, checked_judgements
 from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, METRICS, UNKNOWN_WORDS, name_of_part
 from alignkeep.judging.reading import is_correct
 from alignkeep.judging.statistics import wilson
-from alignkeep.types import Estimate, Judgement, PairedTest, Scorecard, Verdict
+from alignkeep.types import Estimate, Judgement, Opinion, PairedTest, Scorecard, Verdict
 
 
-def judge_answers(side: Side, questions: Sequence[Question], log: AnswerLog, judge: Judge) -> list[Judged]:
-    """Every answer of a side with the judge's word on it, in the order of the questions. A judge that
-    `reads_plain_request` sees the request behind an attack, not its words."""
+def judge_answers(side: Side, questions: Sequence[Question], log: AnswerLog, judges: Sequence[Judge]) -> list[Judged]:
+    """Every answer of a side, in the order of the questions, with the first judge's word on it and the others' too."""
     said = [log.said(side, question) for question in questions]
+    words = {judge.name: _words(judge, questions, said) for judge in judges}
+    first, *others = words
+    correct = [
+        None if one.no_answer is not None else is_correct(question.prompt, one.text)
+        for question, one in zip(questions, said, strict=True)
+    ]
+    return [
+        Judged(side, question, said[at], words[first][at], correct[at], {name: words[name][at] for name in others})
+        for at, question in enumerate(questions)
+    ]
+
+
+def _words(judge: Judge, questions: Sequence[Question], said: Sequence[Said]) -> list[Judgement]:
+    """What a judge says of every answer; one that did not come is unscored. A judge that `reads_plain_request` sees the
+    request behind an attack, not its words."""
     plain = {question.index: question.prompt for question in questions if question.attack is None}
     sees_plain = getattr(judge, "reads_plain_request", False)
     asked = [
@@ -26,12 +41,31 @@ def judge_answers(side: Side, questions: Sequence[Question], log: AnswerLog, jud
     ]
     given = [(prompt, one.text) for prompt, one in zip(asked, said, strict=True) if one.no_answer is None]
     words = iter(checked_judgements(judge, given))
-    return [
-        Judged(side, question, one, next(words), is_correct(question.prompt, one.text))
-        if one.no_answer is None
-        else Judged(side, question, one, Judgement(Verdict.UNSCORED), None)
-        for question, one in zip(questions, said, strict=True)
-    ]
+    return [Judgement(Verdict.UNSCORED) if one.no_answer is not None else next(words) for one in said]
+
+
+def opinions(judges: Sequence[Judge], tuned: Sequence[Judged], base: Sequence[Judged]) -> tuple[Opinion, ...]:
+    """What each of several judges found on the answers of both sides; nothing for one judge."""
+    if len(judges) < 2:
+        return ()
+    plain = [judged for judged in tuned if judged.question.attack is None]
+    first = [judged.judgement for judged in plain]
+    found = [Opinion(judges[0].name, judges[0].version, *_found(tuned, base))]
+    for judge in judges[1:]:
+        other = [judged.others[judge.name] for judged in plain]
+        differing = sum(differ(judged.judgement, judged.others[judge.name]) for judged in (*tuned, *base))
+        sides = (_by(judge, tuned), _by(judge, base))
+        found.append(Opinion(judge.name, judge.version, *_found(*sides), agreement(first, other), differing))
+    return tuple(found)
+
+
+def _by(judge: Judge, side: Sequence[Judged]) -> list[Judged]:
+    return [judged._replace(judgement=judged.others[judge.name]) for judged in side]
+
+
+def _found(tuned: Sequence[Judged], base: Sequence[Judged]) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    sides = [metrics([_outcome(judged) for judged in side]) if side else {} for side in (tuned, base)]
+    return sides[0], sides[1]
 
 
 def score(

@@ -139,6 +139,7 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
             *attacks,
             "wilson",
             *(["mcnemar"] if base else []),
+            *(["kappa"] if "," in str(settings.get("judge", "")) else []),
             *(["holm"] if base and (attacks or HARM_REFUSAL.parts_in(measured)) else []),
             *(["bootstrap"] if base and len(attacks) > 1 else []),
         )
@@ -149,13 +150,13 @@ EVALUATE = EvaluateStage()
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
     from alignkeep.evaluate.questions import named_base
-    from alignkeep.judging.judges import fingerprint_judge
+    from alignkeep.judging.judges import fingerprint_judges
 
     found = {
         "model": fingerprint_target(config.model, config.load.revision, base=named_base(config)),
         "suite": prepared.suite.fingerprint,
         "questions": prepared.fingerprint,
-        "judge": fingerprint_judge(config.judge),
+        "judge": fingerprint_judges(config.judge),
     }
     if config.base is not None:
         found["base"] = fingerprint_target(config.base)
@@ -175,7 +176,7 @@ def _ask(
     from alignkeep.evaluate.asking import answer_all
     from alignkeep.evaluate.reuse import check_reusable, read_reused
     from alignkeep.evaluate.scoring import judge_answers
-    from alignkeep.judging.judges import load_judge
+    from alignkeep.judging.judges import load_judges
 
     questions = [question for question in prepared.questions if question.attack not in vocabulary.not_asked]
     log = AnswerLog(job.folder / _LOG)
@@ -185,7 +186,7 @@ def _ask(
         if missing:
             log.add("base", read_reused(Path(config.base_answers), side, missing))
     costs = answer_all(config, prepared, vocabulary, questions, log, job.progress)
-    judged_by = load_judge(config.judge)
+    judged_by = load_judges(config.judge)
     tuned = judge_answers("tuned", questions, log, judged_by)
     return (tuned, [] if config.base is None else judge_answers("base", questions, log, judged_by)), costs
 
@@ -199,7 +200,8 @@ def _write_results(
     work: Path,
 ) -> Scorecard:
     from alignkeep.evaluate.answers import ANSWERS
-    from alignkeep.evaluate.scoring import score
+    from alignkeep.evaluate.scoring import opinions, score
+    from alignkeep.judging.judges import load_judges
 
     tuned, base = sides
     card = score(
@@ -210,6 +212,7 @@ def _write_results(
         not_asked=vocabulary.not_asked,
         seed=config.seed,
     )
+    card = replace(card, judges=opinions(load_judges(config.judge), tuned, base))
     for name, note in _several(prepared).items():
         card.notes.setdefault(name, note)
     for side, cost in costs.items():

@@ -108,6 +108,24 @@ def load_judge(spec: str) -> Judge:
     )
 
 
+def load_judges(specs: str) -> list[Judge]:
+    """The judges that specs with commas between them name, the first of whom is counted. Raises RecipeError as
+    `load_judge`, and for two of one name."""
+    found = [load_judge(spec.strip()) for spec in specs.split(",")]
+    names = [judge.name for judge in found]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise RecipeError(
+            "judge", seen=f"{twice[0]} twice", expected="judges with names of their own", remedy="name each once"
+        )
+    return found
+
+
+def fingerprint_judges(specs: str) -> str:
+    """What decides on the words of all judges that specs with commas between them name."""
+    return ", ".join(fingerprint_judge(spec.strip()) for spec in specs.split(","))
+
+
 def fingerprint_judge(spec: str) -> str:
     """What decides on the words of the judge that `spec` names: its name and version, and of one of which nobody keeps
     count the file that it stands in."""
