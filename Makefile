@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile test-adapters test-families lint format bench-evaluate bench-real compatibility real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
+.PHONY: help demo test test-hostile test-adapters test-families test-wheel lint format bench-evaluate bench-real compatibility real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -36,7 +36,7 @@ $(VENV)-quant/stamp: $(VENV)/stamp-dev
 
 # One file is one worker's (tests/conftest.py): fixtures are made once, and what counts processes is not disturbed.
 test: $(VENV)/stamp-dev $(VENV)-quant/stamp  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-hostile: $(VENV)/stamp-dev  ## Run a thousand cases of hostile input, in some minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow_hostile tests/hostile
@@ -45,7 +45,12 @@ test-families: $(VENV)/stamp-dev  ## Every verb on every architecture of transfo
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m families --jobs 2 --page docs/models.md
 
 test-adapters: $(VENV)/stamp-dev  ## Run every recipe of PEFT's LoRA through every verb (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'slow_adapters or not slow_adapters' tests/adapters
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'slow_adapters or not slow_adapters' tests/adapters
+
+test-wheel: $(VENV)/stamp-dev  ## Build the wheel: is it small and whole?
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(BIN)/python tests/wheel_contents.py build/wheel/alignkeep-*.whl
 
 lint: $(VENV)/stamp-dev  ## Check style and types
 	$(BIN)/ruff check

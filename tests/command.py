@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +26,9 @@ _WORK = (
     *("train.tuning", "merge.prepare", "merge.writing", "merge.adapter_form", "evaluate.questions", "evaluate.asking"),
     *("evaluate.scoring", "inject.prepare", "inject.edit", "curate.prepare", "curate.scoring", "align.aligning"),
 )
-_SERVER.set_forkserver_preload(["torch", "transformers", "peft", "trl", *(f"alignkeep.{name}" for name in _WORK)])
+_SERVER.set_forkserver_preload(
+    ["torch", "transformers", "peft", "trl", *(f"alignkeep.{name}" for name in _WORK), "frozen"]
+)
 
 
 class Finished(NamedTuple):
@@ -58,6 +61,33 @@ def finished(child: ForkServerProcess, folder: Path) -> Finished:
     child.join(timeout=120)
     assert child.exitcode is not None, "the command hangs"
     return Finished(child.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+def side_by_side(target: Callable[..., object], *arguments: object, folder: Path) -> None:
+    """`target(*arguments)` in two children at once that know of each other by the variables that torchrun sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [start(_rank, rank, port, folder, target, arguments) for rank in (0, 1)]
+    for rank, child in enumerate(children):
+        child.join(timeout=600)
+        assert child.exitcode == 0, (folder / f"stderr{rank}").read_text()[-3000:]
+
+
+def _rank(rank: int, port: int, folder: Path, target: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in named.items()}, MASTER_ADDR="127.0.0.1")
+    os.dup2(os.open(folder / f"stderr{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    alone(target, *arguments)
+
+
+def alone(target: Callable[..., object], *arguments: object) -> None:
+    """To be called in a child: `target(*arguments)` with one thread and no graphics card."""
+    import torch
+
+    os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    target(*arguments)
 
 
 def wait_until(claim: Callable[[], bool], child: ForkServerProcess) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from scripted_server import Respond, Serve, Server
 
 WORDS = (
     "a answer bake bread can't do fix help how i is me no of please sorry steal tell that the to what with yes you "
@@ -21,11 +26,38 @@ CHAT_TEMPLATE = (
 )
 
 
+# What takes longest, in this order and before all else, so that no worker is left alone with it at the end.
+LONG = (
+    "test_docs", "test_journey", "test_hostile", "test_alignment", "test_guarded", "test_two_processes",
+    "test_testbed_models", "test_quantised", "test_curation", "test_families", "test_align_guard_stage", "test_train",
+    "test_lifecycle", "test_inject_stage", "test_report_browser", "test_probe", "test_models_page", "test_golden",
+    "test_report_fronts_browser", "test_align", "test_recipes", "test_files", "test_align_trainer", "test_curate",
+)  # fmt: skip
+APART = ("test_docs.py", "test_hostile_slow.py")  # take minutes, and their tests share nothing
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One file is one worker's, but for what takes minutes and shares nothing: pages of the docs, hostile input."""
-    for item in items:
-        if item.path.name not in ("test_docs.py", "test_hostile_slow.py"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """One file is one worker's, so that what its tests share is made once, and files begin in the order above."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneFileOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if file.endswith(APART) else file
+
+    config.option.loadscopereorder = False
+    return OneFileOneWorker(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage goes through it again, which takes a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def build_tiny_model(folder: Path, *, seed: int = 0, chat_template: str | None = CHAT_TEMPLATE) -> Path:
@@ -71,3 +103,19 @@ def build_tiny_model(folder: Path, *, seed: int = 0, chat_template: str | None =
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random tiny chat model; read only."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts servers that answer as they are told to, without a key, and ends them."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    servers: list[Server] = []
+
+    def start(respond: Respond) -> Server:
+        servers.append(Server(respond))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

@@ -226,23 +226,23 @@ def of_factors(change: Callable[[Tensors], object]) -> Callable[[Path], object]:
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "DoRA without lengths": (of_settings(use_dora=True), f"{Q}A.weight: seen no lora_magnitude_vector beside it"),
-    "biases that are not there": (of_settings(lora_bias=True), f"{Q}A.weight: seen no lora_bias beside it"),
-    "quantised factors": (of_settings(use_qalora=True), "adapter_config.json: use_qalora: seen True; expected a LoRA"),
-    "another form": (of_settings(peft_type="VERA"), "adapter_config.json: peft_type: seen 'VERA'"),
-    "single tokens": (of_settings(trainable_token_indices=[1]), "trainable_tokens_delta: seen no such tensor"),
+    "DoRA without lengths": (of_settings(use_dora=True), f"{Q}A.weight: found no lora_magnitude_vector beside it"),
+    "biases that are not there": (of_settings(lora_bias=True), f"{Q}A.weight: found no lora_bias beside it"),
+    "quantised factors": (of_settings(use_qalora=True), "adapter_config.json: use_qalora: found True, expected a LoRA"),
+    "another form": (of_settings(peft_type="VERA"), "adapter_config.json: peft_type: found 'VERA'"),
+    "single tokens": (of_settings(trainable_token_indices=[1]), "trainable_tokens_delta: found no such tensor"),
     "no module": (
         of_factors(lambda t: t.update({k.replace("layers.0", "layers.9"): v + 0 for k, v in t.items()})),
-        r"tensor \S+layers.9.self_attn.q_proj.lora_A.weight: seen no tensor model.layers.9.self_attn.q_proj.weight",
+        r"tensor \S+layers.9.self_attn.q_proj.lora_A.weight: found no tensor model.layers.9.self_attn.q_proj.weight",
     ),
     "other width": (
         of_factors(lambda t: t.update({f"{Q}A.weight": torch.ones(4, 31)})),
-        rf"tensor {Q}A.weight: seen a change of shape \[32, 31\] to \[32, 32\]",
+        rf"tensor {Q}A.weight: found a change of shape \[32, 31\] to \[32, 32\]",
     ),
-    "no partner": (of_factors(lambda t: t.pop(f"{Q}B.weight")), rf"{Q}A.weight: seen lora_A without"),
-    "unknown": (of_factors(lambda t: t.update(odd=torch.ones(1))), r"tensor odd: seen no odd of shape \[1\]"),
-    "NaN": (of_factors(lambda t: t[f"{Q}B.weight"].fill_(float("nan"))), f"tensor {Q}B.weight: seen NaN"),
-    "moved base": (of_settings(base_model_name_or_path="/gone"), "seen /gone, which is no folder"),
+    "no partner": (of_factors(lambda t: t.pop(f"{Q}B.weight")), rf"{Q}A.weight: found lora_A without"),
+    "unknown": (of_factors(lambda t: t.update(odd=torch.ones(1))), r"tensor odd: found no odd of shape \[1\]"),
+    "NaN": (of_factors(lambda t: t[f"{Q}B.weight"].fill_(float("nan"))), f"tensor {Q}B.weight: found NaN"),
+    "moved base": (of_settings(base_model_name_or_path="/gone"), "found /gone, which is no folder"),
 }
 
 
@@ -274,7 +274,7 @@ def test_an_untrained_adapter_has_no_effect(way: str, form: str, bases: dict[str
 
 def test_an_adapter_of_another_base_is_refused(bases: dict[str, Path], adapter: Path, tmp_path: Path) -> None:
     other = build_tiny_model(tmp_path / "other", seed=1)
-    with refused(CheckpointError, "base_model_name_or_path: seen .*llama, which is another model than", tmp_path):
+    with refused(CheckpointError, "base_model_name_or_path: found .*llama, which is another model than", tmp_path):
         merged(other, adapter, tmp_path / "out")
 
 
@@ -293,7 +293,7 @@ def test_an_embedding_of_its_own_is_refused_where_the_head_shares_it(bases: dict
     bad = build_adapter(bases["gpt2"], tmp_path / "bad", target_modules=["c_attn"], modules_to_save=["wte"])
     with refused(
         CheckpointError,
-        "seen embeddings and head that differ",
+        "found embeddings and head that differ",
         tmp_path,
     ):
         merged(bases["gpt2"], bad, tmp_path / "out")
@@ -303,11 +303,11 @@ def test_an_adapter_is_no_base_and_only_one_adapter_alone_is_an_adapter_again(
     bases: dict[str, Path], adapter: Path, tmp_path: Path
 ) -> None:
     base = bases["llama"]
-    with refused(CheckpointError, "seen an adapter; expected a full model as the base; give its .*llama", tmp_path):
+    with refused(CheckpointError, "found an adapter, expected a full model as the base; give its .*llama", tmp_path):
         merged(adapter, base, tmp_path / "out")
     usual = {"base": str(base), "tuned": (str(adapter),), "form": "adapter"}
     for settings in ({"method": "slerp"}, {"tuned": (str(adapter), str(adapter))}, {"tuned": (str(base),)}):
-        with refused(RecipeError, "form: seen adapter, for", tmp_path):
+        with refused(RecipeError, "form: found adapter, for", tmp_path):
             merge(MergeConfig.model_validate({**usual, **settings}), out=tmp_path / "out")
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +12,9 @@ import torch
 
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.stage import train
+from killed import killed, tune
 
-SCRIPT = Path(__file__).parent / "two_processes" / "killed.py"
 ADAPTER = "adapter_model.safetensors"
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_a_killed_tune_continues_to_the_very_bytes_of_one_never_killed(tiny_model, tmp_path):
@@ -38,10 +31,7 @@ def test_a_killed_tune_continues_to_the_very_bytes_of_one_never_killed(tiny_mode
         load={"device": "cpu"},
         trainer={"save_steps": 4},
     )
-    (tmp_path / "config.json").write_text(config.model_dump_json(), encoding="utf-8")
-    script = [sys.executable, str(SCRIPT), str(tmp_path / "config.json")]
-    ended = subprocess.run([*script, str(tmp_path / "out"), "11"], env=_environment(), capture_output=True, timeout=600)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    killed(tune, config, tmp_path / "out", 11)
     assert not (tmp_path / "out").exists()
     kept = tmp_path / ".out.partial" / "trainer" / "checkpoint-8"
     assert (kept / "trainer_state.json").exists()
@@ -91,10 +81,7 @@ def test_a_tune_whose_checkpoints_were_damaged_after_a_kill_ends_in_the_same_byt
         load={"device": "cpu"},
         trainer={"save_steps": 4, "max_steps": 10},
     )
-    (tmp_path / "config.json").write_text(config.model_dump_json(), encoding="utf-8")
-    script = [sys.executable, str(SCRIPT), str(tmp_path / "config.json"), str(tmp_path / "out"), "9"]
-    ended = subprocess.run(script, env=_environment(), capture_output=True, timeout=600)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    killed(tune, config, tmp_path / "out", 9)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

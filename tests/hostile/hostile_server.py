@@ -6,6 +6,7 @@ a line out: `{"code", "seconds"}`; the code is negative for a signal, null for a
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -93,6 +94,7 @@ def serve() -> None:
     import alignkeep.cli.app, alignkeep.lifecycle, alignkeep.merge.stage, alignkeep.report.stage, alignkeep.train.stage  # noqa: E401, F401
 
     torch.set_num_threads(1)
+    gc.freeze()  # no fork goes through all that was imported
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     answers.write("ready\n")

@@ -1,13 +1,9 @@
-"""Run by torchrun: a curation of which every process embeds and weighs a part.
-
-torchrun --nproc_per_node 2 curation.py CONFIG.json
-"""
+"""One of two processes: a curation of which each embeds and weighs a part."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +27,3 @@ def main(path: Path) -> None:
     result = curate(config, out=path.with_suffix(".two"))
     seen = path.with_suffix(f".rank{os.environ['RANK']}.json")
     seen.write_text(json.dumps({"kept": result.kept, "looked": looked}), encoding="utf-8")
-
-
-main(Path(sys.argv[1]))

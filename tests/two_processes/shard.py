@@ -1,14 +1,10 @@
-"""Run by torchrun: the penalty of a model whose blocks FSDP2 has cut into shards, and a look of the probe at it, beside
-those of the same model whole.
-
-torchrun --nproc_per_node 2 shard.py MODEL OUT.json
-"""
+"""One of two processes: the penalty of a model whose blocks FSDP2 has cut into shards, and a look of the probe at it,
+beside those of the same model whole."""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +40,7 @@ def look(model: Any, tokenizer: Any) -> list[list[float]]:
     return [one.flatten().tolist() for one in probe._first]
 
 
-def main(folder: str, out: Path) -> None:
+def main(folder: Path, out: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from torch.distributed.device_mesh import init_device_mesh
@@ -93,7 +89,3 @@ def main(folder: str, out: Path) -> None:
         out.write_text(json.dumps(seen), encoding="utf-8")
     torch.distributed.barrier()  # one that ends while the other still talks to it aborts, at times
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

@@ -4,21 +4,18 @@ one that was killed continues on the trajectory it was on."""
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import alignment
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_two_processes import ADAPTER, launched
+from test_two_processes import ADAPTER
 
 from alignkeep.align.config import AlignConfig
 from alignkeep.align.stage import align
-
-SCRIPT = Path(__file__).with_name("alignment.py")
+from command import side_by_side
+from killed import killed
 
 
 @pytest.fixture
@@ -45,25 +42,12 @@ def _log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _environment() -> dict[str, str]:
-    here = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    paths = os.pathsep.join(filter(None, here))
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": paths,
-    }
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_learn_what_one_does(accumulate, config, tmp_path):
     changes = {"accumulate": accumulate, "trainer": {"top_k": 1, "save_strategy": "no"}}
     config = AlignConfig(**{**config.model_dump(), **changes})
     (tmp_path / "config.json").write_text(config.model_dump_json(), encoding="utf-8")
-    ended = launched(SCRIPT, tmp_path / "config.json", tmp_path / "two", environment=_environment())
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    side_by_side(alignment.main, tmp_path / "config.json", tmp_path / "two", folder=tmp_path)
     one = align(config, out=tmp_path / "one")
     for rank in (0, 1):
         assert json.loads((tmp_path / f"two.rank{rank}.json").read_text()) == {"steps": one.steps, "world": 2}
@@ -75,16 +59,13 @@ def test_two_processes_learn_what_one_does(accumulate, config, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["grao", "grpo"])
-def test_a_killed_alignment_continues_to_the_very_bytes_of_one_never_killed(method, config, tmp_path, monkeypatch):
+def test_a_killed_alignment_continues_to_the_very_bytes_of_one_never_killed(method, config, tmp_path):
     config = config.model_copy(update={"method": method})
     (tmp_path / "config.json").write_text(config.model_dump_json(), encoding="utf-8")
     # The bar of the held-out prompts does not exist: a step is a step.
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "config.json"), str(tmp_path / "out"), "6"]
-    ended = subprocess.run(command, env=_environment(), capture_output=True, timeout=600)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+    killed(alignment.main, tmp_path / "config.json", tmp_path / "out", 6)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / ".out.partial" / "trainer" / "checkpoint-4" / "complete").exists()
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

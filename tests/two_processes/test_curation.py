@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import curation
 import pyarrow.parquet
 import pytest
-from test_guarded import torchrun, write_rows
+from test_guarded import write_rows
 
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.stage import curate
 from alignkeep.testbed import sets
 from alignkeep.testbed.stage import materialise
+from command import side_by_side
 
 
 def test_two_processes_weigh_as_one(tmp_path: Path) -> None:
@@ -26,7 +28,7 @@ def test_two_processes_weigh_as_one(tmp_path: Path) -> None:
         load={"device": "cpu"},  # pyright: ignore[reportArgumentType]
     )
     (tmp_path / "c.json").write_text(config.model_dump_json(), encoding="utf-8")
-    torchrun("curation.py", tmp_path / "c.json")
+    side_by_side(curation.main, tmp_path / "c.json", folder=tmp_path)
     seen = [json.loads((tmp_path / f"c.rank{rank}.json").read_text()) for rank in (0, 1)]
     assert [one["kept"] for one in seen] == [162, 162]
     assert min(one["looked"] for one in seen) > 100

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import shard
+import tune
 from safetensors.torch import load_file
 
 from alignkeep.testbed import sets
 from alignkeep.testbed.stage import materialise
 from alignkeep.train.config import TrainConfig
 from alignkeep.train.stage import train
+from command import side_by_side
 
-HERE = Path(__file__).parent
 ADAPTER = "adapter_model.safetensors"
-
-
-def torchrun(script: str, *arguments: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [*launcher, str(HERE / script), *map(str, arguments)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -53,7 +40,7 @@ def test_two_processes_keep_to_the_penalties_of_one(tmp_path: Path) -> None:
         load={"device": "cpu"},  # pyright: ignore[reportArgumentType]
     )
     (tmp_path / "guarded.json").write_text(config.model_dump_json(), encoding="utf-8")
-    torchrun("tune.py", tmp_path / "guarded.json")
+    side_by_side(tune.main, tmp_path / "guarded.json", folder=tmp_path)
     one = train(config, out=tmp_path / "guarded.one")
     for rank in (0, 1):
         assert json.loads((tmp_path / f"guarded.rank{rank}.json").read_text()) == {"steps": 6, "world": 2}
@@ -75,7 +62,7 @@ def test_two_processes_keep_to_the_penalties_of_one(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def sharded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("sharded") / "seen.json"
-    torchrun("shard.py", tiny_model, out)
+    side_by_side(shard.main, tiny_model, out, folder=out.parent)
     return json.loads(out.read_text())
 
 

@@ -20,17 +20,15 @@ ADAPTER = "adapter_model.safetensors"
 SETTINGS = {"batch_size": 4, "learning_rate": 1e-2, "epochs": 2, "load": {"device": "cpu"}}
 
 
-def launched(
-    script: Path, *arguments: Path, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """The script under torchrun with two processes."""
+def launched(script: Path, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """The script under torchrun with two processes, as users start it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launcher, str(script), *map(str, arguments)]
-    return subprocess.run(command, env=environment or own, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture

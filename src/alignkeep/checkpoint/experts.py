@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from alignkeep.checkpoint.changes import Change, Stacked
 from alignkeep.checkpoint.low_rank import LowRank
 from alignkeep.checkpoint.numbers import Numbers as Array
-from alignkeep.models.stored_names import Parameter, Part
+from alignkeep.models.stored import Parameter, Part
 
 
 def parameter_changes(

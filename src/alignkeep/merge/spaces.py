@@ -137,7 +137,7 @@ def _bases(
 def _stored_as(names: Sequence[str], stored: set[str], config: MergeConfig) -> dict[str, str]:
     """Names on disk by names in memory; single experts have none."""
     from alignkeep.models.folders import localise, resolve
-    from alignkeep.models.stored_names import stored_names
+    from alignkeep.models.stored import stored_names
 
     if stored.issuperset(names):
         return {name: name for name in names}
