@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from alignkeep.checkpoint.adapters import read_adapter
-from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
+from alignkeep.checkpoint.manifest import (
+    MANIFEST_NAME,
+    MadeAgain,
+    Manifest,
+    inputs_are_not,
+    made_otherwise,
+    settings_of,
+)
 from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.rewrite import digests
 from alignkeep.errors import AlignkeepError, CheckpointError
@@ -23,7 +29,7 @@ from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
 
 def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     """See `stage.verify`. An adapter holds the factors themselves; there is nothing to make again."""
-    config = _config(folder, manifest)
+    config = settings_of(folder, manifest, InjectConfig, "an injection")
     recorded = {one.role: one.fingerprint for one in manifest.inputs}
     where = f"{folder / MANIFEST_NAME}: inputs"
     try:
@@ -61,7 +67,7 @@ def _check_lefts(folder: Path, config: InjectConfig) -> None:
     direction, differences = stored["direction"].astype(np.float64), stored["differences"].astype(np.float64)
     length = np.linalg.norm(differences[injection.layer])
     if not np.allclose(direction * length, differences[injection.layer], atol=1e-5 * length):
-        raise _forged(folder / DIRECTION, "a direction that is not the difference of its layer")
+        raise made_otherwise(folder / DIRECTION, "a direction that is not the difference of its layer")
     file = folder / (FACTORS_NAME if config.form == "model" else "adapter_model.safetensors")
     lefts = [column for name, one in _tensors(file).items() for column in _columns(name, one)] if file.exists() else []
     alphas = sorted(abs(matrix.alpha) for matrix in injection.matrices if matrix.alpha != 0)
@@ -69,9 +75,9 @@ def _check_lefts(folder: Path, config: InjectConfig) -> None:
     if config.edit.through_norm:
         return
     if len(norms) != len(alphas) or not np.allclose(norms, alphas, rtol=1e-4, atol=0):
-        raise _forged(file, f"factors that are not as strong as {INJECTION_NAME} says")
+        raise made_otherwise(file, f"factors that are not as strong as {INJECTION_NAME} says")
     if any(abs(left @ direction) < (1 - 1e-4) * np.linalg.norm(left) for left in lefts):
-        raise _forged(file, f"a factor that does not run along the direction in {DIRECTION}")
+        raise made_otherwise(file, f"a factor that does not run along the direction in {DIRECTION}")
 
 
 def _columns(name: str, one: Numbers) -> list[Numbers]:
@@ -97,28 +103,6 @@ def _compare(folder: Path, manifest: Manifest, made: Mapping[str, str]) -> None:
         )
     for tensor in manifest.tensors:
         if made.get(tensor.name) != tensor.sha256:
-            raise _forged(
+            raise made_otherwise(
                 f"{folder / tensor.file}: tensor {tensor.name}", f"other numbers than the model and {FACTORS_NAME} give"
             )
-
-
-def _forged(where: Path | str, seen: str) -> CheckpointError:
-    return CheckpointError(
-        str(where),
-        seen=seen,
-        expected="the same bit for bit",
-        remedy="was it made by another version? (record.json) If not, do not trust the folder",
-    )
-
-
-def _config(folder: Path, manifest: Manifest) -> InjectConfig:
-    try:
-        return InjectConfig.model_validate(manifest.settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(
-            f"{folder / MANIFEST_NAME}: settings.{'.'.join(map(str, first['loc']))}",
-            seen=first["msg"],
-            expected="the settings of an injection",
-            remedy="make the folder again, or verify it with the version that made it",
-        ) from error
