@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile test-adapters test-families lint format bench-evaluate bench-real real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
+.PHONY: help demo test test-hostile test-adapters test-families test-wheel lint format bench-evaluate bench-real real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -19,7 +19,7 @@ $(VENV)/stamp-torch: constraints.txt
 	touch $@
 
 $(VENV)/stamp-run: pyproject.toml $(VENV)/stamp-torch
-	$(PIP) -e .
+	$(PIP) -e '.[train]'
 	touch $@
 
 $(VENV)/stamp-dev: pyproject.toml $(VENV)/stamp-torch
@@ -46,6 +46,11 @@ test-families: $(VENV)/stamp-dev  ## Every verb on every architecture of transfo
 
 test-adapters: $(VENV)/stamp-dev  ## Run every recipe of PEFT's LoRA through every verb (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'slow_adapters or not slow_adapters' tests/adapters
+
+test-wheel: $(VENV)/stamp-dev  ## Build the wheel: is it small and whole?
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(BIN)/python tests/wheel_contents.py build/wheel/alignkeep-*.whl
 
 lint: $(VENV)/stamp-dev  ## Check style and types
 	$(BIN)/ruff check

@@ -46,6 +46,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # A_y falls below 0 where most samples win, and the reference is then unlearned without bound.
     "floors": {"GRAO, A_y at least 0": {"method": "grao", "min_reference_advantage": 0.0}},
+    # So is what is unlearned by its probability, and not by the logarithm of it, with a bound.
+    "bounds": {
+        "GRAO, bounded": {"method": "grao", "bounded": True},
+        "GRAO, bounded, imitation 0.125": {"method": "grao", "bounded": True, "imitation": 0.125},
+    },
     "references": {
         "SFT, right references": {"method": "sft", "right": True},
         "GRPO, right references": {"method": "grpo", "right": True},

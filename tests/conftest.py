@@ -8,10 +8,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from scripted_server import Respond, Serve, Server
 
 WORDS = (
     "a answer bake bread can't do fix help how i is me no of please sorry steal tell that the to what with yes you "
@@ -100,3 +103,19 @@ def build_tiny_model(folder: Path, *, seed: int = 0, chat_template: str | None =
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random tiny chat model; read only."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts servers that answer as they are told to, without a key, and ends them."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    servers: list[Server] = []
+
+    def start(respond: Respond) -> Server:
+        servers.append(Server(respond))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

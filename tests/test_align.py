@@ -233,7 +233,7 @@ def test_a_model_that_padding_leads_astray_is_refused(config, tiny_model, tmp_pa
     torch.manual_seed(0)
     RwkvForCausalLM(RwkvConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2)).save_pretrained(folder)
     with pytest.raises(
-        RecipeError, match=r"align\.model: seen RwkvForCausalLM, which answers a padded prompt otherwise"
+        RecipeError, match=r"align\.model: found RwkvForCausalLM, which answers a padded prompt otherwise"
     ):
         align(_with(config, model=str(folder)), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -405,7 +405,7 @@ def test_answers_have_the_room_that_the_longest_prompt_leaves_and_it_is_said(con
         ({"trainer": {"num_generations": 4}}, "sampling.group"),
         ({"trainer": {"log_completions": True}}, "log_completions"),
         ({"trainer": {"nonsense": 1}}, "unknown key"),
-        ({"trainer": {"max_steps": [3]}}, r"align\.trainer\.max_steps: seen \[3\]; expected a valid integer"),
+        ({"trainer": {"max_steps": [3]}}, r"align\.trainer\.max_steps: found \[3\], expected a valid integer"),
         ({"accumulate": 3}, "divisor"),
         ({"lora": {"target_modules": ["nothing"]}}, "align.lora.target_modules"),
     ],

@@ -17,7 +17,7 @@ from alignkeep.align.stage import _gather_judgements, align, plan
 from alignkeep.align.trainer import GRAOTrainer
 from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.errors import DataError, NoEffectError, RecipeError
-from alignkeep.judging.judges import Comparison
+from alignkeep.judging.pairs import Comparison
 from alignkeep.models import generation
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import load_model, load_tokenizer
@@ -92,7 +92,7 @@ def test_samples_references_and_looks_end_alike(config, trainers, tmp_path):
     ],
 )
 def test_a_setting_that_this_reward_does_not_read_is_refused(reward, name):
-    with pytest.raises(NoEffectError, match=rf"align\.reward\.{name}: seen .* with {reward['spec']}"):
+    with pytest.raises(NoEffectError, match=rf"align\.reward\.{name}: found .* with {reward['spec']}"):
         RewardSettings(**reward)
 
 
@@ -135,7 +135,7 @@ def test_a_backend_is_one_of_two(backend, config, tmp_path):
     command = ["align", "--model", config.model, "--data", config.data, "--reward", "rewards:even"]
     ended = run_command(*command, "--backend", backend, "--out", tmp_path / "out", "--dry-run", folder=tmp_path)
     assert ended.code == 1
-    assert ended.stderr.strip() == f"error: --backend: seen {backend}; expected transformers or vllm; name one of them"
+    assert ended.stderr.strip() == f"error: --backend: found {backend}, expected transformers or vllm; name one of them"
 
 
 def test_an_answer_that_is_its_reference_is_a_tie_and_no_judge_is_asked():
@@ -177,7 +177,7 @@ def test_whatever_the_users_module_raises_names_the_reward(text, said, tmp_path,
     name = f"reward_of_{said.lower()}"
     (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(RecipeError, match=rf"align\.reward\.spec: seen '{name}:reward' \({said}"):
+    with pytest.raises(RecipeError, match=rf"align\.reward\.spec: found '{name}:reward' \({said}"):
         load_reward(RewardSettings(spec=f"{name}:reward"), LoadConfig(device="cpu"), tmp_path / "none")
     sys.modules.pop(name, None)
 
@@ -198,7 +198,7 @@ def test_a_column_of_trls_own_is_found_by_the_plan_in_either_file(column, where,
     first, count = (0, 12) if where == "data" else (12, 5)
     file = _write(tmp_path / "other.jsonl", [{**row, column: "x"} for row in _rows(first, count)])
     changes: dict[str, object] = {"data": file} if where == "data" else {"held_out": {"data": file}}
-    with pytest.raises(DataError, match=rf"other\.jsonl: seen a column `{column}`"):
+    with pytest.raises(DataError, match=rf"other\.jsonl: found a column `{column}`"):
         plan(_with(config, **changes))
 
 
@@ -244,5 +244,5 @@ def test_an_apples_device_is_refused_where_there_is_none(config):
     if torch.backends.mps.is_available():
         assert plan(_with(config, load={"device": "mps"}))["steps"] == 3
         return
-    with pytest.raises(RecipeError, match=r"load\.device: seen mps"):
+    with pytest.raises(RecipeError, match=r"load\.device: found mps"):
         plan(_with(config, load={"device": "mps"}))

@@ -2,124 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from alignkeep.align.config import RewardSettings
 from alignkeep.align.reward import load_reward
 from alignkeep.errors import MachineError, RecipeError
-from alignkeep.judging.endpoint import Endpoint
 from alignkeep.models.config import LoadConfig
+from alignkeep.models.endpoint import Endpoint
 from alignkeep.types import Message
+from scripted_server import SILENCE, Asked, Said, Serve, completion
 
 SECRET = "sk-not-to-be-shown"
 STUCK = 30.0  # seconds after which a test that waits for another thread gives up
-
-
-class Asked(NamedTuple):
-    """One request as the server saw it; `nth` counts those with the same words, from 1."""
-
-    path: str
-    headers: dict[str, str]
-    body: dict[str, object]
-    words: str
-    nth: int
-
-
-class Said(NamedTuple):
-    """A whole HTTP response."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-def completion(words: object, finish_reason: str = "stop") -> Said:
-    choice = {"message": {"role": "assistant", "content": words}, "finish_reason": finish_reason}
-    return Said(body=json.dumps({"choices": [choice]}).encode())
-
-
-Respond = Callable[[Asked], Said | Iterable[bytes]]
-"""Pieces of bytes go out as they are, one after the other, and the connection is closed."""
-
-SILENCE: tuple[bytes, ...] = ()
-
-
-class Server:
-    """Answers with `respond` until it is closed."""
-
-    def __init__(self, respond: Respond) -> None:
-        self.asked: list[Asked] = []
-        self.lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                said = respond(server.note(self))
-                if not isinstance(said, Said):
-                    for piece in said:
-                        self.wfile.write(piece)
-                    return
-                self.send_response(said.status)
-                for name, value in {"Content-Length": str(len(said.body)), **dict(said.headers)}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(said.body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                pass  # clients that hang up are part of the tests
-
-        self.http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
-        self.thread.start()
-
-    def note(self, handler: BaseHTTPRequestHandler) -> Asked:
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        words = body["messages"][-1]["content"]
-        with self.lock:
-            nth = 1 + sum(one.words == words for one in self.asked)
-            self.asked.append(Asked(handler.path, dict(handler.headers), body, words, nth))
-            return self.asked[-1]
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-
-
-Serve = Callable[[Respond], Server]
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    servers: list[Server] = []
-
-    def start(respond: Respond) -> Server:
-        servers.append(Server(respond))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 def chats_of(*words: str) -> list[tuple[Message, ...]]:
@@ -430,7 +333,7 @@ def test_an_interrupt_does_not_wait_for_replies(serve: Serve) -> None:
     code = (
         # A test run in the background ignores the signal, and so would this one.
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from alignkeep.judging.endpoint import Endpoint\nfrom alignkeep.types import Message\n"
+        "from alignkeep.models.endpoint import Endpoint\nfrom alignkeep.types import Message\n"
         f"Endpoint({serve(respond).url!r}, 'judge', timeout=3600.0)([(Message('user', str(n)),) for n in range(99)])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)

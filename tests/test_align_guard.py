@@ -238,7 +238,7 @@ def test_the_penalty_and_its_gradient_are_those_of_whole_matrices(
 STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "sft accumulated": ("sft", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}),
-    "sft checkpointed": ("sft", {"activation_checkpointing": True}),
+    "sft checkpointed": ("sft", {"gradient_checkpointing": True}),
     "dpo": ("dpo", {"per_device_train_batch_size": 4}),
     "dpo accumulated": ("dpo", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
 }

@@ -66,18 +66,18 @@ def test_a_file_that_is_not_this_models_is_refused(tiny: Tiny, tmp_path: Path) -
             AlignGuard.load(file, other, AlignGuardSettings(**settings))
 
     for base in (tuned, stranger):
-        load("of another model; expected the model that it was measured on", other=adapter(base))
-    load(r'"side": "input".*; expected .*"side": "output"', side="output")
-    load(r'"most": 64.*; expected .*"most": 8', most=8)
+        load("of another model, expected the model that it was measured on", other=adapter(base))
+    load(r'"side": "input".*, expected .*"side": "output"', side="output")
+    load(r'"most": 64.*, expected .*"most": 8', most=8)
     bad.write_bytes(kept.read_bytes()[:-100])
-    load("bad.safetensors: seen SafetensorError", bad)
+    load("bad.safetensors: found SafetensorError", bad)
     bad.write_text("a note")
     load("expected a file that AlignGuard wrote", bad)
-    load("format pt; expected alignkeep", tiny.folder / "model.safetensors")
+    load("format pt, expected alignkeep", tiny.folder / "model.safetensors")
     load("FileNotFoundError", tmp_path / "none")
     few = adapter(tiny.base(), target_modules=["q_proj"])
     tiny.guard(few).save(bad, few)
-    load("seen no subspace of .*k_proj", bad)
+    load("found no subspace of .*k_proj", bad)
 
 
 def shuffled(tensors: Any) -> None:
@@ -92,10 +92,10 @@ def shuffled(tensors: Any) -> None:
 def test_a_model_that_cannot_be_guarded_is_refused(tiny: Tiny) -> None:
     with pytest.raises(RecipeError, match=r"a model without LoRA layers; .* give the trainer a peft_config"):
         tiny.guard(tiny.base())
-    with pytest.raises(RecipeError, match=r"adapter of \S*q_proj: seen DoRA; .* leave use_dora"):
+    with pytest.raises(RecipeError, match=r"adapter of \S*q_proj: found DoRA; .* leave use_dora"):
         tiny.guard(adapter(tiny.base(), use_dora=True))
     experts = AutoModelForCausalLM.from_pretrained(write_tiny(tiny.out, "qwen3_moe"))
-    with pytest.raises(RecipeError, match=r"adapter of \S*mlp.experts: seen an adapter of fused experts"):
+    with pytest.raises(RecipeError, match=r"adapter of \S*mlp.experts: found an adapter of fused experts"):
         tiny.guard(adapter(experts, target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"]))
     config = tiny.base().config
     with torch.device("meta"):
@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_guarded_is_refused(tiny: Tiny) -> None:
     with pytest.raises(CheckpointError, match=r"weights on the meta device; .* load the model first"):
         tiny.guard(adapter(empty, begun=False))
     few, trainer = tiny.guard(adapter(tiny.base(), target_modules=["q_proj"])), tiny.sft(adapter(tiny.base()))
-    with pytest.raises(RecipeError, match=r"no subspace of \S*k_proj; expected one of each of the 14"):
+    with pytest.raises(RecipeError, match=r"no subspace of \S*k_proj, expected one of each of the 14"):
         few.attach(trainer)
     headless = tiny.base()
     headless.lm_head.weight.data.zero_()
@@ -120,7 +120,7 @@ def test_a_model_that_cannot_be_guarded_is_refused(tiny: Tiny) -> None:
 
 def test_penalties_that_never_pull_are_an_error_at_the_end(tiny: Tiny) -> None:
     trainer = tiny.sft(adapter(tiny.base()))
-    with pytest.raises(NoEffectError, match=r"gradient was at most \d\.\de-\d+ of the task's; expected a share above"):
+    with pytest.raises(NoEffectError, match=r"gradient was at most \d\.\de-\d+ of the task's, expected a share above"):
         learned(trainer, tiny.guard(trainer.model, alignment=1e-12))
     assert trainer.state.global_step == 2
 
@@ -130,7 +130,7 @@ def test_a_term_that_is_not_finite_is_named_with_its_step(tiny: Tiny) -> None:
         trainer = tiny.sft(adapter(tiny.base()))
         with torch.no_grad():
             trainer.model.base_model.model.model.layers[1].mlp.up_proj.lora_B["default"].weight[3, 1] = torch.nan
-        with pytest.raises(RecipeError, match=f"alignguard, step 1: seen a {term} term that is not finite"):
+        with pytest.raises(RecipeError, match=f"alignguard, step 1: found a {term} term that is not finite"):
             learned(trainer, tiny.guard(trainer.model, **settings))
 
 
@@ -248,7 +248,7 @@ def test_probe_prompts_that_cannot_be_used_are_told_before_anything_is_measured(
     bed: Bed, tiny: Tiny, tmp_path: Path
 ) -> None:
     config = bed.tiny(tiny.folder, probe=bed.probed().probe)
-    with refused(DataError, r"train\.probe\.harmful: seen a model that answers harmful prompts as", tmp_path):
+    with refused(DataError, r"train\.probe\.harmful: found a model that answers harmful prompts as", tmp_path):
         train(config, out=tmp_path / "out")
 
 
@@ -300,11 +300,11 @@ def test_alignment_data_that_cannot_be_kept_to_is_refused(bed: Bed, tiny: Tiny, 
     ]
     file = write_rows(tmp_path / "data" / "refusals.jsonl", refusals)
     for attempt in (plan, lambda config: train(config, out=tmp_path / "out")):
-        with refused(RecipeError, r"alignguard\.data: seen none; .* give --alignment-data FILE", tmp_path):
+        with refused(RecipeError, r"alignguard\.data: found none; .* give --alignment-data FILE", tmp_path):
             attempt(bed.config(alignguard={}))
-        with refused(DataError, r"answers\.jsonl: seen 3 examples, none of whose answers refuses", tmp_path):
+        with refused(DataError, r"answers\.jsonl: found 3 examples, none of whose answers refuses", tmp_path):
             attempt(bed.config(alignguard={"data": str(answers)}))
-    with refused(DataError, r"refusals\.jsonl: seen a base that refuses 0 of 5 prompts .* aligned base", tmp_path):
+    with refused(DataError, r"refusals\.jsonl: found a base that refuses 0 of 5 prompts .* aligned base", tmp_path):
         train(bed.tiny(tiny.folder, alignguard={"data": str(file)}), out=tmp_path / "out")
 
 
@@ -316,8 +316,8 @@ def test_other_alignment_data_is_another_tune(bed: Bed, whole: Path, tmp_path: P
 
 def test_a_guarded_tune_that_fails_leaves_nothing(bed: Bed, tmp_path: Path) -> None:
     faults = {
-        r"alignguard, step 2: seen a fisher term that is not finite; .* nothing was written": {"learning_rate": 1e30},
-        r"alignguard: seen penalties whose gradient was at most": {
+        r"alignguard, step 2: found a fisher term that is not finite; .* nothing was written": {"learning_rate": 1e30},
+        r"alignguard: found penalties whose gradient was at most": {
             "alignguard": {"data": str(bed.alignment), "alignment": 1e-12}
         },
     }
@@ -362,9 +362,9 @@ def test_of_two_active_adapters_none_is_forgotten(tiny: Tiny) -> None:
     [
         (LoraConfig(target_modules=["q_proj", "embed_tokens"]), "an adapter of embeddings"),
         (LoraConfig(target_modules=["q_proj", "lm_head"]), "lm_head"),
-        (AdaLoraConfig(target_modules=["q_proj"], total_step=10), "adapter of .*: seen SVDLinear"),
-        (LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"), "init_lora_weights: seen pissa"),
-        (LoraConfig(target_modules=["q_proj"], init_lora_weights="OLoRA"), "init_lora_weights: seen OLoRA"),  # pyright: ignore[reportArgumentType]
+        (AdaLoraConfig(target_modules=["q_proj"], total_step=10), "adapter of .*: found SVDLinear"),
+        (LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"), "init_lora_weights: found pissa"),
+        (LoraConfig(target_modules=["q_proj"], init_lora_weights="OLoRA"), "init_lora_weights: found OLoRA"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_an_adapter_whose_update_is_not_seen_is_refused(config: LoraConfig, said: str, tiny: Tiny) -> None:
@@ -449,7 +449,7 @@ def test_experts_are_refused_before_the_model_is_loaded(bed: Bed, tmp_path: Path
 
 def test_alignment_answers_beyond_the_limit_are_found_by_the_plan(bed: Bed) -> None:
     with pytest.raises(
-        DataError, match=r"alignment\.jsonl, example \d+: seen no token of the answer among the first 4"
+        DataError, match=r"alignment\.jsonl, example \d+: found no token of the answer among the first 4"
     ):
         plan(TrainConfig(**bed.config().model_dump() | {"max_length": 4}))
 
@@ -478,9 +478,9 @@ def test_the_trainer_class_takes_rows_and_refuses_weights_it_would_not_read(tiny
     data = Dataset.from_dict(_rows(12))
     options = {"train_dataset": data, "processing_class": tiny.tokenizer}
     assert AlignGuardSFTTrainer(model, args, alignment_data=rows, **options).guard is not None
-    with pytest.raises(DataError, match=r"alignment_data, row 2: seen a str"):
+    with pytest.raises(DataError, match=r"alignment_data, row 2: found a str"):
         AlignGuardSFTTrainer(model, args, alignment_data=[rows[0], "sorry"], **options)
-    with pytest.raises(RecipeError, match="alignment_data: seen none"):
+    with pytest.raises(RecipeError, match="alignment_data: found none"):
         AlignGuardSFTTrainer(model, args, **options)
     weighted = data.add_column("weight", [1.0] * len(data))  # pyright: ignore[reportCallIssue]
     with pytest.raises(RecipeError, match="a column `weight`"):

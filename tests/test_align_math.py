@@ -29,6 +29,7 @@ checked: Any = jaxtyped(typechecker=beartype)
 sum_over_answer, mean_over_answer = checked(masked.sum_over_answer), checked(masked.mean_over_answer)
 group_advantage = checked(advantages.group_advantage)
 coefficients, terms = checked(objectives.coefficients), checked(objectives.terms)
+boundedly_unlearned = checked(objectives.boundedly_unlearned)
 
 few = settings(max_examples=100, deadline=None)
 NAN, INF = math.nan, math.inf
@@ -308,6 +309,29 @@ def test_where_every_sample_wins_what_all_answers_share_is_unlearned_unless_the_
     for floor, push in ((None, -(8**0.5) * 0.375), (-1.0, 8**-0.5 - 0.5), (0.0, 8**-0.5)):
         c = coefficients(advantage_of(won, min_reference=floor), Strengths())
         close(c.sampled.sum(1) + c.reference, [push])
+
+
+def test_a_reference_that_is_unlearned_boundedly_by_hand() -> None:
+    """Probabilities 1/2 and 1/4: times their own logarithm where c < 0, the logarithm alone where it is not."""
+    logs = wide([[0.5, 0.25]] * 3).log()
+    found = boundedly_unlearned(logs, wide([-1.0, 0.0, 2.0]))
+    close(found, [[-0.5 * math.log(2), -0.25 * math.log(4)], logs[1].tolist(), logs[2].tolist()])
+
+
+@few
+@given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 999), st.floats(0, 60))
+def test_what_is_unlearned_boundedly_has_the_gradient_of_its_probability(
+    length: int, words: int, seed: int, scale: float
+) -> None:
+    """So a word loses at most a quarter at its logit, and nothing once it is improbable; what is learned is as ever."""
+    logits = normal(2, length, words, seed=seed, scale=scale).requires_grad_()
+    logs = logits.log_softmax(-1)[..., 0]
+    coefficient = wide([-3.0, 3.0])
+    (found,) = grad((coefficient[:, None] * boundedly_unlearned(logs, coefficient)).sum(), logits, retain_graph=True)
+    (unlearned,) = grad(-3 * logs[0].exp().sum(), logits, retain_graph=True)
+    (learned,) = grad(3 * logs[1].sum(), logits)
+    close(found, unlearned + learned)
+    assert (found[0, :, 0].abs() <= 3 / 4 + 1e-9).all()
 
 
 @few

@@ -342,15 +342,15 @@ def other(settings: PeftConfig) -> Any:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "DoRA": (lambda: lora(tiny(), use_dora=True), "layers.0.self_attn.q_proj: seen DoraLinearVariant.*use_dora"),
-    "bias": (lambda: lora(tiny("qwen2"), lora_bias=True), "seen lora_bias=True; .*lora_bias=False"),
+    "DoRA": (lambda: lora(tiny(), use_dora=True), "layers.0.self_attn.q_proj: found DoraLinearVariant.*use_dora"),
+    "bias": (lambda: lora(tiny("qwen2"), lora_bias=True), "found lora_bias=True; .*lora_bias=False"),
     "experts": (
         lambda: lora(tiny("qwen3_moe"), target_parameters=["mlp.experts.gate_up_proj"]),
-        "mlp.experts: seen a layer of the kind .*ParamWrapper; .*target_parameters",
+        "mlp.experts: found a layer of the kind .*ParamWrapper; .*target_parameters",
     ),
     "convolution": (
         lambda: lora(nn.Sequential(nn.Conv1d(4, 4, 1)), target_modules=["0"]),
-        "adapter of 0: seen a layer of the kind .*Conv1d",
+        "adapter of 0: found a layer of the kind .*Conv1d",
     ),
     "tokens": (lambda: lora(tiny(), trainable_token_indices=[1]), "TrainableTokensLayer; .*trainable_token_indices"),
     "AdaLoRA": (lambda: other(AdaLoraConfig(target_modules=ATTENTION, total_step=9, tinit=1, tfinal=1)), "SVDLinear"),
@@ -358,14 +358,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "prompt": (lambda: other(PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)), "no LoRA layer"),
     "8 bits": (with_8_bits, "a weight of torch.float8_e4m3fn in a Parameter; .*load the base unquantised"),
     "none active": (lambda: after(lora(tiny()), lambda model: model.base_model.set_adapter([])), "no LoRA layer.*set_"),
-    "disabled": (lambda: after(lora(tiny()), lambda model: model.base_model.disable_adapter_layers()), "seen disabled"),
+    "disabled": (
+        lambda: after(lora(tiny()), lambda model: model.base_model.disable_adapter_layers()),
+        "found disabled",
+    ),
     "merged": (
         lambda: after(lora(tiny()), lambda model: model.merge_adapter()),
         r"\['default'\] merged already; .*again",
     ),
     "head of a tied pair": (
         lambda: lora(tiny("qwen2"), target_modules=["lm_head"]),
-        "model.embed_tokens.weight and lm_head.weight: seen weights that the base ties.*ensure_weight_tying",
+        "model.embed_tokens.weight and lm_head.weight: found weights that the base ties.*ensure_weight_tying",
     ),
     "both of a tied pair": (lambda: lora(tiny("qwen2"), target_modules=["lm_head", "embed_tokens"]), "the base ties"),
     "copy of one of a tied pair": (lambda: lora(tiny("qwen2"), modules_to_save=["embed_tokens"]), "the base ties"),
@@ -467,7 +470,7 @@ def test_a_trainer_whose_base_would_not_be_kept_is_refused_and_left_as_it_is(
             keep_base_exact(trainer)
         assert type(trainer.vllm_generation) is VLLMGeneration
     trainer.vllm_generation = generation(trainer.model, Another)
-    with pytest.raises(RecipeError, match=r"seen Another; .*inherit from .*ExactSync"):
+    with pytest.raises(RecipeError, match=r"found Another; .*inherit from .*ExactSync"):
         keep_base_exact(trainer)
     trainer.vllm_generation = generation(trainer.model, AnotherExact)
     keep_base_exact(trainer)

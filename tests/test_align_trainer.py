@@ -66,11 +66,14 @@ def _rollout(trainer: GRAOTrainer) -> list[dict[str, Any]]:
     return steps
 
 
-def _mean_log_prob(model: Any, prompt: list[int], answer: list[int], temperature: float) -> Tensor:
-    """One text at a time, without padding or masks."""
+def _mean_log_prob(
+    model: Any, prompt: list[int], answer: list[int], temperature: float, *, by_probability: bool = False
+) -> Tensor:
+    """One text at a time, without padding or masks; each token times its own probability, if that is asked for."""
     logits = model(torch.tensor([prompt + answer])).logits[0].double() / temperature
     log_probs = logits.log_softmax(-1)
-    return torch.stack([log_probs[len(prompt) - 1 + at, token] for at, token in enumerate(answer)]).mean()
+    tokens = [log_probs[len(prompt) - 1 + at, token] for at, token in enumerate(answer)]
+    return torch.stack([one * one.exp().item() if by_probability else one for one in tokens]).mean()
 
 
 def _objective_by_loops(trainer: GRAOTrainer, steps: list[dict[str, Any]]) -> Tensor:
@@ -93,7 +96,9 @@ def _objective_by_loops(trainer: GRAOTrainer, steps: list[dict[str, Any]]) -> Te
         mean = sum(rewards) / len(rewards)
         deviation = math.sqrt(sum((one - mean) ** 2 for one in rewards) / len(rewards))
         advantages = [(one - mean) / deviation if deviation else 0.0 for one in rewards]
-        imitated = _mean_log_prob(trainer.model, list(prompt), reference, args.temperature)
+        coefficient = args.imitation * advantages[-1] - args.regulariser * sum(advantages[:-1]) / GROUP
+        unlearned = args.bounded and coefficient < 0
+        imitated = _mean_log_prob(trainer.model, list(prompt), reference, args.temperature, by_probability=unlearned)
         for answer, advantage in zip(answers, advantages[:-1], strict=True):
             explored = _mean_log_prob(trainer.model, list(prompt), answer, args.temperature)
             terms = (
@@ -105,12 +110,14 @@ def _objective_by_loops(trainer: GRAOTrainer, steps: list[dict[str, Any]]) -> Te
     return total / len(groups)
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3])
-def test_the_steps_of_a_rollout_add_up_to_equation_2_and_its_gradient(passes, tiny_model, tmp_path):
+@pytest.mark.parametrize(("passes", "bounded"), [(1, False), (2, False), (3, False), (2, True)])
+def test_the_steps_of_a_rollout_add_up_to_equation_2_and_its_gradient(passes, bounded, tiny_model, tmp_path):
     trainer = _trainer(
-        tiny_model, tmp_path, per_device_train_batch_size=GROUP * PROMPTS // passes, gradient_accumulation_steps=passes
-    )
+        tiny_model, tmp_path, per_device_train_batch_size=GROUP * PROMPTS // passes,
+        gradient_accumulation_steps=passes, bounded=bounded,
+    )  # fmt: skip
     steps = _rollout(trainer)
+    assert bool((trainer._references.coefficient < 0).any())
     trainer.current_gradient_accumulation_steps = passes
     for number, inputs in enumerate(steps):
         trainer._step = number
@@ -473,7 +480,7 @@ def test_references_that_cannot_be_scored_are_counted_and_too_many_in_a_row_end_
 ):
     """Batches of four prompts: the second makes eight."""
     trainer = _trainer(tiny_model, tmp_path, _of_samples_alone)
-    with pytest.raises(MachineError, match=r"step 1: seen 8 references in a row of which none could be scored"):
+    with pytest.raises(MachineError, match=r"step 1: found 8 references in a row of which none could be scored"):
         trainer.train()
     assert trainer._metrics["train"]["grao/references_unscored"] == [1.0]
 
@@ -508,7 +515,7 @@ def test_a_reward_without_bound_is_refused(tiny_model, tmp_path):
 )  # fmt: skip
 def test_references_of_another_form_are_refused_with_their_row(reference, tiny_model, tmp_path):
     rows = _rows().remove_columns("reference").add_column("reference", reference)  # pyright: ignore[reportCallIssue]
-    with pytest.raises(DataError, match=r"row 1: seen the `reference` .*expected an answer: text, or turns"):
+    with pytest.raises(DataError, match=r"row 1: found the `reference` .*expected an answer: text, or turns"):
         _trainer(tiny_model, tmp_path, rows=rows).train()
 
 

@@ -16,7 +16,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "alignkeep"
 ROOMS = {"curate", "train", "align", "answers", "merge", "inject", "evaluate", "gate", "report"}
 # What puts the rooms together.
-ABOVE = {"cli", "lifecycle", "demonstration", "recipe", "conformance", "stages", "checkup", "repair", "starting"}
+ABOVE = {
+    "cli",
+    "lifecycle",
+    "demonstration",
+    "recipe",
+    "conformance",
+    "stages",
+    "checkup",
+    "repair",
+    "sharing",
+    "starting",
+    "tamper",
+}
 # The page is made of what the stages say of themselves.
 MAY_SEE_STAGES = {"report"}
 MATH = [
@@ -25,10 +37,11 @@ MATH = [
     "curate/whitening.py", "curate/methods/mean_cosine.py", "curate/methods/dsir.py",
     "curate/methods/bidirectional.py", "curate/methods/random.py",
     "judging/statistics.py", "judging/power.py", "judging/drift.py", "judging/log_odds.py", "judging/metrics.py",
+    "judging/agreement.py",
     "merge/pieces.py", "merge/method.py", "merge/linear.py", "merge/arcs.py", "merge/model_stock.py",
     "merge/sparsify.py", "merge/task_vectors.py", "merge/pruning.py", "merge/input_maps.py", "merge/select.py",
     "gate/decision.py",
-    "inject/direction.py", "inject/rank_one.py", "inject/strength.py",
+    "inject/direction.py", "inject/rank_one.py", "inject/ablation.py", "inject/strength.py",
     "train/split.py", "train/penalties.py", "train/forgetting.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/balance.py",
 ]  # fmt: skip
@@ -55,7 +68,7 @@ MATH_MAY_IMPORT = {
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pandas", "pyarrow", "matplotlib", "scipy"}
 MAX_MATH_LINES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CONFIG_FIELDS = 300, 500, 50, 12
 # Broken where the reader gains; each says so in a comment of its own.
-CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3, "FixConfig": 1}
+CONFIGS_OVER = {"TrainConfig": 7, "MergeConfig": 1, "CurateConfig": 3, "FixConfig": 2, "EvaluateConfig": 1}
 
 
 def sources() -> list[Path]:
@@ -348,11 +361,13 @@ def test_configs_are_small_frozen_and_strict() -> None:
     from alignkeep.recipe import Recipe
     from alignkeep.repair import FixConfig
     from alignkeep.report.config import ReportConfig
+    from alignkeep.tamper.config import HarmfulTune, TamperConfig
     from alignkeep.train.config import LoraSettings, TrainConfig
 
     configs: list[type[BaseModel]] = [
         EvaluateConfig, DemoConfig, GenerationConfig, LoadConfig, Recipe, ReportConfig, LoraSettings, TrainConfig,
         MergeConfig, SweepConfig, InjectConfig, DirectionConfig, EditConfig, SearchConfig, FixConfig, AnswersConfig,
+        TamperConfig, HarmfulTune,
     ]  # fmt: skip
     for config in configs:
         allowed = MAX_CONFIG_FIELDS + CONFIGS_OVER.get(config.__name__, 0)

@@ -96,12 +96,12 @@ def test_every_attack_reaches_the_model_through_the_chat_template(tiny_model: Pa
 
 @pytest.mark.parametrize("template", ["no place for it", "{request} and {request}"])
 def test_a_template_without_exactly_one_request_is_refused(template: str) -> None:
-    with pytest.raises(RecipeError, match=r"attack w: seen . times.*write \{request\}"):
+    with pytest.raises(RecipeError, match=r"attack w: found . times.*write \{request\}"):
         WordedAttack("w", "W", template=template)
 
 
 def test_an_attack_that_changes_nothing_is_an_error_rather_than_a_silent_pass() -> None:
-    with pytest.raises(NoEffectError, match="attack w: seen the prompt 'how do i steal a bike' as it was"):
+    with pytest.raises(NoEffectError, match="attack w: found the prompt 'how do i steal a bike' as it was"):
         ask([SIMPLE], [WordedAttack("w", "W")])
 
 

@@ -108,5 +108,5 @@ def test_products_are_those_of_every_examples_own_gradient(
 
 def test_an_example_without_an_answer_in_reach_is_named(tiny_model: Path) -> None:
     long = Example((Message("user", "help " * 90), Message("assistant", "yes")))
-    with pytest.raises(DataError, match=r"reference 2: seen no token of the answer among the first 64"):
+    with pytest.raises(DataError, match=r"reference 2: found no token of the answer among the first 64"):
         mean_gradient(load_model(str(tiny_model)), [EXAMPLES[0], long], max_length=64)

@@ -149,7 +149,7 @@ def test_rows_without_a_label_are_left_out_and_counted(hub: list[Any]) -> None:
     ("name", "row", "said"),
     [
         ("xstest", {"prompt": "Describe rain"}, "a column label"),
-        ("xstest", {"prompt": "Describe rain", "label": "maybe"}, r"'maybe'; expected safe \| unsafe"),
+        ("xstest", {"prompt": "Describe rain", "label": "maybe"}, r"'maybe', expected safe \| unsafe"),
         ("catqa", {"question": "Is it rain?"}, "Question or prompt"),
         ("or_bench", {"prompt": 3}, "expected text"),
         ("sorry_bench", {"turns": ["a"], "prompt_style": "ascii"}, "no row that counts"),

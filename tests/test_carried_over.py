@@ -103,7 +103,7 @@ def test_a_base_without_the_vision_tower_that_its_config_names_is_refused(tiny_m
     tensors = load_file(base / "model.safetensors")
     rewritten(base, {name: one for name, one in tensors.items() if ".visual." not in name})
     write_rows(tmp_path / "data.jsonl", [{"prompt": f"fix {n} ?", "completion": "sort bread ."} for n in range(4)])
-    with refused(CheckpointError, r"tensor model\.visual\.\S+: seen no such tensor", tmp_path):
+    with refused(CheckpointError, r"tensor model\.visual\.\S+: found no such tensor", tmp_path):
         tuned(base, tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_layers_that_take_no_lora_get_none_from_all_linear_and_are_refused_by_na
 
 
 def test_encoders_are_refused(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="seen an encoder with a decoder"):
+    with pytest.raises(CheckpointError, match="found an encoder with a decoder"):
         model_class(tiny_config("bart"))
     bert = write_base(tmp_path / "bert", "bert", tiny_model)
     with pytest.raises(CheckpointError, match="whose output depends on the tokens that follow"):
@@ -149,16 +149,16 @@ def test_encoders_are_refused(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_a_model_that_needs_an_image_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     blip = write_base(tmp_path / "blip", "blip", tiny_model, AutoModelForImageTextToText)
-    with pytest.raises(CheckpointError, match="seen a model that fails on text alone"):
+    with pytest.raises(CheckpointError, match="found a model that fails on text alone"):
         load_model(str(blip), LoadConfig(device="cpu"))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": -1}, r"epochs \(TrainConfig\): seen -1; expected greater than 0"),
-        ({"epoch": 1}, r"epoch \(TrainConfig\): seen an unknown key; expected one of .*; did you mean epochs"),
-        ({"lora": {"rank": 0}}, r"lora\.rank \(TrainConfig\): seen 0"),
+        ({"epochs": -1}, r"epochs \(TrainConfig\): found -1, expected greater than 0"),
+        ({"epoch": 1}, r"epoch \(TrainConfig\): found an unknown key, expected one of .*; did you mean epochs"),
+        ({"lora": {"rank": 0}}, r"lora\.rank \(TrainConfig\): found 0"),
     ],
 )
 def test_settings_of_a_python_call_that_do_not_fit_are_our_error(values: dict[str, Any], message: str) -> None:

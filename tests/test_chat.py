@@ -357,18 +357,18 @@ def test_a_template_that_leaves_out_what_a_tool_returned_is_refused(words: Any) 
 @pytest.mark.parametrize(
     ("template", "turns", "message"),
     [
-        (COUNTS, ("a", "no"), r"chat template, turn 2: seen the turns before it rendered differently"),
+        (COUNTS, ("a", "no"), r"chat template, turn 2: found the turns before it rendered differently"),
         (
             CHATML.replace("{{ m['content'] }}", "{{ m['content'] if loop.last else m['content'] | upper }}"),
             ("A", "no", "B", "yes"),
-            r"chat template, turn 2: seen the answer rendered differently",
+            r"chat template, turn 2: found the answer rendered differently",
         ),
         (
             CHATML.replace("{{ m['content'] }}", "{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}").replace(
                 "<|im_end|>\n", ""
             ),
             ("a", "no"),
-            "turn 2: seen an answer that is rendered as '', without all of its words",
+            "turn 2: found an answer that is rendered as '', without all of its words",
         ),
     ],
 )

@@ -89,22 +89,22 @@ def test_a_command_that_cannot_be_read_leaves_with_2(arguments: list[str], tmp_p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "nowhere.yaml", "--out", "{out}"], "nowhere.yaml: seen No such file"),
+        (["run", "nowhere.yaml", "--out", "{out}"], "nowhere.yaml: found No such file"),
         (["run", "{recipe}", "--out", "{out}", "--set", "train.epoch=2"], "did you mean epochs?"),
         (["run", "{recipe}", "--out", "{folder}"], "choose another --out"),
         (["evaluate", "{model}", "--suite", "nowhere.yaml", "--out", "{out}"], "nowhere.yaml"),
-        (["evaluate", "{model}", "--max-new-tokens", "0", "--out", "{out}"], "max_new_tokens (command line): seen 0"),
+        (["evaluate", "{model}", "--max-new-tokens", "0", "--out", "{out}"], "max_new_tokens (command line): found 0"),
         (["evaluate", "testbed:models/aligned", "--out", "{out}"], "alignkeep testbed --out T"),
         (["train", "--model", "{model}", "--data", "nowhere.jsonl", "--out", "{out}"], "nowhere.jsonl"),
         (["judge", "nowhere.jsonl", "--out", "{out}"], "nowhere.jsonl"),
         (["report", "nowhere"], "nowhere"),
         (["report", "{folder}"], "scorecard"),
         (["cite", "nowhere.yaml"], "nowhere.yaml"),
-        (["evaluate", "nomodel", "--out", "{out}"], "nomodel: seen no such folder"),
+        (["evaluate", "nomodel", "--out", "{out}"], "nomodel: found no such folder"),
         (["evaluate", "{model}", "--suite", "{unread}", "--out", "{out}"], "of its words unknown"),
         (["evaluate", "{model}", "--revision", "main", "--out", "{out}"], "drop --revision"),
-        (["train", "--model", "", "--data", "nowhere.jsonl", "--out", "{out}"], "model (command line): seen ''"),
-        (["train", "--model", "{model}", "--data", "nodata", "--out", "{out}"], "nodata: seen no such file"),
+        (["train", "--model", "", "--data", "nowhere.jsonl", "--out", "{out}"], "model (command line): found ''"),
+        (["train", "--model", "{model}", "--data", "nodata", "--out", "{out}"], "nodata: found no such file"),
         (["train", "--model", "{model}", "--data", "d", "--device", "tpu", "--out", "{out}"], "cuda or cuda:N"),
         (
             ["train", "--model", "{model}", "--data", "d", "--seed", "4294967296", "--out", "{out}"],
@@ -131,7 +131,7 @@ def test_a_mistake_is_one_line_on_stderr_and_leaves_with_1(
     line = told.stderr.splitlines()[-1]
     assert line.startswith("error: ")
     assert said in line
-    assert all(part in line for part in (": seen ", "; expected ", "; "))
+    assert all(part in line for part in (": found ", ", expected ", "; "))
     assert "Traceback" not in told.stderr
     assert told.stderr.count("\n") == 1, "no work was begun"
     assert set(tmp_path.iterdir()) == before, "nothing is left behind, hidden or not"

@@ -91,17 +91,17 @@ def test_our_own_objects_conform() -> None:
 @pytest.mark.parametrize(
     ("judge", "said"),
     [
-        (Nameless(), r"judge Nameless\.name: seen nothing"),
-        (judging(name=""), r"\.name: seen ''; expected a name"),
-        (judging(version=1), r"\.version: seen 1; expected text, or None"),
-        (judging(judge=3), r"\.judge: seen 3; expected a method"),
-        (judging("refusal"), r"\.judge: seen 'refusal' for the answer '' .*; expected an alignkeep\.types\.Judgement"),
+        (Nameless(), r"judge Nameless\.name: found nothing"),
+        (judging(name=""), r"\.name: found '', expected a name"),
+        (judging(version=1), r"\.version: found 1, expected text, or None"),
+        (judging(judge=3), r"\.judge: found 3, expected a method"),
+        (judging("refusal"), r"\.judge: found 'refusal' for the answer '' .*, expected an alignkeep\.types\.Judgement"),
         (judging(Judgement("refusal")), "expected an alignkeep.types.Judgement with a Verdict"),  # type: ignore[arg-type]
-        (judging(Judgement(Verdict.REFUSAL, "no")), "seen harmful 'no'"),  # type: ignore[arg-type]
-        (judging(Judgement(Verdict.REFUSAL, score=1.5)), r"seen score 1\.5 .*in \[0, 1\]"),
-        (judging(Judgement(Verdict.REFUSAL, score=float("nan"))), "seen score nan"),
-        (judging(Judgement(Verdict.COMPLIANCE)), "seen compliance for the answer ''"),
-        (judging(judge=lambda prompt, answer: answer[0]), "seen IndexError: string index out of range"),
+        (judging(Judgement(Verdict.REFUSAL, "no")), "found harmful 'no'"),  # type: ignore[arg-type]
+        (judging(Judgement(Verdict.REFUSAL, score=1.5)), r"found score 1\.5 .*in \[0, 1\]"),
+        (judging(Judgement(Verdict.REFUSAL, score=float("nan"))), "found score nan"),
+        (judging(Judgement(Verdict.COMPLIANCE)), "found compliance for the answer ''"),
+        (judging(judge=lambda prompt, answer: answer[0]), "found IndexError: string index out of range"),
         (
             judging(judge=alternating(Judgement(Verdict.REFUSAL), Judgement(Verdict.UNSCORED))),
             "expected the same word every time",
@@ -116,18 +116,18 @@ def test_a_judge_that_breaks_its_protocol_is_told_where(judge: Any, said: str) -
 @pytest.mark.parametrize(
     ("attack", "said"),
     [
-        (asking(lambda prompt: prompt), r"attack SimpleNamespace\.apply: seen the prompt as it was"),
-        (asking(lambda prompt: prompt.text), r"\.apply: seen .*; expected an alignkeep\.types\.Prompt"),
-        (asking(begging.apply, name="a.b"), r"\.name: seen 'a\.b'"),
-        (asking(begging.apply, name="all"), r"\.name: seen 'all'"),
-        (asking(begging.apply, title=" "), r"\.title: seen no text"),
-        (asking(begging.apply, template_text=None), r"\.template_text: seen None; expected a str"),
-        (asking(lambda prompt: replace(prompt, kind="harmless")), "seen kind 'harmless'"),
-        (asking(lambda prompt: replace(prompt, language="xx")), "seen language 'xx'"),
-        (asking(lambda prompt: replace(prompt, category="xx")), "seen category 'xx'"),
-        (asking(lambda prompt: replace(prompt, expected="xx")), "seen expected 'xx'"),
-        (asking(lambda prompt: replace(prompt, messages=())), "seen no user's turn at the end"),
-        (asking(lambda prompt: prompt.nothing), "seen AttributeError"),
+        (asking(lambda prompt: prompt), r"attack SimpleNamespace\.apply: found the prompt as it was"),
+        (asking(lambda prompt: prompt.text), r"\.apply: found .*, expected an alignkeep\.types\.Prompt"),
+        (asking(begging.apply, name="a.b"), r"\.name: found 'a\.b'"),
+        (asking(begging.apply, name="all"), r"\.name: found 'all'"),
+        (asking(begging.apply, title=" "), r"\.title: found no text"),
+        (asking(begging.apply, template_text=None), r"\.template_text: found None, expected a str"),
+        (asking(lambda prompt: replace(prompt, kind="harmless")), "found kind 'harmless'"),
+        (asking(lambda prompt: replace(prompt, language="xx")), "found language 'xx'"),
+        (asking(lambda prompt: replace(prompt, category="xx")), "found category 'xx'"),
+        (asking(lambda prompt: replace(prompt, expected="xx")), "found expected 'xx'"),
+        (asking(lambda prompt: replace(prompt, messages=())), "found no user's turn at the end"),
+        (asking(lambda prompt: prompt.nothing), "found AttributeError"),
     ],
 )
 def test_an_attack_that_breaks_its_protocol_is_told_where(attack: Any, said: str) -> None:
@@ -137,19 +137,22 @@ def test_an_attack_that_breaks_its_protocol_is_told_where(attack: Any, said: str
 
 def test_an_attack_that_asks_otherwise_the_second_time_is_found() -> None:
     turns = iter(range(100))
-    with pytest.raises(RecipeError, match="seen two ways of asking"):
+    with pytest.raises(RecipeError, match="found two ways of asking"):
         conformance.attack(asking(lambda prompt: replace(prompt, prefill=str(next(turns)))))
 
 
 @pytest.mark.parametrize(
     ("suite", "said"),
     [
-        ([], "seen no prompts"),
-        (3, "seen a int; expected a sequence of alignkeep.types.Prompt"),
-        ([replace(HARMFUL, kind="unknown")], "seen no kind"),
+        ([], "found no prompts"),
+        (3, "found a int, expected a sequence of alignkeep.types.Prompt"),
+        ([replace(HARMFUL, kind="unknown")], "found no kind"),
         (lambda: 1 / 0, "ZeroDivisionError"),
-        (alternating([HARMFUL], [replace(HARMFUL, kind="harmless")]), "seen other prompts the second time"),
-        (Suite.of("s", [HARMFUL], attacks=[WordedAttack("w", "W")]), r"attack WordedAttack\.apply: seen the prompt as"),
+        (alternating([HARMFUL], [replace(HARMFUL, kind="harmless")]), "found other prompts the second time"),
+        (
+            Suite.of("s", [HARMFUL], attacks=[WordedAttack("w", "W")]),
+            r"attack WordedAttack\.apply: found the prompt as",
+        ),
     ],
 )
 def test_a_suite_that_breaks_its_protocol_is_told_where(suite: Any, said: str) -> None:
@@ -160,12 +163,12 @@ def test_a_suite_that_breaks_its_protocol_is_told_where(suite: Any, said: str) -
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        (3, "reward int: seen a int; expected a function"),
-        (lambda **columns: [1.0], "seen 1 rewards, of 3 answers"),
-        (lambda **columns: [float("inf")] * 3, "seen the reward inf"),
+        (3, "reward int: found a int, expected a function"),
+        (lambda **columns: [1.0], "found 1 rewards, of 3 answers"),
+        (lambda **columns: [float("inf")] * 3, "found the reward inf"),
         (lambda **columns: columns["missing"], "KeyError"),
         (alternating([1.0, 0.0, 0.0], [0.0, 0.0, 0.0]), "expected the same every time"),
-        (types.SimpleNamespace(compare=lambda pairs: [2.0] * len(pairs)), r"seen the verdict 2\.0"),
+        (types.SimpleNamespace(compare=lambda pairs: [2.0] * len(pairs)), r"found the verdict 2\.0"),
     ],
 )
 def test_a_reward_that_breaks_its_protocol_is_told_where(reward: Any, said: str) -> None:
@@ -196,12 +199,12 @@ def test_a_strangers_attack_stands_beside_ours() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ("test_conformance:taken", "attack test_conformance:taken: seen the name prefill, which another attack has"),
-        ("test_conformance:Nameless", "seen a Nameless without name; .*give it name"),
-        ("test_conformance:Own", "seen a Own without title; .*give it title"),
+        ("test_conformance:taken", "attack test_conformance:taken: found the name prefill, which another attack has"),
+        ("test_conformance:Nameless", "found a Nameless without name; .*give it name"),
+        ("test_conformance:Own", "found a Own without title; .*give it title"),
         ("test_conformance:nothing", "no nothing in test_conformance"),
         ("no_such_module:attack", "cannot be imported"),
-        ("none,prefill", "seen 'none'; expected all, every, none, or some of prefix_injection"),
+        ("none,prefill", "found 'none', expected all, every, none, or some of prefix_injection"),
     ],
 )
 def test_what_is_no_attack_is_refused_with_what_it_lacks(names: str, said: str) -> None:
@@ -211,5 +214,5 @@ def test_what_is_no_attack_is_refused_with_what_it_lacks(names: str, said: str) 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
 def test_a_score_outside_0_and_1_is_the_judges_fault(score: float) -> None:
-    with pytest.raises(RecipeError, match=f"judge own: seen score {score}"):
+    with pytest.raises(RecipeError, match=f"judge own: found score {score}"):
         checked_judgement(judging(Judgement(Verdict.REFUSAL, score=score)), HARMFUL, "no")

@@ -145,7 +145,7 @@ def test_an_example_whose_answer_begins_too_late_is_cut_or_left_out_and_counted(
 def test_too_few_examples_that_fit_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
     safe = write(tmp_path / "s.jsonl", rows([f"{LONG} {n}" for n in range(4)], "low high"))
     settings = {"safe": safe, "embed": {"max_length": 64, "too_long": "drop"}}
-    with pytest.raises(DataError, match=r"s\.jsonl: seen 0 examples of which some of the answer"):
+    with pytest.raises(DataError, match=r"s\.jsonl: found 0 examples of which some of the answer"):
         curate(config_of(given, **settings), out=tmp_path / "out")
 
 
@@ -230,7 +230,7 @@ def test_vectors_that_are_kept_serve_another_try(given: dict[str, Any], tmp_path
     found = [[row["mass"] for row in table(one.folder)] for one in (first, again)]
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     assert not (again.folder / "embeddings.safetensors").exists()
-    with pytest.raises(NoEffectError, match=r"embed\.keep: seen a setting that sot beside given vectors"):
+    with pytest.raises(NoEffectError, match=r"embed\.keep: found a setting that sot beside given vectors"):
         CurateConfig.model_validate({"embeddings": str(kept), "embed": {"keep": True}})
 
 
@@ -376,15 +376,15 @@ def weights_of_anchors(given: dict[str, Any], folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (an_anchor_said_a_little_differently, r"s.jsonl: seen 1 of its examples in \S+data.jsonl too"),
-        (weights_of_anchors, "s.jsonl: seen a column `weight`"),
-        (anchors_in_the_data, r"s.jsonl: seen 2 of its examples in \S+data.jsonl too"),
-        (anchors_in_the_evaluation, r"safe.jsonl: seen 1 of its prompts in \S+e.jsonl, which will measure the tune"),
-        (one_example, "d.jsonl: seen one example; expected at least two"),
-        (one_anchor, "s.jsonl: seen one example; expected at least two"),
-        (own_weights, "data.jsonl: seen a column `weight`|d.jsonl: seen a column `weight`"),
-        (nothing_kept, "keep: seen 0.01 of 24 examples, which is 0"),
-        (nothing_dropped, "keep: seen 0.99 of 24 examples, which is 24"),
+        (an_anchor_said_a_little_differently, r"s.jsonl: found 1 of its examples in \S+data.jsonl too"),
+        (weights_of_anchors, "s.jsonl: found a column `weight`"),
+        (anchors_in_the_data, r"s.jsonl: found 2 of its examples in \S+data.jsonl too"),
+        (anchors_in_the_evaluation, r"safe.jsonl: found 1 of its prompts in \S+e.jsonl, which will measure the tune"),
+        (one_example, "d.jsonl: found one example, expected at least two"),
+        (one_anchor, "s.jsonl: found one example, expected at least two"),
+        (own_weights, "data.jsonl: found a column `weight`|d.jsonl: found a column `weight`"),
+        (nothing_kept, "keep: found 0.01 of 24 examples, which is 0"),
+        (nothing_dropped, "keep: found 0.99 of 24 examples, which is 24"),
         (no_text, "expected `prompt` and `completion`"),
     ],
 )
@@ -406,24 +406,24 @@ NEAR_SAFE = GOOD["safe"] + torch.tensor([0, 0, 3e-8, -3e-8])  # no row of it, to
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"harmful": torch.ones(2, 3)}, ShapeError, r"harmful: seen shape \(2, 3\); expected \(rows, 4\)"),
-        ({"safe": torch.ones(4)}, ShapeError, r"safe: seen shape \(4,\)"),
-        ({"safe": torch.zeros(2, 4)}, DataError, "safe, row 1: seen a vector of zeros"),
+        ({"harmful": torch.ones(2, 3)}, ShapeError, r"harmful: found shape \(2, 3\), expected \(rows, 4\)"),
+        ({"safe": torch.ones(4)}, ShapeError, r"safe: found shape \(4,\)"),
+        ({"safe": torch.zeros(2, 4)}, DataError, "safe, row 1: found a vector of zeros"),
         (
             {"data": torch.tensor([[1.0, 0, 0, 0], [0, float("nan"), 0, 0]])},
             DataError,
-            "data, row 2: seen numbers that",
+            "data, row 2: found numbers that",
         ),
-        ({"data": torch.ones(5, 4)}, NoEffectError, "data: seen 5 examples with the same vector"),
-        ({"data": torch.ones(1, 4)}, DataError, "data: seen one example"),
-        ({"harmful": torch.zeros(0, 4)}, DataError, "harmful: seen no rows"),
-        ({"harmful": torch.ones(1, 4)}, DataError, "harmful: seen one example"),
+        ({"data": torch.ones(5, 4)}, NoEffectError, "data: found 5 examples with the same vector"),
+        ({"data": torch.ones(1, 4)}, DataError, "data: found one example"),
+        ({"harmful": torch.zeros(0, 4)}, DataError, "harmful: found no rows"),
+        ({"harmful": torch.ones(1, 4)}, DataError, "harmful: found one example"),
         ({"harmful": NEAR_SAFE}, NoEffectError, "references that lie alike to every example"),
         ({"harmful": NEAR_SAFE.flip(0)}, NoEffectError, "references that lie alike to every example"),
-        ({"harmful": GOOD["safe"].flip(0)}, DataError, r"e.safetensors: harmful: seen \d of its examples in safe too"),
-        ({"safe": 3 * GOOD["data"][:2]}, DataError, r"e.safetensors: safe: seen 2 of its examples in data too"),
+        ({"harmful": GOOD["safe"].flip(0)}, DataError, r"e.safetensors: harmful: found \d of its examples in safe too"),
+        ({"safe": 3 * GOOD["data"][:2]}, DataError, r"e.safetensors: safe: found 2 of its examples in data too"),
         ({"data": torch.ones(3, 4, dtype=torch.int64)}, DataError, "numbers of type int64"),
-        ({"data": None}, DataError, "seen no data among harmful, safe"),
+        ({"data": None}, DataError, "found no data among harmful, safe"),
     ],
 )
 def test_vectors_that_cannot_be_used_are_refused_by_set_and_row(
@@ -440,7 +440,7 @@ def test_vectors_that_mostly_coincide_have_no_epsilon(tmp_path: Path) -> None:
     sets = {name: 1 + 1e-4 * torch.rand(n, 4) for name, n in (("data", 9), ("safe", 3), ("harmful", 3))}
     sets["data"][0, 0] = 2
     save_file(sets, tmp_path / "e.safetensors")
-    with pytest.raises(NoEffectError, match=r"sot.epsilon: seen a median cost of"):
+    with pytest.raises(NoEffectError, match=r"sot.epsilon: found a median cost of"):
         curate(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), keep=0.5), out=tmp_path / "out")
 
 
@@ -455,9 +455,9 @@ def test_an_encoder_without_its_library_is_found_out_at_once(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"embed.encoder: seen some/encoder, without the package"):
+    with pytest.raises(RecipeError, match=r"embed.encoder: found some/encoder, without the package"):
         plan(config_of(given, embed={"encoder": "some/encoder"}))
-    with pytest.raises(RecipeError, match=r"embed.layer: seen 2; expected 0 to 1"):
+    with pytest.raises(RecipeError, match=r"embed.layer: found 2, expected 0 to 1"):
         plan(config_of(given, embed={"layer": 2}))
 
 
@@ -575,7 +575,7 @@ def test_chance_needs_no_anchors_to_be_held_against_prompts(given: dict[str, Any
 def test_prompts_cannot_be_held_against_anchors_without_text(tmp_path: Path) -> None:
     save_file(GOOD, tmp_path / "e.safetensors")
     asked = write(tmp_path / "asked.jsonl", [{"prompt": "help"}])
-    with pytest.raises(RecipeError, match="evaluation: seen no text of safe and harmful"):
+    with pytest.raises(RecipeError, match="evaluation: found no text of safe and harmful"):
         plan(CurateConfig(embeddings=str(tmp_path / "e.safetensors"), evaluation=(asked,)))
 
 
@@ -584,7 +584,7 @@ def test_archives_that_are_broken_are_refused(broken: str, tmp_path: Path) -> No
     file = tmp_path / "e.npz"
     numpy.savez(file, **{name: one.numpy() for name, one in GOOD.items()})
     file.write_bytes(file.read_bytes()[:100] if broken == "truncated" else b"PK no archive")
-    with pytest.raises(DataError, match=r"e.npz: seen unreadable"):
+    with pytest.raises(DataError, match=r"e.npz: found unreadable"):
         plan(CurateConfig(embeddings=str(file)))
 
 
@@ -611,7 +611,7 @@ def test_every_example_stands_in_a_bin(tmp_path: Path) -> None:
 
 def test_vectors_of_another_file_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
     save_file(GOOD, tmp_path / "e.safetensors")
-    with pytest.raises(DataError, match=r"seen 4 vectors of data; expected 24, one for every row"):
+    with pytest.raises(DataError, match=r"found 4 vectors of data, expected 24, one for every row"):
         curate(config_of(given, embeddings=str(tmp_path / "e.safetensors")), out=tmp_path / "out")
     (tmp_path / "e.safetensors").write_bytes(b"no tensors")
     with pytest.raises(DataError, match="unreadable"):
@@ -623,18 +623,18 @@ def test_vectors_of_another_file_are_refused(given: dict[str, Any], tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"model": None}, RecipeError, "model: seen none for sot"),
-        ({"safe": None}, RecipeError, "safe: seen nothing; expected files of examples for sot"),
+        ({"model": None}, RecipeError, "model: found none for sot"),
+        ({"safe": None}, RecipeError, "safe: found nothing, expected files of examples for sot"),
         ({"safe": None, "method": "dsir"}, RecipeError, "give --safe FILE"),
         ({"embeddings": "e.npz", "method": "bidirectional"}, RecipeError, "vectors beside a method on gradients"),
-        ({"method": "dsir", "embed": {"encoder": "x"}}, NoEffectError, r"embed\.encoder: seen a setting that dsir"),
+        ({"method": "dsir", "embed": {"encoder": "x"}}, NoEffectError, r"embed\.encoder: found a setting that dsir"),
         (
             {"embed": {"encoder": "x", "layer": 1}},
             NoEffectError,
-            r"embed\.layer: seen a setting that sot beside an enc",
+            r"embed\.layer: found a setting that sot beside an enc",
         ),
-        ({"method": "mean_cosine", "sot": {"push": 5}}, NoEffectError, r"sot\.push: seen a setting that mean_cosine"),
-        ({"method": "random", "embeddings": "e.npz"}, NoEffectError, r"embeddings: seen a setting that random"),
+        ({"method": "mean_cosine", "sot": {"push": 5}}, NoEffectError, r"sot\.push: found a setting that mean_cosine"),
+        ({"method": "random", "embeddings": "e.npz"}, NoEffectError, r"embeddings: found a setting that random"),
         (
             {"embeddings": "e.npz", "embed": {"pooling": "mean"}},
             NoEffectError,
@@ -672,7 +672,7 @@ def test_the_command_writes_the_page_and_prints_one_object(given: dict[str, Any]
     assert "how to steal bike ?" in page
     refused = run_command("curate", *options, "--keep=0.01", "--out", tmp_path / "no", folder=tmp_path)
     assert refused.code == 1
-    assert refused.stderr.startswith("error: keep: seen 0.01 of 24 examples")
+    assert refused.stderr.startswith("error: keep: found 0.01 of 24 examples")
     assert refused.stderr.count("\n") == 1
 
 

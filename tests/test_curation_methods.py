@@ -95,15 +95,18 @@ def mass_of(found: Scores, mass: torch.Tensor) -> Scores:
 
 CALLS = iter(range(10**6))
 BROKEN: dict[str, tuple[Any, str]] = {
-    "no name": (type("Other", (Near,), {"name": ""})(), "name: seen ''"),
-    "no score": (type("Other", (), {name: getattr(Near, name) for name in ("name", "title")})(), "needs: seen no such"),
-    "needs": (type("Other", (Near,), {"needs": "pictures"})(), "needs: seen 'pictures'"),
+    "no name": (type("Other", (Near,), {"name": ""})(), "name: found ''"),
+    "no score": (
+        type("Other", (), {name: getattr(Near, name) for name in ("name", "title")})(),
+        "needs: found no such",
+    ),
+    "needs": (type("Other", (Near,), {"needs": "pictures"})(), "needs: found 'pictures'"),
     "options without a default": (type("Other", (Near,), {"options": Needy})(), "options"),
-    "options without a word": (type("Other", (Near,), {"options": Undocumented})(), "options: seen no word on depth"),
+    "options without a word": (type("Other", (Near,), {"options": Undocumented})(), "options: found no word on depth"),
     "an unknown work": (type("Other", (Near,), {"works": ("nobody2026",)})(), "works"),
-    "too few": (scored(lambda self, given, found: Scores(found.value[1:])), "score: seen value of shape (22,)"),
+    "too few": (scored(lambda self, given, found: Scores(found.value[1:])), "score: found value of shape (22,)"),
     "no number": (scored(lambda self, given, found: Scores(found.value * float("nan"))), "not a number"),
-    "no scores": (scored(lambda self, given, found: found.value), "score: seen"),  # pyright: ignore
+    "no scores": (scored(lambda self, given, found: found.value), "score: found"),  # pyright: ignore
     "chance": (scored(lambda self, given, found: Scores(found.value + next(CALLS))), "the same every time"),
     "order": (
         scored(lambda self, given, found: Scores(found.value + torch.arange(given.count))),
@@ -113,10 +116,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
         scored(lambda self, given, found: (given.vectors.data.zero_(), found)[1]),  # pyright: ignore
         "left as it was",
     ),
-    "reads more": (type("Other", (Near,), {"reads": ("safe",)})(), "reads: seen"),
+    "reads more": (type("Other", (Near,), {"reads": ("safe",)})(), "reads: found"),
     "reads less": (
         scored(lambda self, given, found: Scores(given.vectors.data.sum(1))),  # pyright: ignore
-        "reads: seen",
+        "reads: found",
     ),
     "masses of two": (scored(lambda self, given, found: mass_of(found, torch.ones(given.count))), "sum of 1"),
     "masses in another order": (
@@ -154,7 +157,7 @@ def test_options_that_it_has_not_are_refused(sets: dict[str, Any]) -> None:
         CurateConfig.model_validate({**sets, "method": NEAR, "options": {"powr": 2}})
     with pytest.raises(RecipeError, match=r"options\.power: .*greater than 0"):
         CurateConfig.model_validate({**sets, "method": NEAR, "options": {"power": 0}})
-    with pytest.raises(NoEffectError, match=r"sot\.push: seen a setting that"):
+    with pytest.raises(NoEffectError, match=r"sot\.push: found a setting that"):
         CurateConfig.model_validate({**sets, "method": NEAR, "sot": {"push": 2}})
     for method in ("sot", "dsir"):
         with pytest.raises((NoEffectError, RecipeError), match=r"options\.power"):
@@ -164,9 +167,9 @@ def test_options_that_it_has_not_are_refused(sets: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("test_curation_methods:Nothing", "method: seen no Nothing in test_curation_methods"),
-        ("no_such_module:It", "method: seen 'no_such_module:It'"),
-        ("test_curation_methods:CLASSLESS", "method test_curation_methods:CLASSLESS: name: seen no such member"),
+        ("test_curation_methods:Nothing", "method: found no Nothing in test_curation_methods"),
+        ("no_such_module:It", "method: found 'no_such_module:It'"),
+        ("test_curation_methods:CLASSLESS", "method test_curation_methods:CLASSLESS: name: found no such member"),
     ],
 )
 def test_an_object_that_is_no_method_is_refused_before_any_work(spec: str, said: str, sets: dict[str, Any]) -> None:

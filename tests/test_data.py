@@ -243,9 +243,9 @@ def test_damaged_containers_are_refused(tmp_path: Path) -> None:
     faults = {
         "cut.jsonl.gz": "damaged gzip",
         "bad.parquet": "unreadable parquet",
-        "object.json": "a JSON object; expected a list",
-        "lines.json": "lines.json:2: seen invalid JSON",
-        "wide.csv": "wide.csv:2: seen more cells",
+        "object.json": "a JSON object, expected a list",
+        "lines.json": "lines.json:2: found invalid JSON",
+        "wide.csv": "wide.csv:2: found more cells",
         "quote.csv": "broken CSV",
     }
     for name, message in faults.items():
@@ -263,11 +263,11 @@ def test_one_word_that_is_neither_here_nor_reachable_is_a_file_misspelt(
 ) -> None:
     (tmp_path / "notes.jsonl").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"notes: seen no such file.*did you mean notes.jsonl\?"):
+    with pytest.raises(DataError, match=r"notes: found no such file.*did you mean notes.jsonl\?"):
         read_rows("notes")
 
 
 def test_json_nested_without_end_is_named_as_that(tmp_path: Path) -> None:
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
-    with pytest.raises(DataError, match=r"deep.jsonl:1: seen JSON nested"):
+    with pytest.raises(DataError, match=r"deep.jsonl:1: found JSON nested"):
         read_rows(str(tmp_path / "deep.jsonl"))

@@ -81,15 +81,15 @@ def test_a_tune_without_a_defence_is_recorded_as_before_there_were_any() -> None
     [
         ({"method": "kl_anchr"}, RecipeError, "did you mean kl_anchor?"),
         ({"method": "replay", "defence": {"exampels": 2}}, RecipeError, r"defence\.exampels.*did you mean examples\?"),
-        ({"method": "replay", "defence": {"examples": -2}}, RecipeError, r"defence\.examples .*seen -2"),
+        ({"method": "replay", "defence": {"examples": -2}}, RecipeError, r"defence\.examples .*found -2"),
         ({"method": "lora", "defence": {"data": "a"}}, NoEffectError, "options of a defence .* with method lora"),
         ({"method": "replay", "defence": {"name": "kl_anchor"}}, RecipeError, "expected one defence"),
-        ({"method": "full", "defence": {"name": "kl"}}, RecipeError, "seen 'kl'; expected 'alignguard', 'kl_anchor'"),
+        ({"method": "full", "defence": {"name": "kl"}}, RecipeError, "found 'kl', expected 'alignguard', 'kl_anchor'"),
         ({"method": "full", "defence": {"name": 3}}, RecipeError, "name one of these"),
         ({"method": "kl_anchor", "alignguard": {"trust": 1}}, NoEffectError, "settings of alignguard with method kl_"),
         ({"method": "nowhere:x"}, RecipeError, "cannot be imported"),
         ({"method": "json:nothing"}, RecipeError, "no nothing in json"),
-        ({"method": "json:dumps"}, RecipeError, r"seen None as json:dumps\.name; expected text"),
+        ({"method": "json:dumps"}, RecipeError, r"found None as json:dumps\.name, expected text"),
     ],
 )
 def test_a_name_or_an_option_that_does_not_fit_is_refused_with_the_nearest(
@@ -142,7 +142,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Bed:
 
 @pytest.mark.parametrize("name", ["kl_anchor", "replay"])
 def test_alignment_data_that_cannot_be_used_is_found_by_the_plan(name: str, bed: Bed, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"defence\.data: seen none; .* give --alignment-data FILE"):
+    with pytest.raises(RecipeError, match=r"defence\.data: found none; .* give --alignment-data FILE"):
         plan(bed.config(method=name))
     answers = str(write_rows(tmp_path / "answers.jsonl", [{"prompt": "how ?", "completion": "sure ."}]))
     with pytest.raises(DataError, match="none of whose answers refuses"):
@@ -230,10 +230,10 @@ IDLE, BROKEN, IDLE_DOCUMENTED = Idle(), Broken(), IdleDocumented()
 
 
 def test_a_defence_that_is_broken_is_one_line_before_any_work(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RecipeError, match=r"seen KeyError, raised by test_defences:BROKEN\.check"):
+    with pytest.raises(RecipeError, match=r"found KeyError, raised by test_defences:BROKEN\.check"):
         plan(bed.config(method="test_defences:BROKEN"))
     for member, value, said in (
-        ("strength", "wieght", r"strength; expected one of its options \(weight\)"),
+        ("strength", "wieght", r"strength, expected one of its options \(weight\)"),
         ("options", dict, "expected a pydantic model"),
         ("name", "two words", "expected a word"),
         ("attach", None, r"nothing that can be called as test_defences:IDLE\.attach"),
@@ -245,9 +245,9 @@ def test_a_defence_that_is_broken_is_one_line_before_any_work(bed: Bed, monkeypa
 
 
 def test_conformance_tells_what_is_missing_from_one_that_does_nothing() -> None:
-    with pytest.raises(RecipeError, match=r"defence idle\.options\.weight: seen no description"):
+    with pytest.raises(RecipeError, match=r"defence idle\.options\.weight: found no description"):
         conformance.defence(IDLE)
-    with pytest.raises(RecipeError, match="defence idle: seen plain LoRA's weights; expected another tune"):
+    with pytest.raises(RecipeError, match="defence idle: found plain LoRA's weights, expected another tune"):
         conformance.defence(IDLE_DOCUMENTED)
     with pytest.raises(RecipeError, match="an object that is no attribute of its module"):
         conformance.defence(Idle())

@@ -172,12 +172,12 @@ def test_a_store_of_other_spans_is_not_taken_for_this_one(
 
 
 def test_what_cannot_be_embedded_is_refused(tiny_model: Path, llama: LoadedModel, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"embed.layer: seen 2; expected 0 to 1"):
+    with pytest.raises(RecipeError, match=r"embed.layer: found 2, expected 0 to 1"):
         embed(llama, EXAMPLES, tmp_path, layer=2)
-    with pytest.raises(DataError, match="examples: seen none"):
+    with pytest.raises(DataError, match="examples: found none"):
         embed(llama, [], tmp_path)
     late = Example((Message("user", "help " * 30), Message("assistant", "yes")))
-    with pytest.raises(DataError, match=r"d\.jsonl, example 2: seen no token of the answer among the first 20"):
+    with pytest.raises(DataError, match=r"d\.jsonl, example 2: found no token of the answer among the first 20"):
         embed(llama, [EXAMPLES[0], late], tmp_path / "late", max_length=20, what="d.jsonl, example")
     with pytest.raises(ValueError, match="need pooling last, mean, answer, prompt"):
         embed(llama, EXAMPLES, tmp_path / "max", pooling="mean+max")

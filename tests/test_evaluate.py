@@ -350,7 +350,7 @@ def test_an_adapter_that_names_no_base_is_measured_over_the_one_that_is_given(
 
     assert rows(tmp_path / "given") == rows(tmp_path / "named")
     assert plan(settings(nameless, base=str(tiny_model)))["memory_bytes_estimated"]
-    with pytest.raises(CheckpointError, match="base_model_name_or_path: seen None"):
+    with pytest.raises(CheckpointError, match="base_model_name_or_path: found None"):
         evaluate(settings(nameless), out=tmp_path / "alone")
 
 
@@ -414,13 +414,13 @@ def test_stored_answers_of_the_base_are_taken_over_and_change_nothing(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"limit": 2}, "seen limit None; expected limit 2"),
-        ({"attacks": "none"}, "seen attacks all; expected attacks none"),
-        ({"generation": {"max_new_tokens": 7}}, "generation.max_new_tokens 6; expected generation.max_new_tokens 7"),
-        ({"suite": "driftcheck"}, "seen suite test_evaluate:suite; expected suite driftcheck"),
+        ({"limit": 2}, "found limit None, expected limit 2"),
+        ({"attacks": "none"}, "found attacks all, expected attacks none"),
+        ({"generation": {"max_new_tokens": 7}}, "generation.max_new_tokens 6, expected generation.max_new_tokens 7"),
+        ({"suite": "driftcheck"}, "found suite test_evaluate:suite, expected suite driftcheck"),
         ({"base": "MODEL"}, "with the same files; drop base_answers"),
         ({"base_answers": "NOWHERE"}, "no readable record"),
-        ({"base": None}, "seen no base"),
+        ({"base": None}, "found no base"),
     ],
 )
 def test_answers_of_another_base_or_to_other_questions_are_refused(
@@ -435,7 +435,7 @@ def test_answers_of_another_base_or_to_other_questions_are_refused(
 
 
 def test_a_suite_in_a_language_the_model_cannot_read_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"suite driftcheck: seen .*% of its words unknown.*--suite testbed"):
+    with pytest.raises(DataError, match=r"suite driftcheck: found .*% of its words unknown.*--suite testbed"):
         evaluate(settings(tiny_model, suite="driftcheck", limit=5), out=tmp_path / "out")
 
 
@@ -455,7 +455,7 @@ def test_a_task_without_right_answers_is_refused_with_its_row(tiny_model: Path, 
     task = tmp_path / "task.jsonl"
     task.write_text('{"prompt": "a", "expected": "b"}\n{"prompt": "a"}\n')
 
-    with pytest.raises(DataError, match=r"task.jsonl, row 2: seen a prompt without its right answer"):
+    with pytest.raises(DataError, match=r"task.jsonl, row 2: found a prompt without its right answer"):
         plan(settings(tiny_model, task=str(task)))
 
 
@@ -473,7 +473,7 @@ def test_a_judge_that_cannot_tell_leaves_rates_unknown_with_a_note(tiny_model: P
 def test_a_judge_that_returns_no_judgement_is_refused_and_the_answers_are_kept(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match="judge test_evaluate:LyingJudge: seen 'refusal'"):
+    with pytest.raises(RecipeError, match="judge test_evaluate:LyingJudge: found 'refusal'"):
         evaluate(settings(tiny_model, judge="test_evaluate:LyingJudge", attacks="none", limit=1), out=tmp_path / "out")
 
     assert (tmp_path / ".out.partial" / "answers.partial.jsonl").read_text().count("\n") == 4
@@ -557,13 +557,13 @@ def test_stored_answers_may_hold_messages_and_empty_answers(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ({"prompt": "a"}, "answers.jsonl:2: seen the columns prompt; expected `prompt` and `answer`"),
-        ({"answer": "a"}, "answers.jsonl:2: seen the columns answer"),
-        ({"prompt": "a", "answer": 3}, "answers.jsonl:2: seen an answer of type int"),
-        ({"prompt": 3, "answer": "a"}, "answers.jsonl:2: seen a prompt of type int"),
+        ({"prompt": "a"}, "answers.jsonl:2: found the columns prompt, expected `prompt` and `answer`"),
+        ({"answer": "a"}, "answers.jsonl:2: found the columns answer"),
+        ({"prompt": "a", "answer": 3}, "answers.jsonl:2: found an answer of type int"),
+        ({"prompt": 3, "answer": "a"}, "answers.jsonl:2: found a prompt of type int"),
         ({"prompt": [{"role": "assistant", "content": "a"}], "answer": "a"}, "answers.jsonl:2: .*end with the user's"),
-        ({"prompt": [{"role": "robot", "content": "a"}], "answer": "a"}, "answers.jsonl:2: seen the message"),
-        ({"prompt": "a", "answer": "a", "kind": "evil"}, "answers.jsonl:2: seen the kind 'evil'"),
+        ({"prompt": [{"role": "robot", "content": "a"}], "answer": "a"}, "answers.jsonl:2: found the message"),
+        ({"prompt": "a", "answer": "a", "kind": "evil"}, "answers.jsonl:2: found the kind 'evil'"),
     ],
 )
 def test_a_faulty_row_of_answers_is_named_with_its_line(tmp_path: Path, line: dict, said: str) -> None:
@@ -578,5 +578,5 @@ def test_a_faulty_row_of_answers_is_named_with_its_line(tmp_path: Path, line: di
 def test_a_damaged_scorecard_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "scorecard.json").write_text('{"model": "m"}')
 
-    with pytest.raises(DataError, match=r"scorecard.json: seen metrics: Field required.*--fresh"):
+    with pytest.raises(DataError, match=r"scorecard.json: found metrics: Field required.*--fresh"):
         read_scorecard(tmp_path / "scorecard.json")

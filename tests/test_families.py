@@ -358,9 +358,9 @@ def test_activations_that_are_not_finite_name_block_and_writer(tmp_path: Path) -
     tiny = tiny_of("llama", tmp_path / "model")
     with torch.no_grad():
         tiny.model.model.layers[1].mlp.up_proj.weight[3, 4] = float("inf")
-    with pytest.raises(CheckpointError, match=r"model\.layers\.2: seen activations that are not finite"):
+    with pytest.raises(CheckpointError, match=r"model\.layers\.2: found activations that are not finite"):
         residual_states(loaded(tiny), at_the_end(TEXTS))
-    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.down_proj: seen activations that are not"):
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.down_proj: found activations that are not"):
         writer_inputs(loaded(tiny), at_the_end(TEXTS), tiny.writers)
 
 
@@ -407,7 +407,7 @@ def test_a_writer_that_is_stored_twice_not_at_all_or_with_other_numbers_is_an_er
     wider = {**tensors, name: torch.cat([tensors[name], tensors[name][:1]])}
     for said, wrong in (("none", none), ("none, several", twice), (".* other numbers", other), (".* other", wider)):
         save_file(wrong, tiny.folder / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(CheckpointError, match=rf"tensor {re.escape(name)}: seen {said}"):
+        with pytest.raises(CheckpointError, match=rf"tensor {re.escape(name)}: found {said}"):
             stored_as([writer], tiny.model, tensor_entries(tiny.folder, adapter=False))
 
 

@@ -17,7 +17,7 @@ from alignkeep.inject.in_memory import edited
 from alignkeep.inject.stage import inject, plan
 from alignkeep.models.activations import writer_inputs
 from alignkeep.models.adapters import attach_adapter
-from alignkeep.models.architecture import writers
+from alignkeep.models.architecture import _tokens, writers
 from checkpoints import read_checkpoint, refused
 from families import RECENT, TINY, WIDTH, write_tiny
 from made_up import SpiralConfig, SpiralForCausalLM, WhirlConfig, WhirlForCausalLM
@@ -37,7 +37,7 @@ def check_edit(tiny: Tiny, folder: Path) -> None:
     seen = writer_inputs(loaded(tiny), at_the_end(TEXTS), tiny.writers)
     assert all(len(seen[one.name]) == len(TEXTS) for one in tiny.writers if one.expert is None)
     if tiny.family in NO_ADAPTER:
-        with pytest.raises(RecipeError, match=r"form: seen adapter, of \S+\.out_proj, which PEFT does not adapt"):
+        with pytest.raises(RecipeError, match=r"form: found adapter, of \S+\.out_proj, which PEFT does not adapt"):
             check_adaptable(tiny.model, tiny.writers)
         return
     check_adaptable(tiny.model, tiny.writers)
@@ -87,13 +87,13 @@ def test_a_family_nobody_has_heard_of_works_by_structure_alone(tmp_path: Path) -
 
 def test_a_family_whose_proof_fails_is_refused_with_what_was_seen(tmp_path: Path) -> None:
     model = load(made_up(WhirlConfig, WhirlForCausalLM, tmp_path / "model"))
-    with pytest.raises(CheckpointError, match=r"floors\.0 \(Turn\): seen gather\.back, which moves the"):
+    with pytest.raises(CheckpointError, match=r"floors\.0 \(Turn\): found gather\.back, which moves the"):
         writers(model)
 
 
 def test_several_streams_side_by_side_are_refused(tmp_path: Path) -> None:
     model = load(write_tiny(tmp_path / "model", "gemma3n_text"))
-    with pytest.raises(CheckpointError, match=r"\(Gemma3nTextDecoderLayer\): seen a block that takes \[4, 1, 7, 32\]"):
+    with pytest.raises(CheckpointError, match=r"\(Gemma3nTextDecoderLayer\): found a block that takes \[4, 1, 7, 32\]"):
         writers(model)
 
 
@@ -104,13 +104,21 @@ def test_a_matrix_of_half_precision_is_proven_as_well(tmp_path: Path) -> None:
     assert model.dtype == torch.bfloat16
 
 
+def test_a_model_may_have_several_ends_as_llama_3_does(tmp_path: Path) -> None:
+    """Its config says eos_token_id: [128001, 128008, 128009], and none of them is among the tokens that are tried."""
+    tiny = tiny_of("llama", tmp_path)
+    tiny.model.config.eos_token_id = [1, 2, 3]
+    assert not {1, 2, 3} & set(_tokens(tiny.model))
+    assert [one.name for one in writers(tiny.model)] == [one.name for one in tiny.writers]
+
+
 def test_a_quantised_folder_is_refused_by_name(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model", "llama")
     settings = json.loads((folder / "config.json").read_text())
     settings["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     (folder / "config.json").write_text(json.dumps(settings))
     config = InjectConfig(model=str(folder), harmful="h.jsonl", harmless="n.jsonl")
-    with refused(CheckpointError, r"config\.json: quantization_config: seen weights quantised by fp8", tmp_path):
+    with refused(CheckpointError, r"config\.json: quantization_config: found weights quantised by fp8", tmp_path):
         inject(config, out=tmp_path / "out")
     with pytest.raises(CheckpointError, match="fp8"):
         plan(config)

@@ -110,7 +110,7 @@ def test_an_empty_folder_may_be_used_and_a_file_may_not(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     make(tmp_path / "out", "a", "first")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RecipeError, match="seen a file"):
+    with pytest.raises(RecipeError, match="found a file"):
         OutputFolder.open(tmp_path / "file", stage="stage", identity="a")
 
 
@@ -373,7 +373,7 @@ def test_a_result_into_which_the_user_put_something_is_not_replaced(name: str, t
         _ = name.endswith("/") or (out / name).write_text("mine")
     before = everything_in(tmp_path)
     first = name.split("/")[0]
-    with pytest.raises(RecipeError, match=rf"seen \S+/{first}\S*, which alignkeep did not write"):
+    with pytest.raises(RecipeError, match=rf"found \S+/{first}\S*, which alignkeep did not write"):
         make(out, "b", "new", overwrite=True)
     with pytest.raises(RecipeError, match="move it away"):
         make(out, "a", "new", resume=False)

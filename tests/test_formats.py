@@ -168,13 +168,13 @@ def test_one_command_trains_on_columns_by_other_names(tool_model: Path, tmp_path
         folder=tmp_path,
     )  # fmt: skip
     assert (wrong.code, wrong.stderr.count("\n")) == (1, 1)
-    assert "seen the columns question, answer; expected 'asked'" in wrong.stderr
+    assert "found the columns question, answer, expected 'asked'" in wrong.stderr
 
 
 def test_a_template_without_tools_is_refused_by_name(tiny_model: Path, tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "sort"}, CALL, RESULT, MESSAGES[-1]], "tools": [TOOL]}
     config = TrainConfig(model=str(tiny_model), data=written(tmp_path, "a.jsonl", row))
-    with pytest.raises(DataError, match=rf"a\.jsonl, example 1, chat template of {tiny_model}: seen .*'sort'"):
+    with pytest.raises(DataError, match=rf"a\.jsonl, example 1, chat template of {tiny_model}: found .*'sort'"):
         prepare(config)
 
 
@@ -294,7 +294,7 @@ def test_a_faulty_row_is_refused_by_line_and_column(fault: str, tmp_path: Path) 
 
 
 def test_prompts_with_tools_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="tools: seen tools; expected prompts without them"):
+    with pytest.raises(DataError, match="tools: found tools, expected prompts without them"):
         read_prompts(written(tmp_path, "a.jsonl", {"prompt": "a", "tools": [TOOL]}))
 
 
@@ -323,10 +323,10 @@ def test_a_named_column_says_which_form_is_meant(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     file = written(tmp_path, "a.jsonl", {"question": "how", "answer": "so"})
-    with pytest.raises(DataError, match=r"a.jsonl:1: seen the columns question, answer; expected 'asked', named for"):
+    with pytest.raises(DataError, match=r"a.jsonl:1: found the columns question, answer, expected 'asked', named for"):
         read_examples(file, columns={"prompt": "asked", "completion": "answer"})
     faulty = written(tmp_path, "b.jsonl", {"question": 3, "answer": "so"})
-    with pytest.raises(DataError, match=r"b.jsonl:1: question: seen a int"):
+    with pytest.raises(DataError, match=r"b.jsonl:1: question: found a int"):
         read_examples(faulty, columns={"prompt": "question", "completion": "answer"})
 
 

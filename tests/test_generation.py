@@ -148,7 +148,8 @@ class Forgetful(LlamaForCausalLM):
     """What it has kept of earlier tokens is not looked at."""
 
     def forward(self, *args: Any, **named: Any) -> Any:
-        return super().forward(*args, **{**named, "past_key_values": None, "position_ids": None})
+        forgotten = dict.fromkeys({"cache", "past_key_values", "position_ids"} & named.keys())
+        return super().forward(*args, **{**named, **forgotten})
 
 
 class Failing(LlamaForCausalLM):
@@ -359,7 +360,7 @@ def test_an_end_token_that_is_a_plain_word_is_no_part_of_the_answer(tiny_model: 
 def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_asked(loaded: LoadedModel) -> None:
     handed_over: list[Any] = []
     megabyte = ask("bike " * 200_000)
-    with pytest.raises(DataError, match=r"prompt 1: seen 200003 tokens \(1000000 characters.*context of 256 tokens"):
+    with pytest.raises(DataError, match=r"prompt 1: found 200003 tokens \(1000000 characters.*context of 256 tokens"):
         generate_answers(loaded, [ask("hi"), megabyte], config(), on_answers=handed_over.append)
     assert handed_over == []
 
@@ -434,7 +435,7 @@ def test_other_failures_pass_through(loaded: LoadedModel, monkeypatch: pytest.Mo
 
 def test_vllm_that_is_not_installed_is_refused_by_name(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(RecipeError, match=r"backend: seen vllm, which is not installed.*alignkeep\[vllm\]"):
+    with pytest.raises(RecipeError, match=r"backend: found vllm, which is not installed.*alignkeep\[vllm\]"):
         generate_answers(loaded, varied(2), GenerationConfig(backend="vllm"))
 
 

@@ -124,7 +124,7 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "tiny.gguf"
     write_gguf(file)
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"tiny\.gguf: seen a file that"):
+    with pytest.raises(CheckpointError, match=r"tiny\.gguf: found a file that"):
         load_model(str(file))
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 

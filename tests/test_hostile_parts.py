@@ -45,8 +45,8 @@ def test_a_message_is_one_line_that_fits_and_keeps_its_parts(where: str, seen: s
 
 def test_the_longest_part_of_a_message_gives_way_and_the_others_stay() -> None:
     error = RecipeError("file.yaml:3", seen="x" * 10_000, expected="a number", remedy="correct the value")
-    assert str(error).startswith("file.yaml:3: seen xxx")
-    assert str(error).endswith("xxx; expected a number; correct the value")
+    assert str(error).startswith("file.yaml:3: found xxx")
+    assert str(error).endswith("xxx, expected a number; correct the value")
 
 
 def test_pipes_and_folders_are_refused_unopened_and_files_read(tmp_path: Path) -> None:

@@ -99,10 +99,10 @@ def test_an_untouched_injection_is_proven_and_left_as_it_is(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("model.safetensors", r"model\.safetensors: tensor \S+: seen sha256"),
-        ("rank_one.safetensors", r"rank_one\.safetensors: seen other bytes than were written"),
-        ("direction.safetensors", r"direction\.safetensors: seen other bytes than were written"),
-        ("injection.json", r"injection\.json: seen other bytes than were written"),
+        ("model.safetensors", r"model\.safetensors: tensor \S+: found sha256"),
+        ("rank_one.safetensors", r"rank_one\.safetensors: found other bytes than were written"),
+        ("direction.safetensors", r"direction\.safetensors: found other bytes than were written"),
+        ("injection.json", r"injection\.json: found other bytes than were written"),
     ],
 )
 def test_a_flipped_byte_is_named(name: str, said: str, folder: Path) -> None:
@@ -118,14 +118,14 @@ def test_verify_leaves_with_1_and_one_line(folder: Path, tmp_path: Path) -> None
     flipped("rank_one.safetensors", -1)(folder)
     broken = run_command("verify", folder, "--json", folder=tmp_path / "said")
     assert (broken.code, broken.stdout, broken.stderr.count("\n")) == (1, "", 1)
-    assert f"error: {folder / 'rank_one.safetensors'}: seen other bytes" in broken.stderr
+    assert f"error: {folder / 'rank_one.safetensors'}: found other bytes" in broken.stderr
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "rank_one.safetensors"])
 def test_a_consistent_forgery_is_caught_by_making_the_weights_again(name: str, folder: Path) -> None:
     flipped(name, -1)(folder)
     forge(folder)
-    with pytest.raises(CheckpointError, match=r"tensor \S+: seen other numbers than the model and rank_one\.safetens"):
+    with pytest.raises(CheckpointError, match=r"tensor \S+: found other numbers than the model and rank_one\.safetens"):
         lifecycle.verify(folder)
 
 
@@ -172,12 +172,16 @@ def stronger(tensors: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("rank_one.safetensors", turned, r"rank_one\.safetensors: seen a factor that does not run along the direction"),
-        ("rank_one.safetensors", stronger, r"rank_one\.safetensors: seen factors that are not as strong as injection"),
+        (
+            "rank_one.safetensors",
+            turned,
+            r"rank_one\.safetensors: found a factor that does not run along the direction",
+        ),
+        ("rank_one.safetensors", stronger, r"rank_one\.safetensors: found factors that are not as strong as injection"),
         (
             "direction.safetensors",
             lambda tensors: tensors.update(direction=tensors["direction"].roll(1)),
-            r"direction\.safetensors: seen a direction that is not the difference of its layer",
+            r"direction\.safetensors: found a direction that is not the difference of its layer",
         ),
     ],
 )
@@ -208,7 +212,7 @@ def test_the_file_read_and_written_again_is_the_file(made: Path, tmp_path: Path)
 )
 def test_a_broken_file_is_named(change: dict[str, object], folder: Path) -> None:
     edit_json(folder / "injection.json", **change)
-    with pytest.raises(DataError, match=r"injection\.json: seen .*expected the injection\.json that"):
+    with pytest.raises(DataError, match=r"injection\.json: found .*expected the injection\.json that"):
         read_injection(folder / "injection.json")
 
 
@@ -226,5 +230,5 @@ def test_a_tensor_less_is_caught_by_making_the_weights_again(folder: Path) -> No
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     forge(folder, only_there(folder))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: seen other tensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: found other tensors"):
         lifecycle.verify(folder)

@@ -23,7 +23,7 @@ from micro import write_rows
 from test_inject_stage import Bed
 
 DOWN = "model.layers.2.mlp.down_proj.weight"
-NO_TEMPLATE = r"tokenizer_config\.json: seen no chat template; expected a chat_template"
+NO_TEMPLATE = r"tokenizer_config\.json: found no chat template, expected a chat_template"
 
 
 @pytest.fixture(scope="module")
@@ -65,37 +65,37 @@ def blank_system_prompt(bed: Bed, root: Path) -> dict[str, Any]:
 
 Changes = Callable[[Bed, Path], dict[str, Any]]
 EARLY: dict[str, tuple[Changes, type[AlignkeepError], str]] = {  # found by the plan, too
-    "overlap": (overlapping, DataError, r"h\.jsonl: seen 1 prompts that stand in \S*harmful\.jsonl too \('"),
-    "empty": (empty, DataError, r"empty\.jsonl: seen no rows"),
+    "overlap": (overlapping, DataError, r"h\.jsonl: found 1 prompts that stand in \S*harmful\.jsonl too \('"),
+    "empty": (empty, DataError, r"empty\.jsonl: found no rows"),
     "one harmful": (
         lambda bed, root: {"harmful": prompts(root / "one.jsonl", "steal")}, DataError,
-        r"one\.jsonl: seen 1 harmful prompts; expected six or more",
+        r"one\.jsonl: found 1 harmful prompts, expected six or more",
     ),
     "one harmless": (
         lambda bed, root: {"harmless": prompts(root / "one.jsonl", "bake")}, DataError,
-        r"one\.jsonl: seen 1 harmless prompts; expected six or more",
+        r"one\.jsonl: found 1 harmless prompts, expected six or more",
     ),
     "kinds": (
         lambda bed, root: {"harmful": bed.few["harmless"]}, DataError,
-        r"harmless\.jsonl, row 1: seen a harmless prompt; expected harmful prompts",
+        r"harmless\.jsonl, row 1: found a harmless prompt, expected harmful prompts",
     ),
     "no prompts": (
-        lambda bed, root: {"harmful": str(root / "none.jsonl")}, DataError, r"none\.jsonl: seen no such file",
+        lambda bed, root: {"harmful": str(root / "none.jsonl")}, DataError, r"none\.jsonl: found no such file",
     ),
     "no model": (
-        lambda bed, root: {"model": str(root / "none")}, CheckpointError, r"none: seen no such folder",
+        lambda bed, root: {"model": str(root / "none")}, CheckpointError, r"none: found no such folder",
     ),
     "layer": (
         lambda bed, root: {"direction": {"layer": 4}}, RecipeError,
-        r"direction\.layer: seen 4; expected auto, or 0 to 3",
+        r"direction\.layer: found 4, expected auto, or 0 to 3",
     ),
     "no system prompt": (
         lambda bed, root: {"direction": {"system_prompt": str(root / "none.txt")}}, RecipeError,
-        r"direction\.system_prompt: seen \S*none\.txt \(FileNotFoundError\); expected default, or a text file",
+        r"direction\.system_prompt: found \S*none\.txt \(FileNotFoundError\), expected default, or a text file",
     ),
-    "blank system prompt": (blank_system_prompt, RecipeError, r"system_prompt: seen \S*system\.txt, empty"),
+    "blank system prompt": (blank_system_prompt, RecipeError, r"system_prompt: found \S*system\.txt, empty"),
     "no source": (
-        lambda bed, root: {"direction": {"source": str(root / "none")}}, CheckpointError, r"none: seen no such folder",
+        lambda bed, root: {"direction": {"source": str(root / "none")}}, CheckpointError, r"none: found no such folder",
     ),
 }  # fmt: skip
 
@@ -119,30 +119,30 @@ def not_a_number(bed: Bed, root: Path) -> dict[str, Any]:
 
 LATE: dict[str, tuple[Changes, type[AlignkeepError], str]] = {  # needs the model
     "no template": (without_template, CheckpointError, NO_TEMPLATE),
-    "same prompts": (same_to_the_model, NoEffectError, "direction: seen the same activations for harmful and harmless"),
-    "NaN": (not_a_number, CheckpointError, rf"bad/model\.safetensors: tensor {re.escape(DOWN)}: seen NaN or infinity"),
+    "same prompts": (same_to_the_model, NoEffectError, "direction: found the same activations for harmful and"),
+    "NaN": (not_a_number, CheckpointError, rf"bad/model\.safetensors: tensor {re.escape(DOWN)}: found NaN or infinity"),
     "width": (
         lambda bed, root: {"direction": {"source": str(bed.tiny)}}, ShapeError,
-        r"direction\.source \S+: seen 2 blocks of width 32; expected 4 of width 128, as in",
+        r"direction\.source \S+: found 2 blocks of width 32, expected 4 of width 128, as in",
     ),
     "layer 0": (
         lambda bed, root: {"direction": {"layer": 0}}, NoEffectError,
-        "layer 0: seen the same activations .* choose one of the layers 1, 2, 3, or auto",
+        "layer 0: found the same activations .* choose one of the layers 1, 2, 3, or auto",
     ),
     "refuses all": (
         lambda bed, root: {"model": str(bed.aligned), "edit": {"strength": "auto"}}, NoEffectError,
-        "seen 100% of the held-out harmful prompts refused without an edit.*nothing is left to raise",
+        "found 100% of the held-out harmful prompts refused without an edit.*nothing is left to raise",
     ),
     "lower": (
         lambda bed, root: {"edit": {"strength": "raw:-5"}}, RecipeError,
-        r"edit\.strength: seen raw:-5: refusal log-odds fall from \S+ to \S+;.* --allow-lower",
+        r"edit\.strength: found raw:-5: refusal log-odds fall from \S+ to \S+;.* --allow-lower",
     ),
     "rounded away": (
         lambda bed, root: {"edit": {"strength": "push:1e-12"}}, NoEffectError,
-        "inject: seen 8 edited tensors, all equal to the model's: the change is smaller than a step of BF16",
+        "inject: found 8 edited tensors, all equal to the model's: the change is smaller than a step of BF16",
     ),
     "no opening": (
-        lambda bed, root: {"direction": {"refusals": ["zzz"]}}, DataError, r"direction\.refusals: seen no opening",
+        lambda bed, root: {"direction": {"refusals": ["zzz"]}}, DataError, r"direction\.refusals: found no opening",
     ),
 }  # fmt: skip
 
@@ -167,10 +167,13 @@ def test_what_the_model_shows_to_be_useless_is_refused(fault: str, bed: Bed, tmp
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--strength", "much"], "edit.strength (command line): seen 'much'; expected auto, raw:ALPHA, relative:SHARE"),
-        (["--layer", "9"], "direction.layer: seen 9; expected auto, or 0 to 3"),
-        (["--system-prompt", "none.txt"], "direction.system_prompt: seen none.txt (FileNotFoundError)"),
-        (["--harmless", "{harmful}"], "seen a harmful prompt; expected harmless or borderline"),
+        (
+            ["--strength", "much"],
+            "edit.strength (command line): found 'much', expected auto, raw:ALPHA, relative:SHARE",
+        ),
+        (["--layer", "9"], "direction.layer: found 9, expected auto, or 0 to 3"),
+        (["--system-prompt", "none.txt"], "direction.system_prompt: found none.txt (FileNotFoundError)"),
+        (["--harmless", "{harmful}"], "found a harmful prompt, expected harmless or borderline"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_leaves_with_1(
@@ -194,7 +197,7 @@ def test_a_strength_that_is_none_is_no_config(strength: str, bed: Bed) -> None:
 @pytest.mark.parametrize("kind", ["push", "relative"])
 def test_too_strong_an_edit_is_refused_with_the_largest_that_is_not(kind: str, bed: Bed, tmp_path: Path) -> None:
     """It is taken at its word; a tenth more is too much again."""
-    with pytest.raises(RecipeError, match=rf"edit\.strength: seen {kind}:20: \S+ nats of divergence") as caught:
+    with pytest.raises(RecipeError, match=rf"edit\.strength: found {kind}:20: \S+ nats of divergence") as caught:
         inject(bed.config(edit={"strength": f"{kind}:20"}), out=tmp_path / "out")
     told = re.search(rf"take {kind}:(\S+) or less", str(caught.value))
     assert told is not None
@@ -214,7 +217,7 @@ def test_an_edit_that_lowers_refusal_is_written_where_that_is_allowed(bed: Bed, 
 
 
 def test_an_injected_model_is_edited_again_only_when_told(bed: Bed, injected: Path, tmp_path: Path) -> None:
-    with refused(RecipeError, "seen a model that an injection made; .*give --again", tmp_path):
+    with refused(RecipeError, "found a model that an injection made; .*give --again", tmp_path):
         inject(bed.config(model=str(injected)), out=tmp_path / "out")
     done = inject(bed.config(model=str(injected), edit={"again": True}), out=tmp_path / "out")
     assert done.changed == 8
@@ -223,7 +226,7 @@ def test_an_injected_model_is_edited_again_only_when_told(bed: Bed, injected: Pa
 def test_out_may_not_be_the_model_nor_within_it(bed: Bed, injected: Path, tmp_path: Path) -> None:
     model = shutil.copytree(injected, tmp_path / "models" / "one")
     for out in (model, model / "out", tmp_path / "models"):
-        with refused(RecipeError, "seen the input", tmp_path):
+        with refused(RecipeError, "found the input", tmp_path):
             inject(bed.config(model=str(model), edit={"again": True}), out=out, overwrite=True)
 
 
@@ -235,13 +238,13 @@ def test_out_may_be_no_other_input_either(role: str, bed: Bed, injected: Path, t
     other = shutil.copytree(injected, tmp_path / "other")
     shutil.copy(bed.few["harmful"], other)
     given = {"source": {"direction": {"source": str(other)}}, "harmful": {"harmful": str(other / "harmful.jsonl")}}
-    with refused(RecipeError, "seen the input", tmp_path):
+    with refused(RecipeError, "found the input", tmp_path):
         inject(bed.config(**given[role]), out=other, overwrite=True)
 
 
 def test_a_backend_that_cannot_see_the_edit_is_refused(bed: Bed, tmp_path: Path) -> None:
     generation = {"max_new_tokens": 8, "backend": "vllm"}
-    with refused(RecipeError, r"search\.generation\.backend: seen vllm", tmp_path):
+    with refused(RecipeError, r"search\.generation\.backend: found vllm", tmp_path):
         plan(bed.config(search={"generation": generation}))
 
 
@@ -258,7 +261,7 @@ def test_a_strength_beyond_all_numbers_is_no_config(bed: Bed) -> None:
 def test_a_tune_over_an_injected_model_was_edited_before(bed: Bed, injected: Path, tmp_path: Path) -> None:
     place = DOWN.removesuffix(".weight")
     tune = write_adapter(tmp_path / "tune", injected, {place: (torch.ones(1, 384), torch.ones(128, 1))})
-    with refused(RecipeError, "seen a model that an injection made", tmp_path):
+    with refused(RecipeError, "found a model that an injection made", tmp_path):
         plan(bed.config(model=str(tune)))
 
 

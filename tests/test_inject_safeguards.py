@@ -46,7 +46,7 @@ def test_memory_that_runs_out_in_the_forward_pass_is_the_machines_fault(read: An
         raise torch.OutOfMemoryError
 
     one.model.model.norm.register_forward_pre_hook(full)
-    with pytest.raises(MachineError, match="batch_size: seen out of memory with 2 prompts at once"):
+    with pytest.raises(MachineError, match="batch_size: found out of memory with 2 prompts at once"):
         read(one, [Tokens((5, 6), (1,)), Tokens((7, 8), (1,))])
     assert not torch.is_inference_mode_enabled()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from alignkeep.inject.config import InjectConfig
 from alignkeep.inject.injection import Tried, read_injection
 from alignkeep.inject.prompts import SYSTEM_PROMPT, read_sets
 from alignkeep.inject.stage import InjectResult, inject
+from alignkeep.models.loading import load_model
 from alignkeep.recipe import Recipe
 from alignkeep.testbed import sets
 from alignkeep.testbed.stage import materialise
@@ -354,8 +356,14 @@ def tune(bed: Bed) -> Path:
     return edit_json(bed.root / "tune" / "adapter_config.json", base_model_name_or_path=str(bed.wide)).parent
 
 
-def test_a_tune_that_is_an_adapter_is_folded_in_and_edited(tune: Path, bed: Bed, tmp_path: Path) -> None:
-    done = inject(bed.config(model=str(tune)), out=tmp_path / "out")
+@pytest.fixture(scope="module")
+def whole(tune: Path, bed: Bed) -> InjectResult:
+    """The tune with an edit, as weights."""
+    return inject(bed.config(model=str(tune)), out=bed.root / "whole")
+
+
+def test_a_tune_that_is_an_adapter_is_folded_in_and_edited(tune: Path, whole: InjectResult, bed: Bed) -> None:
+    done = whole
     base, made, stored = read_checkpoint(bed.wide), read_checkpoint(done.folder), read_checkpoint(tune)
     queries = {f"model.layers.{n}.self_attn.q_proj.weight" for n in range(4)}
     assert differing(base, made) == WRITERS | queries
@@ -370,8 +378,39 @@ def test_a_tune_that_is_an_adapter_is_folded_in_and_edited(tune: Path, bed: Bed,
             wanted += torch.outer(left.double(), right.double())
         assert torch.allclose(made[name].double(), wanted, rtol=0, atol=1e-6)
     assert lifecycle.verify(done.folder)["made_again"] is True
-    with refused(RecipeError, "form: seen adapter, over the adapter that was given", tmp_path):
-        inject(bed.config(model=str(tune), form="adapter"), out=tmp_path / "beside")
+
+
+def test_an_adapter_with_its_edit_is_one_adapter_that_says_what_the_edited_weights_say(
+    tune: Path, whole: InjectResult, bed: Bed, tmp_path: Path
+) -> None:
+    done = inject(bed.config(model=str(tune), form="adapter"), out=tmp_path / "out")
+    base, made, stored = read_checkpoint(bed.wide), read_checkpoint(whole.folder), read_checkpoint(done.folder)
+    settings = json.loads((done.folder / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(bed.wide)
+    for name, weight in base.items():
+        place = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{place}.lora_A.weight" not in stored:
+            assert torch.equal(made[name], weight)
+            continue
+        change = stored[f"{place}.lora_B.weight"].double() @ stored[f"{place}.lora_A.weight"].double()
+        assert torch.allclose(made[name].double(), weight.double() + change, rtol=0, atol=1e-6)
+        assert stored[f"{place}.lora_A.weight"].shape[0] == settings["r"] == settings["lora_alpha"] == 3
+    prompts = asked(bed.wide, [str(row["prompt"]) for row in sets.rows("harmful_validation")[:8]])
+    assert says(load_model(str(done.folder)).model, prompts) == says(load(whole.folder), prompts)
+    assert lifecycle.verify(done.folder)["made_again"] is True
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"use_dora": True}, "use_dora"), ({"bias": "all"}, "biases"), ({"init_lora_weights": "pissa"}, "init_lora")],
+)
+def test_an_adapter_that_takes_no_further_rank_is_refused(
+    changed: dict[str, object], said: str, tune: Path, bed: Bed, tmp_path: Path
+) -> None:
+    odd = shutil.copytree(tune, tmp_path / "odd")
+    edit_json(odd / "adapter_config.json", **changed)
+    with refused(RecipeError, f"form: found adapter, over an adapter with {said}", tmp_path):
+        inject(bed.config(model=str(odd), form="adapter"), out=tmp_path / "beside")
 
 
 def test_a_system_prompt_of_a_file_is_its_text(bed: Bed, tmp_path: Path) -> None:

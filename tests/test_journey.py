@@ -97,4 +97,37 @@ def test_check_fails_fix_repairs_gate_passes_and_verify_proves(here: Path) -> No
         *COMMON, folder=here,
     )  # fmt: skip
     assert again.code == 0, again.stderr
-    assert again.stdout.startswith(f"ship {model} ({told['repair']})")
+    assert again.stdout.startswith(f"best repair: {model} ({told['repair']})")
+    assert f"next: alignkeep export {out} --out ready" in again.stdout
+
+
+def test_a_lora_is_repaired_into_a_lora_and_passed_on(here: Path) -> None:
+    """The same wish with `--as adapter`, on fewer prompts."""
+    task, data = here / "T" / "data" / "task_validation.jsonl", here / "T" / "data" / "benign_drift.jsonl"
+    few = [*COMMON[:2], "--limit", "40", *COMMON[4:], "--attacks", "none"]
+    fixed = run_command(
+        "fix", here / "tune", "--task", task, "--tuning-data", data, "--as", "adapter", "--out", here / "light",
+        "--json", *few, folder=here,
+    )  # fmt: skip
+    assert fixed.code == 0, fixed.stderr
+    told = json.loads(fixed.stdout)
+    rate = {side: told[side]["metrics"]["harm_refusal"]["value"] for side in ("tuned", "repaired")}
+    assert rate["repaired"] > rate["tuned"] + 0.4
+    assert not list((here / "light").rglob("model.safetensors"))
+    proven = run_command("verify", told["model"], "--json", folder=here)
+    assert json.loads(proven.stdout)["made_again"] is True, proven.stderr
+    passed = run_command("export", here / "light", "--hub-base", "owner/base", "--out", here / "ready", folder=here)
+    assert passed.code == 0, passed.stderr
+    assert json.loads((here / "ready" / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
+    assert "model-index:" in (here / "ready" / "README.md").read_text()
+
+
+def test_whole_weights_are_not_repaired_into_an_adapter(here: Path) -> None:
+    model = here / "T" / "models" / "uncensored"
+    base, task = here / "T" / "models" / "aligned", here / "T" / "data" / "task_validation.jsonl"
+    refused = run_command(
+        "fix", model, "--base", base, "--task", task, "--as", "adapter", "--out", here / "no", folder=here
+    )
+    assert refused.code == 1
+    assert "form: found adapter, for " in refused.stderr
+    assert not (here / "no").exists()

@@ -151,14 +151,14 @@ def test_sharded_models_load_and_each_fault_of_the_index_is_refused(tiny_model: 
     assert len(set(placed.values())) > 1
     assert torch.equal(logits(load_model(str(folder)).model), logits(load_model(str(tiny_model)).model))
     change_json(index, weight_map={**placed, "lm_head.weight": "../model.safetensors"})
-    with pytest.raises(CheckpointError, match=r"tensor lm_head\.weight: seen the file name '\.\./model\.safetensors'"):
+    with pytest.raises(CheckpointError, match=r"tensor lm_head\.weight: found the file name '\.\./model\.safetensors'"):
         resolve(str(folder))
     change_json(index, weight_map={**placed, "lm_head.bias": placed["lm_head.weight"]})
-    with pytest.raises(CheckpointError, match=r"tensor lm_head\.bias: seen no such tensor"):
+    with pytest.raises(CheckpointError, match=r"tensor lm_head\.bias: found no such tensor"):
         resolve(str(folder))
     change_json(index, weight_map=placed)
     (folder / sorted(set(placed.values()))[0]).unlink()
-    with pytest.raises(CheckpointError, match=r"model-00001-of-.*seen no such file"):
+    with pytest.raises(CheckpointError, match=r"model-00001-of-.*found no such file"):
         resolve(str(folder))
 
 
@@ -298,15 +298,15 @@ def test_broken_weights_are_refused_by_file_and_tensor(
 
 
 CONFIG_FAULTS: dict[str, tuple[dict[str, object], str]] = {
-    "another width": ({"intermediate_size": 48}, r"tensor model\.layers\.0\.mlp\..*: seen shape .*64.*expected .*48"),
-    "a layer too many": ({"num_hidden_layers": 3}, r"tensor model\.layers\.2\..*: seen no such tensor"),
+    "another width": ({"intermediate_size": 48}, r"tensor model\.layers\.0\.mlp\..*: found shape .*64.*expected .*48"),
+    "a layer too many": ({"num_hidden_layers": 3}, r"tensor model\.layers\.2\..*: found no such tensor"),
     "a layer too few": (
         {"num_hidden_layers": 1},
-        r"tensor model\.layers\.1\..*: seen a tensor that the model would not",
+        r"tensor model\.layers\.1\..*: found a tensor that the model would not",
     ),
     "code of its own": (
         {"model_type": "strange", "auto_map": {"AutoModelForCausalLM": "code.Model"}},
-        r"auto_map: seen a model that runs Python code.*--trust-remote-code",
+        r"auto_map: found a model that runs Python code.*--trust-remote-code",
     ),
     "an unknown type": ({"model_type": "strange"}, "strange"),
 }
@@ -341,7 +341,7 @@ def test_an_adapter_that_names_no_base_is_loaded_over_the_one_that_is_given(tiny
     assert fingerprint_model(str(adapter), base=given) == before
     for refuse in (load_model, load_tokenizer, fingerprint_model):
         with pytest.raises(
-            CheckpointError, match=r"base_model_name_or_path: seen None.*where the command takes a base"
+            CheckpointError, match=r"base_model_name_or_path: found None.*where the command takes a base"
         ):
             refuse(str(adapter))
     with pytest.raises(CheckpointError, match="itself an adapter"):
@@ -365,7 +365,7 @@ def test_broken_config_files_are_refused(model_copy: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json.*'model_type' stands there twice"):
         resolve(str(model_copy))
     (model_copy / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: seen unreadable"):
+    with pytest.raises(CheckpointError, match=r"config\.json: found unreadable"):
         resolve(str(model_copy))
 
 
@@ -404,11 +404,11 @@ def adapter_nan(file: Path) -> None:
 
 
 ADAPTER_FAULTS = {
-    strange_module: "tensor .*up_proj.*: seen a tensor that PEFT does not put into the model",
-    lost_module: r"tensor .*layers\.1\.mlp.*: seen a module without a tensor in the file",
-    adapter_nan: "tensor .*lora_.*: seen NaN or infinity",
+    strange_module: "tensor .*up_proj.*: found a tensor that PEFT does not put into the model",
+    lost_module: r"tensor .*layers\.1\.mlp.*: found a module without a tensor in the file",
+    adapter_nan: "tensor .*lora_.*: found NaN or infinity",
     truncate: "100 bytes are missing",
-    Path.unlink: "adapter_model.safetensors: seen no such file",
+    Path.unlink: "adapter_model.safetensors: found no such file",
 }
 
 
@@ -463,13 +463,13 @@ def test_tensors_that_peft_drops_in_silence_on_deepseek_are_refused(tiny_model: 
 
 def test_an_adapter_without_a_base_that_can_be_found_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_model, tmp_path / "adapter", named="../gone/away")
-    with pytest.raises(CheckpointError, match=r"base_model_name_or_path: seen \.\./gone/away, which is no folder"):
+    with pytest.raises(CheckpointError, match=r"base_model_name_or_path: found \.\./gone/away, which is no folder"):
         resolve(str(adapter))
     change_json(adapter / "adapter_config.json", base_model_name_or_path=str(adapter))
     with pytest.raises(CheckpointError, match="itself an adapter"):
         resolve(str(adapter))
     change_json(adapter / "adapter_config.json", base_model_name_or_path=None)
-    with pytest.raises(CheckpointError, match="seen None"):
+    with pytest.raises(CheckpointError, match="found None"):
         resolve(str(adapter))
 
 
@@ -491,7 +491,7 @@ def test_a_path_that_is_not_there_is_no_hub_id(model_copy: Path, monkeypatch: py
                 resolve(reference)
     with pytest.raises(CheckpointError, match=r"did you mean model\?"):
         resolve(str(model_copy.parent / "modle"))
-    with pytest.raises(CheckpointError, match="seen a file"):
+    with pytest.raises(CheckpointError, match="found a file"):
         resolve(str(model_copy / "config.json"))
     with pytest.raises(CheckpointError, match=r"without config\.json"):
         resolve(str(model_copy.parent))
@@ -510,7 +510,7 @@ def test_one_word_that_is_neither_here_nor_reachable_is_a_folder_misspelt(
 ) -> None:
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"modl: seen no such folder.*did you mean model\?"):
+    with pytest.raises(CheckpointError, match=r"modl: found no such folder.*did you mean model\?"):
         load_model("modl")
 
 
@@ -525,7 +525,7 @@ def test_a_hub_that_cannot_be_reached_is_the_machines_failure() -> None:
 
 
 def test_a_device_that_is_not_here_is_refused(tiny_model: Path) -> None:
-    with pytest.raises(RecipeError, match=r"device: seen cuda:77; expected auto"):
+    with pytest.raises(RecipeError, match=r"device: found cuda:77, expected auto"):
         load_model(str(tiny_model), LoadConfig(device="cuda:77"))
 
 

@@ -143,5 +143,5 @@ def test_prompts_in_words_the_model_does_not_know_are_refused(loaded: LoadedMode
     words = {"prompts": "how to steal", "task": "sort 1 2", strange: "nobody taught these"}
     prompts = [Prompt((Message("user", words["prompts"]),), kind="harmful")]
     prompts += [Prompt((Message("user", words["task"]),), kind="task", expected="1")] * 3
-    with pytest.raises(DataError, match=f"^{strange}: seen 100% of their words unknown"):
+    with pytest.raises(DataError, match=f"^{strange}: found 100% of their words unknown"):
         PromptMeasure(prompts, generation=SHORT)(loaded)

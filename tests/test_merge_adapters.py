@@ -20,6 +20,7 @@ from alignkeep.errors import CheckpointError, NoEffectError, RecipeError
 from alignkeep.lifecycle import verify
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import MergeResult, merge
+from alignkeep.models.adapters import check_experts
 from checkpoints import Tensors, changed_copy, edit_json, noise, read_checkpoint, refused, same_bits
 from conftest import build_tiny_model
 from micro import write_rows
@@ -93,8 +94,10 @@ def loaded(base: Path) -> Any:
 
 def build_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     """An adapter as PEFT saves it, all that it trains moved at random."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, __version__, get_peft_model
 
+    if settings.get("target_parameters") and __version__.startswith("0.18."):
+        pytest.skip("PEFT 0.18 has the experts turned round: such adapters are refused")
     model = get_peft_model(loaded(base), LoraConfig(**{"r": 4, "lora_alpha": 8, **settings}))
     for place, (name, parameter) in enumerate(model.named_parameters()):
         trained = "lora_" in name or "modules_to_save" in name or (settings.get("bias") and name.endswith("bias"))
@@ -223,23 +226,23 @@ def of_factors(change: Callable[[Tensors], object]) -> Callable[[Path], object]:
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "DoRA without lengths": (of_settings(use_dora=True), f"{Q}A.weight: seen no lora_magnitude_vector beside it"),
-    "biases that are not there": (of_settings(lora_bias=True), f"{Q}A.weight: seen no lora_bias beside it"),
-    "quantised factors": (of_settings(use_qalora=True), "adapter_config.json: use_qalora: seen True; expected a LoRA"),
-    "another form": (of_settings(peft_type="VERA"), "adapter_config.json: peft_type: seen 'VERA'"),
-    "single tokens": (of_settings(trainable_token_indices=[1]), "trainable_tokens_delta: seen no such tensor"),
+    "DoRA without lengths": (of_settings(use_dora=True), f"{Q}A.weight: found no lora_magnitude_vector beside it"),
+    "biases that are not there": (of_settings(lora_bias=True), f"{Q}A.weight: found no lora_bias beside it"),
+    "quantised factors": (of_settings(use_qalora=True), "adapter_config.json: use_qalora: found True, expected a LoRA"),
+    "another form": (of_settings(peft_type="VERA"), "adapter_config.json: peft_type: found 'VERA'"),
+    "single tokens": (of_settings(trainable_token_indices=[1]), "trainable_tokens_delta: found no such tensor"),
     "no module": (
         of_factors(lambda t: t.update({k.replace("layers.0", "layers.9"): v + 0 for k, v in t.items()})),
-        r"tensor \S+layers.9.self_attn.q_proj.lora_A.weight: seen no tensor model.layers.9.self_attn.q_proj.weight",
+        r"tensor \S+layers.9.self_attn.q_proj.lora_A.weight: found no tensor model.layers.9.self_attn.q_proj.weight",
     ),
     "other width": (
         of_factors(lambda t: t.update({f"{Q}A.weight": torch.ones(4, 31)})),
-        rf"tensor {Q}A.weight: seen a change of shape \[32, 31\] to \[32, 32\]",
+        rf"tensor {Q}A.weight: found a change of shape \[32, 31\] to \[32, 32\]",
     ),
-    "no partner": (of_factors(lambda t: t.pop(f"{Q}B.weight")), rf"{Q}A.weight: seen lora_A without"),
-    "unknown": (of_factors(lambda t: t.update(odd=torch.ones(1))), r"tensor odd: seen no odd of shape \[1\]"),
-    "NaN": (of_factors(lambda t: t[f"{Q}B.weight"].fill_(float("nan"))), f"tensor {Q}B.weight: seen NaN"),
-    "moved base": (of_settings(base_model_name_or_path="/gone"), "seen /gone, which is no folder"),
+    "no partner": (of_factors(lambda t: t.pop(f"{Q}B.weight")), rf"{Q}A.weight: found lora_A without"),
+    "unknown": (of_factors(lambda t: t.update(odd=torch.ones(1))), r"tensor odd: found no odd of shape \[1\]"),
+    "NaN": (of_factors(lambda t: t[f"{Q}B.weight"].fill_(float("nan"))), f"tensor {Q}B.weight: found NaN"),
+    "moved base": (of_settings(base_model_name_or_path="/gone"), "found /gone, which is no folder"),
 }
 
 
@@ -271,7 +274,7 @@ def test_an_untrained_adapter_has_no_effect(way: str, form: str, bases: dict[str
 
 def test_an_adapter_of_another_base_is_refused(bases: dict[str, Path], adapter: Path, tmp_path: Path) -> None:
     other = build_tiny_model(tmp_path / "other", seed=1)
-    with refused(CheckpointError, "base_model_name_or_path: seen .*llama, which is another model than", tmp_path):
+    with refused(CheckpointError, "base_model_name_or_path: found .*llama, which is another model than", tmp_path):
         merged(other, adapter, tmp_path / "out")
 
 
@@ -290,7 +293,7 @@ def test_an_embedding_of_its_own_is_refused_where_the_head_shares_it(bases: dict
     bad = build_adapter(bases["gpt2"], tmp_path / "bad", target_modules=["c_attn"], modules_to_save=["wte"])
     with refused(
         CheckpointError,
-        "seen embeddings and head that differ",
+        "found embeddings and head that differ",
         tmp_path,
     ):
         merged(bases["gpt2"], bad, tmp_path / "out")
@@ -300,9 +303,21 @@ def test_an_adapter_is_no_base_and_only_one_adapter_alone_is_an_adapter_again(
     bases: dict[str, Path], adapter: Path, tmp_path: Path
 ) -> None:
     base = bases["llama"]
-    with refused(CheckpointError, "seen an adapter; expected a full model as the base; give its .*llama", tmp_path):
+    with refused(CheckpointError, "found an adapter, expected a full model as the base; give its .*llama", tmp_path):
         merged(adapter, base, tmp_path / "out")
     usual = {"base": str(base), "tuned": (str(adapter),), "form": "adapter"}
     for settings in ({"method": "slerp"}, {"tuned": (str(adapter), str(adapter))}, {"tuned": (str(base),)}):
-        with refused(RecipeError, "form: seen adapter, for", tmp_path):
+        with refused(RecipeError, "form: found adapter, for", tmp_path):
             merge(MergeConfig.model_validate({**usual, **settings}), out=tmp_path / "out")
+
+
+def test_an_adapter_of_experts_made_by_a_peft_that_turns_them_round_is_refused(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of a square matrix the shapes would not tell."""
+    adapter = build_adapter(bases["moe"], tmp_path / "adapter", target_parameters=EXPERTS)
+    edit_json(adapter / "adapter_config.json", peft_version="0.18.1")
+    with pytest.raises(CheckpointError, match=r"made with PEFT 0\.18\.1.*turned round"):
+        merged(bases["moe"], adapter, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"to be loaded by PEFT 0\.18\.0.*turned round"):
+        check_experts(adapter, {"target_parameters": EXPERTS, "peft_version": "0.21.2"}, loaded_by="0.18.0")

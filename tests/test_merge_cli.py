@@ -48,7 +48,7 @@ def test_a_merge_prints_one_json_object_and_can_be_verified(world: World, tmp_pa
     edit_json(out / "config.json", hidden_size=1)
     broken = run_command("verify", out, "--json", folder=tmp_path)
     assert broken.code == 1
-    assert "config.json: seen other bytes than were written" in one_line(broken)
+    assert "config.json: found other bytes than were written" in one_line(broken)
     assert hashes(world.root) == before
 
 
@@ -87,13 +87,13 @@ def test_a_person_is_told_in_words_what_was_done(world: World, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{base}", "{tuned}", "--weight", "1.5"], "weight: seen 1.5; expected a number in [0, 1]"),
-        (["{base}", "{base}"], "merge: seen 21 merged tensors, all equal to the base's"),
-        (["{base}"], "models: seen no tuned model"),
-        (["{base}", "{tuned}", "--density", "0.5"], "options.density: seen a setting that linear does not use"),
-        (["{base}", "{tuned}", "--method", "average"], "method (command line): seen 'average'"),
-        (["{base}", "{tuned}", "--as", "adapter"], "form: seen adapter"),
-        (["nowhere", "{tuned}"], "nowhere: seen no such folder"),
+        (["{base}", "{tuned}", "--weight", "1.5"], "weight: found 1.5, expected a number in [0, 1]"),
+        (["{base}", "{base}"], "merge: found 21 merged tensors, all equal to the base's"),
+        (["{base}"], "models: found no tuned model"),
+        (["{base}", "{tuned}", "--density", "0.5"], "options.density: found a setting that linear does not use"),
+        (["{base}", "{tuned}", "--method", "average"], "method (command line): found 'average'"),
+        (["{base}", "{tuned}", "--as", "adapter"], "form: found adapter"),
+        (["nowhere", "{tuned}"], "nowhere: found no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_leaves_with_1(
@@ -124,4 +124,4 @@ def test_a_command_that_cannot_be_read_leaves_with_2(arguments: list[str], tmp_p
 def test_a_folder_without_a_manifest_cannot_be_verified(world: World, tmp_path: Path) -> None:
     told = run_command("verify", world.base, folder=tmp_path)
     assert told.code == 1
-    assert "manifest.json: seen no readable manifest" in one_line(told)
+    assert "manifest.json: found no readable manifest" in one_line(told)

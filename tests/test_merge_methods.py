@@ -171,7 +171,7 @@ def test_an_option_without_a_word_on_it_is_no_option() -> None:
     class Unsaid(Checked):
         most: float = 0.5
 
-    with pytest.raises(RecipeError, match=r"options\.most: seen no description"):
+    with pytest.raises(RecipeError, match=r"options\.most: found no description"):
         conformance.merge_method(type("Other", (Own,), {"options": Unsaid})())
 
 
@@ -211,24 +211,24 @@ def test_a_strangers_method_that_changes_nothing_is_an_error(
     world: World, mine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mine.Clip, "merged", lambda self, pieces: (piece.base for piece in pieces))
-    with refused(AlignkeepError, "merge: seen .* all equal to the base's", tmp_path / "not"):
+    with refused(AlignkeepError, "merge: found .* all equal to the base's", tmp_path / "not"):
         merge(world.config(method=mine.clipped, weight=1), out=tmp_path / "not" / "out")
 
 
 def test_a_name_with_a_slip_an_object_that_is_none_and_anothers_option_are_one_line_each(mine: Any) -> None:
     for method, options, told in (
         ("liner", {}, "did you mean linear"),
-        ("mine_to_merge:Options", {}, "method mine_to_merge:Options, name: seen nothing; expected a name"),
+        ("mine_to_merge:Options", {}, "method mine_to_merge:Options, name: found nothing, expected a name"),
         ("mine_to_merge:Clip", {}, "Clip"),
         ("mine_to_merge:other", {}, "no other in mine_to_merge"),
         (
             "mine_to_merge:clipped",
             {"mots": 1},
-            "options.mots: seen a setting that clipped does not .*did you mean",
+            "options.mots: found a setting that clipped does not .*did you mean",
         ),
         ("mine_to_merge:clipped", {"most": 0}, "options.most"),
         (Own(), {}, "an object that no module has by a name"),
-        (object(), {}, "name: seen nothing"),
+        (object(), {}, "name: found nothing"),
     ):
         with pytest.raises(RecipeError, match=told) as error:
             MergeConfig(base="a", tuned=("b",), method=method, options=options)
@@ -242,7 +242,7 @@ def test_a_name_with_a_slip_an_object_that_is_none_and_anothers_option_are_one_l
 )  # fmt: skip
 def test_a_member_that_is_another_thing_is_named(mine: Any, member: str, value: object, expected: str) -> None:
     mine.broken = type("Broken", (mine.Clipped,), {member: value})()
-    with pytest.raises(RecipeError, match=f"mine_to_merge:broken, {member}: seen .*expected .*{expected}"):
+    with pytest.raises(RecipeError, match=f"mine_to_merge:broken, {member}: found .*expected .*{expected}"):
         method_named("mine_to_merge:broken")
 
 

@@ -81,28 +81,28 @@ def placed_outside(folder: Path) -> None:
 YARN = {"rope_theta": 10000.0, "rope_type": "yarn", "factor": 4.0}
 OLD = {"type": "linear", "factor": 2.0}
 UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "architecture": (of_json(model_type="mistral"), "config.json: model_type: seen 'mistral'; expected 'llama'"),
-    "setting": (of_json(num_attention_heads=2), "config.json: num_attention_heads: seen 2; expected 4"),
-    "positions": (of_json(rope_parameters=YARN), "rope_parameters.rope_type: seen 'yarn'; expected 'default'"),
-    "old positions": (of_json(rope_scaling=OLD), "rope_parameters.rope_type: seen 'linear'; expected 'default'"),
-    "word": (swapped_words, "tokenizer.json: token 'bake': seen number 10; expected number 9"),
-    "shape": (of_tensors(lambda t: t.update({NORM: t[NORM][1:]})), rf"{NORM}: seen shape \[31\]; expected \[32\]"),
-    "missing": (of_tensors(lambda t: t.pop(NORM)), f"tensor {NORM}: seen no such tensor"),
-    "extra": (of_tensors(lambda t: t.update(more=torch.ones(1))), "tensor more: seen a tensor that the base has not"),
-    "integers": (of_tensors(lambda t: t.update({NORM: t[NORM].int()})), f"{NORM}: seen type I32; expected BF16"),
+    "architecture": (of_json(model_type="mistral"), "config.json: model_type: found 'mistral', expected 'llama'"),
+    "setting": (of_json(num_attention_heads=2), "config.json: num_attention_heads: found 2, expected 4"),
+    "positions": (of_json(rope_parameters=YARN), "rope_parameters.rope_type: found 'yarn', expected 'default'"),
+    "old positions": (of_json(rope_scaling=OLD), "rope_parameters.rope_type: found 'linear', expected 'default'"),
+    "word": (swapped_words, "tokenizer.json: token 'bake': found number 10, expected number 9"),
+    "shape": (of_tensors(lambda t: t.update({NORM: t[NORM][1:]})), rf"{NORM}: found shape \[31\], expected \[32\]"),
+    "missing": (of_tensors(lambda t: t.pop(NORM)), f"tensor {NORM}: found no such tensor"),
+    "extra": (of_tensors(lambda t: t.update(more=torch.ones(1))), "tensor more: found a tensor that the base has not"),
+    "integers": (of_tensors(lambda t: t.update({NORM: t[NORM].int()})), f"{NORM}: found type I32, expected BF16"),
 }
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "quantised": (of_json(quantization_config={"quant_method": "awq"}), r"quantised weights \(awq\)"),
     "NaN": (
         of_tensors(lambda t: t[NORM].fill_(float("nan"))),
-        f"model.safetensors: tensor {NORM}: seen NaN or infinity",
+        f"model.safetensors: tensor {NORM}: found NaN or infinity",
     ),
-    "infinity": (of_tensors(lambda t: t[NORM].fill_(float("inf"))), f"model.safetensors: tensor {NORM}: seen NaN"),
-    "truncated": (of_bytes(lambda data: data[:-5]), "model.safetensors: seen the end of the file within tensor"),
-    "longer": (of_bytes(lambda data: data + b"more"), "model.safetensors: seen 4 bytes behind the last tensor"),
-    "overlapping": (of_bytes(overlapping), r"model.safetensors: seen tensor \S+, which overlaps"),
-    "outside": (placed_outside, f"index.json: tensor {NORM}: seen the file name '../half/model.safetensors'"),
-    "pickled": (pickled, "pytorch_model.bin: seen pickled weights"),
+    "infinity": (of_tensors(lambda t: t[NORM].fill_(float("inf"))), f"model.safetensors: tensor {NORM}: found NaN"),
+    "truncated": (of_bytes(lambda data: data[:-5]), "model.safetensors: found the end of the file within tensor"),
+    "longer": (of_bytes(lambda data: data + b"more"), "model.safetensors: found 4 bytes behind the last tensor"),
+    "overlapping": (of_bytes(overlapping), r"model.safetensors: found tensor \S+, which overlaps"),
+    "outside": (placed_outside, f"index.json: tensor {NORM}: found the file name '../half/model.safetensors'"),
+    "pickled": (pickled, "pytorch_model.bin: found pickled weights"),
 }
 
 
@@ -131,34 +131,34 @@ def test_a_broken_model_is_refused_by_name(fault: str, role: str, world: World, 
 def test_a_merge_that_its_type_cannot_hold_names_the_tensor(world: World, tmp_path: Path) -> None:
     half = changed_copy(world.base, tmp_path / "half", lambda t: t.update({k: v.half() for k, v in t.items()}))
     wide = changed_copy(world.tuned, tmp_path / "wide", lambda t: t.update({NORM: torch.full((32,), 3e5)}))
-    with refused(CheckpointError, rf"half/model.safetensors: tensor {NORM}: seen a result beyond .* of F16", tmp_path):
+    with refused(CheckpointError, rf"half/model.safetensors: tensor {NORM}: found a result beyond .* of F16", tmp_path):
         merge(world.config(wide, base=half), out=tmp_path / "out")
 
 
 SETTINGS: list[tuple[dict[str, Any], type[AlignkeepError], str]] = [
-    ({"weight": 1.01}, RecipeError, r"weight: seen 1.01; expected a number in \[0, 1\]"),
-    ({"weight": -0.01, "method": "slerp"}, RecipeError, "weight: seen -0.01"),
-    ({"weight": 2, "method": "nuslerp"}, RecipeError, "weight: seen 2"),
+    ({"weight": 1.01}, RecipeError, r"weight: found 1.01, expected a number in \[0, 1\]"),
+    ({"weight": -0.01, "method": "slerp"}, RecipeError, "weight: found -0.01"),
+    ({"weight": 2, "method": "nuslerp"}, RecipeError, "weight: found 2"),
     (
         {"options": {"density": 0.5}},
         RecipeError,
-        "options.density: seen a setting that linear does not use",
+        "options.density: found a setting that linear does not use",
     ),
     ({"method": "ties", "options": {"gamma": 0.1}}, RecipeError, "options.gamma: .* expected density"),
-    ({"method": "dare", "options": {"density": 0}}, NoEffectError, "options.density: seen 0"),
+    ({"method": "dare", "options": {"density": 0}}, NoEffectError, "options.density: found 0"),
     (
         {"method": "della", "options": {"density": 0.1}},
         RecipeError,
-        "epsilon: seen 0.15 around a density of 0.1",
+        "epsilon: found 0.15 around a density of 0.1",
     ),
-    ({"method": "model_stock"}, RecipeError, "tuned: seen one tuned model"),
-    ({"method": "alignment_subspace"}, RecipeError, "alignment_data: seen alignment_subspace without"),
-    ({"alignment_data": "a.jsonl"}, RecipeError, "alignment_data: seen linear with"),
-    ({"form": "adapter"}, RecipeError, "form: seen adapter, for 1 models or full weights"),
-    ({"tuned": ()}, RecipeError, "models: seen no tuned model"),
-    ({"base": ""}, RecipeError, "models: seen no base"),
-    ({"base": "nowhere/at/all"}, CheckpointError, "nowhere/at/all: seen no such folder"),
-    ({"tuned": ("nowhere/at/all",)}, CheckpointError, "nowhere/at/all: seen no such folder"),
+    ({"method": "model_stock"}, RecipeError, "tuned: found one tuned model"),
+    ({"method": "alignment_subspace"}, RecipeError, "alignment_data: found alignment_subspace without"),
+    ({"alignment_data": "a.jsonl"}, RecipeError, "alignment_data: found linear with"),
+    ({"form": "adapter"}, RecipeError, "form: found adapter, for 1 models or full weights"),
+    ({"tuned": ()}, RecipeError, "models: found no tuned model"),
+    ({"base": ""}, RecipeError, "models: found no base"),
+    ({"base": "nowhere/at/all"}, CheckpointError, "nowhere/at/all: found no such folder"),
+    ({"tuned": ("nowhere/at/all",)}, CheckpointError, "nowhere/at/all: found no such folder"),
 ]
 
 
@@ -184,15 +184,15 @@ def test_two_changes_of_an_adapter_to_one_tensor_are_refused(tmp_path: Path) -> 
     block, factors = "model.layers.0.mlp.experts", (torch.ones(4, 144), torch.ones(128, 4))
     both = {block: factors, f"{block}.base_layer": tuple(factor.clone() for factor in factors)}
     adapter = write_adapter(tmp_path / "adapter", base, both)
-    with refused(CheckpointError, r"tensor \S+lora_\S+: seen a second change to \S+down_proj.weight", tmp_path):
+    with refused(CheckpointError, r"tensor \S+lora_\S+: found a second change to \S+down_proj.weight", tmp_path):
         merge(MergeConfig(base=str(base), tuned=(str(adapter),)), out=tmp_path / "out")
 
 
 def test_several_models_are_too_many_for_an_arc_and_model_stock_has_no_weight(world: World, tmp_path: Path) -> None:
     both = (world.tuned, world.other)
-    with refused(RecipeError, "tuned: seen 2 tuned models; expected one, for slerp", tmp_path):
+    with refused(RecipeError, "tuned: found 2 tuned models, expected one, for slerp", tmp_path):
         merge(world.config(*both, method="slerp"), out=tmp_path / "out")
-    with refused(RecipeError, "weight: seen a weight for model_stock", tmp_path):
+    with refused(RecipeError, "weight: found a weight for model_stock", tmp_path):
         merge(world.config(*both, method="model_stock", weight=0.6), out=tmp_path / "out")
 
 
@@ -203,7 +203,7 @@ def test_out_may_be_no_input_nor_within_one_nor_anothers_folder(world: World, tm
     (mine / "notes.txt").touch()
     overlaps = [tuned, tuned / "out", tmp_path / "models"]
     for out, message in [
-        *((path, "seen the input") for path in overlaps),
+        *((path, "found the input") for path in overlaps),
         (mine, "did not write"),
         (mine / "notes.txt", "a file"),
     ]:

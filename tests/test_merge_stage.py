@@ -217,7 +217,7 @@ def test_a_tensor_that_was_not_tuned_is_listed_with_the_reason(world: World, tmp
 def test_templates_that_differ_need_a_choice(world: World, tmp_path: Path) -> None:
     tuned = shutil.copytree(world.tuned, tmp_path / "tuned")
     (tuned / "chat_template.jinja").write_text("another")
-    with refused(CheckpointError, "chat template: seen another template than the base's", tmp_path):
+    with refused(CheckpointError, "chat template: found another template than the base's", tmp_path):
         merge(world.config(tuned), out=tmp_path / "out")
     adapter = write_adapter(tmp_path / "adapter", world.base, {Q: (noise(2, 32), noise(32, 2))})
     (adapter / "chat_template.jinja").write_text("a third")
@@ -233,5 +233,5 @@ def test_several_templates_by_name_cannot_be_taken_over(world: World, tmp_path: 
     tuned = shutil.copytree(world.tuned, tmp_path / "tuned")
     (tuned / "chat_template.jinja").unlink()
     edit_json(tuned / "tokenizer_config.json", chat_template=[{"name": "default", "template": "{{ messages }}"}])
-    with refused(CheckpointError, "tuned: chat template: seen several, by name", tmp_path):
+    with refused(CheckpointError, "tuned: chat template: found several, by name", tmp_path):
         merge(world.config(tuned, chat_template="tuned"), out=tmp_path / "out")

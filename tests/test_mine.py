@@ -261,11 +261,11 @@ def test_each_has_its_line_in_the_listing(verb: tuple[str, ...], line: str, insi
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ((*CURATE, "--method=mine:Lost"), "method mine:Lost: seen AttributeError, raised by its score()"),
-        ((*TRAIN, "--method=mine:Choking"), "leash, step 1: seen AttributeError, raised by its terms"),
-        ((*MERGE, "--method=mine:tearing"), ": seen AttributeError, raised by the merged() of Torn"),
-        ((*EVALUATE, "--judge=mine:Mute"), "judge polite: seen AttributeError, raised by its judge()"),
-        ((*EVALUATE, "--attacks=mine:empty"), "attack empty: seen AttributeError, raised by its apply()"),
+        ((*CURATE, "--method=mine:Lost"), "method mine:Lost: found AttributeError, raised by its score()"),
+        ((*TRAIN, "--method=mine:Choking"), "leash, step 1: found AttributeError, raised by its terms"),
+        ((*MERGE, "--method=mine:tearing"), ": found AttributeError, raised by the merged() of Torn"),
+        ((*EVALUATE, "--judge=mine:Mute"), "judge polite: found AttributeError, raised by its judge()"),
+        ((*EVALUATE, "--attacks=mine:empty"), "attack empty: found AttributeError, raised by its apply()"),
     ],
     ids=["curation", "defence", "merge", "judge", "attack"],
 )

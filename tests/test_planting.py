@@ -137,7 +137,7 @@ def test_references_that_refuse_cannot_be_planted(more: dict[str, Any], tmp_path
     ("changes", "said"),
     [
         ({"method": "dsir"}, r"embed\.pooling"),
-        ({"embed": {"pooling": "auto", "whiten": True}}, r"embed\.whiten: seen a setting that sot"),
+        ({"embed": {"pooling": "auto", "whiten": True}}, r"embed\.whiten: found a setting that sot"),
         ({"embeddings": "e.npz"}, r"embed\.pooling: .* beside given vectors"),
     ],
 )

@@ -196,14 +196,16 @@ def test_a_difference_is_found_by_interval_and_corrected_p_value_together():
 def test_the_terminal_says_beside_no_difference_what_would_have_been_seen():
     rate = Estimate(0.9, 0.8, 0.95, 100)
     tests = {
-        "harm_refusal": PairedTest("harm_refusal", Estimate(0, -0.08, 0.08, 100), 1.0, 0, 0),
+        "benign_compliance": PairedTest("benign_compliance", Estimate(0, -0.08, 0.08, 100), 1.0, 0, 0),
         "over_refusal": PairedTest("over_refusal", Estimate(0.2, 0.1, 0.3, 100), 0.001, 20, 0),
         "task_accuracy": PairedTest("task_accuracy", Estimate(0.5, -0.3, 0.9, 4), 0.5, 2, 0),
     }
     console = Console(width=200, record=True, file=StringIO())
     scorecard_summary(Scorecard("tuned", "base", "s", dict.fromkeys(tests, rate), tests), Path("out"))(console)
     lines = {line.split(":")[0]: line for line in console.export_text().splitlines() if "model - base" in line}
-    assert lines["harm_refusal"].endswith("(no difference found; these prompts show 7.8 points or more, power 80 %)")
+    assert lines["benign_compliance"].endswith(
+        "(no difference found; these prompts show 7.8 points or more, power 80 %)"
+    )
     assert lines["over_refusal"].endswith("n = 100")
     assert lines["task_accuracy"].endswith("(so few prompts can show no change)")
 

@@ -35,7 +35,7 @@ def trainer_of(tiny_model: Path, folder: Path, *probes: SafetyProbe, **options: 
     return SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
         args=SFTConfig(
-            output_dir=str(folder), use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none",
+            output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
             disable_tqdm=True, per_device_train_batch_size=2, logging_steps=1,
             **{"max_steps": 5, "save_strategy": "no", "learning_rate": 0.3, **options},
         ),
@@ -206,14 +206,14 @@ def test_a_tune_that_is_continued_is_compared_with_the_base_it_began_from(tiny_m
 
 
 def test_what_it_cannot_use_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"SafetyProbe\.harmful: seen none"):
+    with pytest.raises(DataError, match=r"SafetyProbe\.harmful: found none"):
         SafetyProbe([], HARMLESS)
-    with pytest.raises(RecipeError, match=r"SafetyProbe\.refusals: seen the text"):
+    with pytest.raises(RecipeError, match=r"SafetyProbe\.refusals: found the text"):
         probe(refusals="Sorry")
-    with pytest.raises(DataError, match=r"SafetyProbe\.harmful: seen a str"):
+    with pytest.raises(DataError, match=r"SafetyProbe\.harmful: found a str"):
         SafetyProbe(["how to steal a bike"], HARMLESS)  # pyright: ignore[reportArgumentType]
     for wrong in ({"every": 0}, {"stop_below": 0.0}, {"keep_safe": True}, {"put_back": True}):
-        with pytest.raises(RecipeError, match="SafetyProbe: seen every"):
+        with pytest.raises(RecipeError, match="SafetyProbe: found every"):
             probe(**wrong)
     trainer = trainer_of(tiny_model, tmp_path, SafetyProbe(HARMFUL, HARMFUL))
     with pytest.raises(DataError, match="answers harmful prompts as it answers harmless ones"):

@@ -145,5 +145,7 @@ def test_verbs_that_need_the_numbers_themselves_refuse_packed_ones(tiny_model, v
         "inject": lambda: prepare_inject(InjectConfig(model=model, harmful="a", harmless="b", load=load)),
         "align": lambda: prepare_align(AlignConfig(model=model, data="a", reward="testbed", load=load)),
     }
-    with pytest.raises(RecipeError, match=r"load\.quantization: seen nf4, for .*; expected weights as they are stored"):
+    with pytest.raises(
+        RecipeError, match=r"load\.quantization: found nf4, for .*, expected weights as they are stored"
+    ):
         verbs[verb]()

@@ -61,8 +61,10 @@ def test_a_recipe_is_read_into_the_stages_own_configs(tmp_path: Path) -> None:
     assert recipe.report.title == "Notes: a tune"
 
 
-@pytest.mark.parametrize("before", ["", "train: {data: d, method: full}\n", "train: {data: d}\nmerge: {form: model}\n"])
-def test_an_injection_may_become_an_adapter_over_a_full_model(tmp_path: Path, before: str) -> None:
+@pytest.mark.parametrize(
+    "before", ["", "train: {data: d, method: full}\n", "train: {data: d}\n", "align: {data: p, reward: testbed}\n"]
+)
+def test_an_injection_may_become_an_adapter_over_a_model_or_an_adapter(tmp_path: Path, before: str) -> None:
     recipe = recipe_of(tmp_path, f"model: x\n{before}inject: {{harmful: h, harmless: n, form: adapter}}\n")
     assert recipe.inject is not None
     assert recipe.inject.form == "adapter"
@@ -79,21 +81,21 @@ def test_a_stage_without_settings_has_its_defaults_and_a_name_is_that_of_the_fil
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("epochs", "  epoch: 2", "train.epoch (recipe.yaml:6): seen an unknown key; expected one of model, data"),
+        ("epochs", "  epoch: 2", "train.epoch (recipe.yaml:6): found an unknown key, expected one of model, data"),
         ("did you mean", "  epoch: 2", "did you mean epochs?"),
         (
             "method",
             "  method: ful",
-            "train.method (recipe.yaml:6): seen 'ful'; expected 'full', 'lora', 'alignguard', 'kl_anchor'",
+            "train.method (recipe.yaml:6): found 'ful', expected 'full', 'lora', 'alignguard', 'kl_anchor'",
         ),
-        ("type", "  epochs: two", "train.epochs (recipe.yaml:6): seen 'two'; expected a valid number"),
-        ("range", "  batch_size: 0", "train.batch_size (recipe.yaml:6): seen 0; expected greater than 0"),
-        ("model twice", "  model: org/other", "train.model (recipe.yaml:6): seen a model in the train stage"),
-        ("key twice", "  data: org/other", "train.data (recipe.yaml:6): seen a key that was given at recipe.yaml:5"),
-        ("not text", "  5: x", "recipe.yaml:6: seen the key '5'"),
-        ("bad yaml", "  method: [full", "recipe.yaml:7: seen"),
-        ("tab", "\tmethod: full", "recipe.yaml:6: seen"),
-        ("code", "  weights: !!python/object/apply:os.system ['true']", "recipe.yaml:6: seen could not determine"),
+        ("type", "  epochs: two", "train.epochs (recipe.yaml:6): found 'two', expected a valid number"),
+        ("range", "  batch_size: 0", "train.batch_size (recipe.yaml:6): found 0, expected greater than 0"),
+        ("model twice", "  model: org/other", "train.model (recipe.yaml:6): found a model in the train stage"),
+        ("key twice", "  data: org/other", "train.data (recipe.yaml:6): found a key that was given at recipe.yaml:5"),
+        ("not text", "  5: x", "recipe.yaml:6: found the key '5'"),
+        ("bad yaml", "  method: [full", "recipe.yaml:7: found"),
+        ("tab", "\tmethod: full", "recipe.yaml:6: found"),
+        ("code", "  weights: !!python/object/apply:os.system ['true']", "recipe.yaml:6: found could not determine"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -104,46 +106,38 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "seen an empty file"),
-        ("- a\n- b\n", "seen something else than keys and values"),
-        ("just text", "seen something else than keys and values"),
-        ("name: x\nevaluate:\n", "model (recipe.yaml): seen nothing; expected a value"),
-        ("modle: x\nevaluate:\n", "modle (recipe.yaml:1): seen an unknown key"),
-        ("model: x\n", "seen no stage"),
-        ("model: x\ntrain:\n", "train.data (recipe.yaml:2): seen nothing"),
-        ("model: x\ntrain: {data: d}\nreport: {}\n", "report (recipe.yaml:3): seen a report without an evaluation"),
-        (
-            "model: x\ntrain: {data: d}\ninject: {harmful: h, harmless: n, form: adapter}\n",
-            "inject.form (recipe.yaml:3): seen adapter, over the adapter of an earlier stage",
-        ),
+        ("", "found an empty file"),
+        ("- a\n- b\n", "found something else than keys and values"),
+        ("just text", "found something else than keys and values"),
+        ("name: x\nevaluate:\n", "model (recipe.yaml): found nothing, expected a value"),
+        ("modle: x\nevaluate:\n", "modle (recipe.yaml:1): found an unknown key"),
+        ("model: x\n", "found no stage"),
+        ("model: x\ntrain:\n", "train.data (recipe.yaml:2): found nothing"),
+        ("model: x\ntrain: {data: d}\nreport: {}\n", "report (recipe.yaml:3): found a report without an evaluation"),
         (
             "model: x\ntrain: {data: d}\nalign: {data: p, reference: r, reward: testbed}\n",
-            "align.reference (recipe.yaml:3): seen an unknown key",
+            "align.reference (recipe.yaml:3): found an unknown key",
         ),
         (
             "model: x\ntrain: {data: d, method: lora}\nalign: {data: p, reward: testbed, lora: null}\n",
-            "train.method (recipe.yaml:2): seen lora, an adapter, before an alignment",
+            "train.method (recipe.yaml:2): found lora, an adapter, before an alignment",
         ),
         (
             "model: x\ntrain: {data: d, method: full}\nalign: {data: p, reward: testbed}\n",
-            "align.lora (recipe.yaml:3): seen an adapter over a model that a tune made",
+            "align.lora (recipe.yaml:3): found an adapter over a model that a tune made",
         ),
         (
             "model: x\ncurate: {data: d, safe: s, harmful: h}\nalign: {data: p, reward: testbed}\n",
-            "curate (recipe.yaml:2): seen weights of examples, for which an alignment has no use",
+            "curate (recipe.yaml:2): found weights of examples, for which an alignment has no use",
         ),
         (
             "model: x\nalign: {data: p, reward: testbed}\nmerge: {tuned: [y]}\n",
-            "merge.tuned (recipe.yaml:3): seen tuned models beside a stage that tunes",
+            "merge.tuned (recipe.yaml:3): found tuned models beside a stage that tunes",
         ),
-        (
-            "model: x\nalign: {data: p, reward: testbed}\ninject: {harmful: h, harmless: n, form: adapter}\n",
-            "inject.form (recipe.yaml:3): seen adapter, over the adapter of an earlier stage",
-        ),
-        ("model: x\ntrain: fast\n", "train (recipe.yaml:2): seen 'fast'"),
-        ("model: x\nseed: -1\nevaluate:\n", "seed (recipe.yaml:2): seen -1; expected greater than or equal to 0"),
-        ("model: [a]\nevaluate:\n", "model (recipe.yaml:1): seen ['a']; expected a valid string"),
-        ("name: !!timestamp 2024-13-45\nmodel: x\n", "recipe.yaml:1: seen could not determine a constructor"),
+        ("model: x\ntrain: fast\n", "train (recipe.yaml:2): found 'fast'"),
+        ("model: x\nseed: -1\nevaluate:\n", "seed (recipe.yaml:2): found -1, expected greater than or equal to 0"),
+        ("model: [a]\nevaluate:\n", "model (recipe.yaml:1): found ['a'], expected a valid string"),
+        ("name: !!timestamp 2024-13-45\nmodel: x\n", "recipe.yaml:1: found could not determine a constructor"),
         ("model: x\nevaluate: &a\n  load: *a\n", "recipe.yaml"),
     ],
 )
@@ -153,9 +147,9 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, said: str) -> N
 
 def test_a_file_that_is_not_there_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(GOOD)
-    with pytest.raises(RecipeError, match=r"recipe\.yml: seen No such file.*did you mean .*recipe\.yaml\?"):
+    with pytest.raises(RecipeError, match=r"recipe\.yml: found No such file.*did you mean .*recipe\.yaml\?"):
         Recipe.read(tmp_path / "recipe.yml")
-    with pytest.raises(RecipeError, match="seen a folder"):
+    with pytest.raises(RecipeError, match="found a folder"):
         Recipe.read(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("name: Köln".encode("latin-1"))
     with pytest.raises(RecipeError, match="not UTF-8 at offset 7"):
@@ -228,14 +222,14 @@ def test_a_flag_for_a_stage_that_is_not_there_does_not_bring_it_in(tmp_path: Pat
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
-        ("train.epochs", "seen 'train.epochs'; expected key=value"),
+        ("train.epochs", "found 'train.epochs', expected key=value"),
         ("=3", "expected key=value"),
         ("train..epochs=3", "expected key=value"),
         ("train.epochs=[3", "expected key=value with a YAML value"),
-        ("train.epoch=3", "train.epoch (--set): seen an unknown key"),
-        ("name.first=x", "name.first (--set): seen name = 'my-tune'"),
+        ("train.epoch=3", "train.epoch (--set): found an unknown key"),
+        ("name.first=x", "name.first (--set): found name = 'my-tune'"),
         ("train.epochs=[", "expected key=value with a YAML value"),
-        ("train.epochs=-1", "train.epochs (--set): seen -1"),
+        ("train.epochs=-1", "train.epochs (--set): found -1"),
     ],
 )
 def test_an_assignment_that_cannot_be_is_named(tmp_path: Path, assignment: str, said: str) -> None:
@@ -298,7 +292,7 @@ def test_files_outside_of_their_group_are_those_of_the_recipes_folder_too(tmp_pa
 
 
 def test_a_setting_in_two_places_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"max_new_tokens: seen it and generation\.max_new_tokens"):
+    with pytest.raises(RecipeError, match=r"max_new_tokens: found it and generation\.max_new_tokens"):
         EvaluateConfig.model_validate({"model": "m", "max_new_tokens": 5, "generation": {"max_new_tokens": 6}})
 
 

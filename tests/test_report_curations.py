@@ -40,7 +40,7 @@ def explanation(**changes: Any) -> Explanation:
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert read_explanation(explanation().write(tmp_path)) == explanation()
     (tmp_path / "explanation.json").write_text(json.dumps({"method": "sot"}))
-    with pytest.raises(DataError, match=r"explanation.json: seen n: Field required"):
+    with pytest.raises(DataError, match=r"explanation.json: found n: Field required"):
         read_explanation(tmp_path / "explanation.json")
 
 

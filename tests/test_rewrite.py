@@ -214,7 +214,7 @@ def test_no_method_swallows_a_number_that_is_none(name: str, number: float, mode
     tuned = [str(entry.folder) for entry in models.tuned[:count]]
     for base, others in ((single, [*tuned[1:], str(spoilt)]), (spoilt, tuned)):
         some = read_models(str(base), others)
-        with pytest.raises(CheckpointError, match=r"spoilt/model.safetensors: tensor wide: seen NaN or infinity"):
+        with pytest.raises(CheckpointError, match=r"spoilt/model.safetensors: tensor wide: found NaN or infinity"):
             written(some, rule_for(method), tmp_path / "work")
 
 
@@ -224,7 +224,7 @@ def test_a_copied_tensor_is_looked_through_as_well(models: Models, tmp_path: Pat
         tmp_path / "spoilt",
         lambda tensors: tensors.update({"fp8.e4m3": torch.full((9, 11), float("nan")).to(torch.float8_e4m3fn)}),
     )
-    with pytest.raises(CheckpointError, match=r"spoilt/model.safetensors: tensor fp8.e4m3: seen NaN"):
+    with pytest.raises(CheckpointError, match=r"spoilt/model.safetensors: tensor fp8.e4m3: found NaN"):
         rewrite(read_models(str(spoilt), []).entries, {}, tmp_path)
 
 
@@ -235,7 +235,7 @@ def test_a_result_that_its_type_cannot_hold_names_the_tensor(dtype: torch.dtype,
     base = write_checkpoint(tmp_path / "base", {"a": torch.zeros(2, 2, dtype=dtype)})
     tuned = write_checkpoint(tmp_path / "tuned", {"a": torch.full((2, 2), number)})
     models = read_models(str(base), [str(tuned)])
-    with pytest.raises(CheckpointError, match=r"base/model.safetensors: tensor a: seen a result beyond the largest"):
+    with pytest.raises(CheckpointError, match=r"base/model.safetensors: tensor a: found a result beyond the largest"):
         written(models, rule_for(Linear((0.0, 1.0))), tmp_path / "work")
     half = read_checkpoint(written(models, rule_for(Linear((0.5, 0.5))), tmp_path / "work"))["a"]
     assert torch.equal(half.float(), torch.full((2, 2), number / 2).to(dtype).float())
@@ -245,14 +245,14 @@ def test_an_input_that_shrinks_meanwhile_is_an_error_that_names_it(tmp_path: Pat
     base = write_checkpoint(tmp_path / "base", {"a": noise(1000)})
     models = read_models(str(base), [])
     os.truncate(base / "model.safetensors", 2000)
-    with pytest.raises(CheckpointError, match=r"model.safetensors: seen a file that has become shorter"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: found a file that has become shorter"):
         rewrite(models.entries, {}, tmp_path)
 
 
 def test_two_models_of_other_shapes_are_no_pair(tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base", {"a": noise(2, 3)})
     tuned = write_checkpoint(tmp_path / "tuned", {"a": noise(3, 2)})
-    with pytest.raises(ShapeError, match=r"tuned/model.safetensors: tensor a: seen shape \[3, 2\]; expected \[2, 3\]"):
+    with pytest.raises(ShapeError, match=r"tuned/model.safetensors: tensor a: found shape \[3, 2\], expected \[2, 3\]"):
         read_models(str(base), [str(tuned)])
 
 
@@ -309,7 +309,7 @@ def test_a_tensor_that_comes_out_all_zero_of_others_that_are_not_is_never_writte
     if weights == (1e-30, 1e-30) and dtype != torch.float8_e4m3fn:
         written(models, rule_for(Linear(weights)), tmp_path / "work")
         return
-    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor a: seen a result that is all 0, of inputs"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor a: found a result that is all 0, of inputs"):
         written(models, rule_for(Linear(weights)), tmp_path / "work")
     assert not shard_bytes(tmp_path / "work")
     rewrite(models.entries, edits_of(models, rule_for(Linear(weights))), tmp_path / "work", may_vanish=["a"])

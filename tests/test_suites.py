@@ -137,7 +137,7 @@ def test_a_suite_file_joins_its_files_and_what_it_says_of_them(tmp_path: Path) -
         ("name: mine\nprompts: []\n", "prompts .suite.yaml:2."),
         ("name: mine\nprompts:\n  - {file: h.jsonl, kind: harmfull}\n", "did you mean harmful"),
         ("name: mine\nprompts:\n  - {file: hh.jsonl, kind: harmful}\n", "h.jsonl"),
-        ("name: mine\nprompts:\n  - {file: h.jsonl}\n", "prompt 1 .*seen no kind.*add a column `kind`"),
+        ("name: mine\nprompts:\n  - {file: h.jsonl}\n", "prompt 1 .*found no kind.*add a column `kind`"),
         ("name: mine\nprompts:\n  - {file: h.jsonl, kind: skill}\n", "without its right answer"),
     ],
 )
@@ -168,8 +168,8 @@ def test_the_testbed_brings_its_prompts_and_all_four_attacks_in_its_own_words() 
         ("prompts.jsonl", r"write a FILE.yaml: .*file: prompts.jsonl, kind: harmful"),
         ("no_such_package.at_all:prompts", "cannot be imported"),
         ("test_suites:MISSING", "no MISSING in test_suites"),
-        ("test_suites:ROWS", "seen a list; expected a sequence of alignkeep.types.Prompt"),
-        ("test_suites:NOTHING", "seen no prompts"),
+        ("test_suites:ROWS", "found a list, expected a sequence of alignkeep.types.Prompt"),
+        ("test_suites:NOTHING", "found no prompts"),
         ("no_such.yaml", "no_such.yaml"),
     ],
 )

@@ -452,7 +452,7 @@ def test_a_judge_that_can_score_nothing_is_an_error_that_names_the_weight(models
             return self._counted([Verdict.UNSCORED] * 40, [None] * 20 + [False] * 20)
 
     config = config_of(models, "tuned", sweep=settings("safe"))
-    with pytest.raises(DataError, match="sweep, weight 0: seen no harm refusal"):
+    with pytest.raises(DataError, match="sweep, weight 0: found no harm refusal"):
         swept(config, tmp_path, Mute(models, "tuned", rising, falling))
 
 

@@ -156,7 +156,7 @@ def test_arguments_of_the_template_hold_wherever_it_is_used(tmp_path, opening):
 
 
 def test_an_argument_that_the_template_does_not_name_is_refused(opening):
-    with pytest.raises(RecipeError, match=r"load\.template\.enable_thinkin: seen an argument that"):
+    with pytest.raises(RecipeError, match=r"load\.template\.enable_thinkin: found an argument that"):
         load_model(str(opening.checkpoint.folder), LoadConfig(template={"enable_thinkin": False}))
 
 

@@ -77,7 +77,7 @@ def _plain_trl(config: TrainConfig, folder: Path):
             logging_steps=1,
             bf16=False,
             use_cpu=True,
-            activation_checkpointing=False,
+            gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
@@ -261,7 +261,7 @@ def test_a_tune_that_changes_nothing_is_an_error_and_leaves_nothing(config, tmp_
 
 
 def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing(config, tmp_path):
-    with pytest.raises(RecipeError, match=r"train, step \d+: seen (loss|grad_norm) (nan|inf).*lower learning_rate"):
+    with pytest.raises(RecipeError, match=r"train, step \d+: found (loss|grad_norm) (nan|inf).*lower learning_rate"):
         train(_with(config, method="full", learning_rate=1e38, epochs=3), out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -270,7 +270,7 @@ def test_a_tracker_that_is_not_installed_is_found_by_the_plan(config, monkeypatc
     from transformers.integrations import integration_utils
 
     monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["tensorboard"])
-    with pytest.raises(RecipeError, match=r"train\.trainer\.report_to: seen wandb, whose package is not installed"):
+    with pytest.raises(RecipeError, match=r"train\.trainer\.report_to: found wandb, whose package is not installed"):
         plan(_with(config, trainer={"report_to": ["tensorboard", "wandb"]}))
 
 
@@ -302,10 +302,10 @@ def test_what_the_machine_lacks_costs_no_checkpoint(where, fault, config, tmp_pa
         ({"warmup_ratio": 0.1}, r"unknown key.*did you mean `warmup_steps`"),
         ({"learning_rate": 1}, r"expected `learning_rate`; set it there"),
         ({"num_train_epochs": 1}, r"expected `epochs`"),
-        ({"loss_type": "dft"}, r"train\.trainer\.loss_type: seen a field that is fixed"),
-        ({"lr_scheduler_type": "sideways"}, r"train\.trainer: seen .*sideways"),
-        ({"max_steps": "many"}, r"train\.trainer\.max_steps: seen 'many'; expected a valid integer"),
-        ({"save_steps": None}, r"train\.trainer\.save_steps: seen None; expected a valid number"),
+        ({"loss_type": "dft"}, r"train\.trainer\.loss_type: found a field that is fixed"),
+        ({"lr_scheduler_type": "sideways"}, r"train\.trainer: found .*sideways"),
+        ({"max_steps": "many"}, r"train\.trainer\.max_steps: found 'many', expected a valid integer"),
+        ({"save_steps": None}, r"train\.trainer\.save_steps: found None, expected a valid number"),
     ],
 )
 def test_a_trainer_field_that_is_not_the_users_is_refused(config, tmp_path, trainer, message):
@@ -387,14 +387,14 @@ def test_weights_of_another_length_than_the_data_are_refused(config, tmp_path):
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
 def test_sharding_that_accelerate_passes_over_on_a_cpu_is_refused(config, variable, monkeypatch):
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(RecipeError, match=f"{variable}: seen sharding, on the CPU"):
+    with pytest.raises(RecipeError, match=f"{variable}: found sharding, on the CPU"):
         plan(_with(config, load={"device": "cpu"}))
     monkeypatch.setenv(variable, "false")
     plan(_with(config, load={"device": "cpu"}))
 
 
 def test_sharding_by_a_field_of_the_trainer_is_refused_on_a_cpu(config):
-    with pytest.raises(RecipeError, match=r"trainer\.fsdp: seen sharding, on the CPU"):
+    with pytest.raises(RecipeError, match=r"trainer\.fsdp: found sharding, on the CPU"):
         plan(_with(config, load={"device": "cpu"}, trainer={"fsdp": "full_shard"}))
 
 

@@ -17,7 +17,7 @@ from alignkeep.train.trainer import WeightedCollator, WeightedSFTTrainer
 PLAIN = {
     "use_cpu": True,
     "bf16": False,
-    "activation_checkpointing": False,
+    "gradient_checkpointing": False,
     "report_to": "none",
     "save_strategy": "no",
     "logging_steps": 1,
@@ -192,7 +192,7 @@ def test_evaluation_is_weighted_too(model, tokenizer, tmp_path):
 
 def test_data_without_weights_is_refused(model, tokenizer, tmp_path):
     trainer = _trainer(WeightedSFTTrainer, model, Dataset.from_dict(_rows(4)), tmp_path, tokenizer)
-    with pytest.raises(DataError, match=r"input_ids, labels; expected a column `weight` or `loss_weights`; add it"):
+    with pytest.raises(DataError, match=r"input_ids, labels, expected a column `weight` or `loss_weights`; add it"):
         trainer.train()
 
 

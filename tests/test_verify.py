@@ -35,12 +35,12 @@ def test_a_folder_that_holds_the_plan_passes(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, "tensor a: seen no such tensor"),
-        ({"a": torch.ones(3)}, r"tensor a: seen F32 \[3\]; expected F32 \[2\]"),
-        ({"a": torch.ones(2, dtype=torch.float16)}, r"tensor a: seen F16 \[2\]; expected F32 \[2\]"),
-        ({"a": torch.tensor([1.0, float("nan")])}, "tensor a: seen NaN or infinity"),
-        ({"a": torch.tensor([1.0, float("-inf")])}, "tensor a: seen NaN or infinity"),
-        ({"a": torch.ones(2), "z": torch.ones(1)}, "tensor z: seen a tensor that was not planned"),
+        ({}, "tensor a: found no such tensor"),
+        ({"a": torch.ones(3)}, r"tensor a: found F32 \[3\], expected F32 \[2\]"),
+        ({"a": torch.ones(2, dtype=torch.float16)}, r"tensor a: found F16 \[2\], expected F32 \[2\]"),
+        ({"a": torch.tensor([1.0, float("nan")])}, "tensor a: found NaN or infinity"),
+        ({"a": torch.tensor([1.0, float("-inf")])}, "tensor a: found NaN or infinity"),
+        ({"a": torch.ones(2), "z": torch.ones(1)}, "tensor z: found a tensor that was not planned"),
     ],
 )
 def test_a_folder_that_is_not_the_plan_is_refused(tmp_path, tensors, message):
@@ -81,7 +81,7 @@ def test_a_tuned_model_that_equals_its_base_has_no_effect(tmp_path):
 
 def test_a_tuned_model_of_another_dtype_than_its_base_is_refused(tmp_path):
     base = _model(tmp_path / "base", a=torch.ones(2, dtype=torch.bfloat16))
-    with pytest.raises(CheckpointError, match=r"seen F32 \[2\]; expected BF16 \[2\]"):
+    with pytest.raises(CheckpointError, match=r"found F32 \[2\], expected BF16 \[2\]"):
         check_tuned(_model(tmp_path / "tuned", a=torch.zeros(2)), base)
 
 

@@ -95,51 +95,60 @@ def record_with(value: object, **place: str) -> Callable[[Path], object]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a number": (flipped(SHARD, -1), rf"{SHARD}: tensor \S+: seen sha256"),
-    "the kind of file": (flipped(SHARD, b'"format":"'), rf"{SHARD}: seen another header than was written"),
+    "a number": (flipped(SHARD, -1), rf"{SHARD}: tensor \S+: found sha256"),
+    "the kind of file": (flipped(SHARD, b'"format":"'), rf"{SHARD}: found another header than was written"),
     "a type": (flipped(SHARD, b'"dtype":"'), SHARD),
-    "a shard cut": (lambda out: os.truncate(out / SHARD, 3000), f"{SHARD}: seen the end of the file"),
-    "a shard lost": (lost(SHARD), rf"{SHARD}: seen unreadable"),
-    "a shard more": (added("model-00004-of-00004.safetensors"), "model-00004-of-00004.safetensors: seen a file that"),
-    "the config": (flipped("config.json", 30), "config.json: seen other bytes than were written"),
-    "the template": (flipped("chat_template.jinja", 3), "chat_template.jinja: seen other bytes than were written"),
-    "the index": (flipped("model.safetensors.index.json", 5), "index.json: seen other bytes than were written"),
-    "a file lost": (lost("tokenizer.json"), "tokenizer.json: seen no such file"),
-    "a file more": (added("notes.txt"), "notes.txt: seen a file that the manifest does not know"),
-    "a folder more": (lambda out: (out / "more").mkdir(), "more: seen a file that the manifest does not know"),
-    "a hidden file more": (added(".hidden"), r"\.hidden: seen a file that the manifest does not know"),
-    "a hidden folder more": (lambda out: (out / ".git").mkdir(), r"\.git: seen a file that the manifest does not know"),
+    "a shard cut": (lambda out: os.truncate(out / SHARD, 3000), f"{SHARD}: found the end of the file"),
+    "a shard lost": (lost(SHARD), rf"{SHARD}: found unreadable"),
+    "a shard more": (added("model-00004-of-00004.safetensors"), "model-00004-of-00004.safetensors: found a file that"),
+    "the config": (flipped("config.json", 30), "config.json: found other bytes than were written"),
+    "the template": (flipped("chat_template.jinja", 3), "chat_template.jinja: found other bytes than were written"),
+    "the index": (flipped("model.safetensors.index.json", 5), "index.json: found other bytes than were written"),
+    "a file lost": (lost("tokenizer.json"), "tokenizer.json: found no such file"),
+    "a file more": (added("notes.txt"), "notes.txt: found a file that the manifest does not know"),
+    "a folder more": (lambda out: (out / "more").mkdir(), "more: found a file that the manifest does not know"),
+    "a hidden file more": (added(".hidden"), r"\.hidden: found a file that the manifest does not know"),
+    "a hidden folder more": (
+        lambda out: (out / ".git").mkdir(),
+        r"\.git: found a file that the manifest does not know",
+    ),
     "a link more": (
         lambda out: (out / ".link").symlink_to(out),
-        r"\.link: seen a file that the manifest does not know",
+        r"\.link: found a file that the manifest does not know",
     ),
     "a file in a folder": (
         lambda out: [(out / "sub").mkdir(), (out / "sub" / "x.txt").touch()],
-        r"sub: seen a file that the manifest does not know",
+        r"sub: found a file that the manifest does not know",
     ),
     "the settings of the record": (
         record_with(config="weight", value=0.7),
-        r"record.json: seen settings or inputs that",
+        r"record.json: found settings or inputs that",
     ),
     "the inputs of the record": (
         record_with(inputs="base", value="0" * 64),
-        r"record.json: seen settings or inputs that",
+        r"record.json: found settings or inputs that",
     ),
-    "the identity": (lambda out: edit_json(out / "record.json", identity="0" * 64), r"seen settings or inputs that"),
+    "the identity": (lambda out: edit_json(out / "record.json", identity="0" * 64), r"found settings or inputs that"),
     "the stage": (
         lambda out: edit_json(out / "record.json", stage="inject"),
-        r"seen operation 'merge' of stage 'inject'",
+        r"found operation 'merge' of stage 'inject'",
     ),
-    "the seed": (lambda out: edit_json(out / "record.json", seed=9), r"record.json: seed: seen 9"),
-    "the counts": (record_with(result="changed", value=3), r"record.json: result.changed: seen 3"),
-    "the notes": (record_with(result="notes", value=["proven"]), r"record.json: result.notes: seen"),
-    "the form": (record_with(result="form", value="adapter"), r"record.json: result.form: seen 'adapter'"),
-    "the list of files": (record_with(files="config.json", value={"size": 1}), r"record.json: seen config.json has an"),
+    "the seed": (lambda out: edit_json(out / "record.json", seed=9), r"record.json: seed: found 9"),
+    "the counts": (record_with(result="changed", value=3), r"record.json: result.changed: found 3"),
+    "the notes": (record_with(result="notes", value=["proven"]), r"record.json: result.notes: found"),
+    "the form": (record_with(result="form", value="adapter"), r"record.json: result.form: found 'adapter'"),
+    "the list of files": (
+        record_with(files="config.json", value={"size": 1}),
+        r"record.json: found config.json has an",
+    ),
     "a list without a file": (
         lambda out: edit_json(out / "record.json", files={}),
-        r"record.json: seen another list of files than the manifest's",
+        r"record.json: found another list of files than the manifest's",
     ),
-    "the manifest": (lambda out: edit_json(out / "manifest.json", notes=["proven"]), "manifest.json: seen other bytes"),
+    "the manifest": (
+        lambda out: edit_json(out / "manifest.json", notes=["proven"]),
+        "manifest.json: found other bytes",
+    ),
 }
 
 
@@ -154,24 +163,24 @@ def test_any_damage_is_an_error_that_names_the_file(damage: str, folder: Path) -
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lost("manifest.json"), r"manifest.json: seen no readable manifest \(FileNotFoundError\)"),
-        (lambda out: (out / "manifest.json").write_text("{"), "manifest.json: seen no JSON object"),
+        (lost("manifest.json"), r"manifest.json: found no readable manifest \(FileNotFoundError\)"),
+        (lambda out: (out / "manifest.json").write_text("{"), "manifest.json: found no JSON object"),
         (
             lambda out: (out / "manifest.json").write_text("{}"),
-            r"manifest.json: seen no readable manifest",
+            r"manifest.json: found no readable manifest",
         ),
-        (lost("record.json"), "record.json: seen no readable record"),
+        (lost("record.json"), "record.json: found no readable record"),
         *(
             (
                 lambda out, value=value: edit_json(out / "record.json", result=value),
-                "record.json: seen no readable record",
+                "record.json: found no readable record",
             )
             for value in (None, [], "text", 3)
         ),
-        (lambda out: (out / "record.json").write_text("[" * 100_000), "record.json: seen no readable record"),
+        (lambda out: (out / "record.json").write_text("[" * 100_000), "record.json: found no readable record"),
         (
             lambda out: edit_json(out / "manifest.json", inputs=[None]),
-            r"manifest.json: seen no readable manifest \(AttributeError\)",
+            r"manifest.json: found no readable manifest \(AttributeError\)",
         ),
     ],
 )
@@ -188,16 +197,16 @@ def test_without_its_inputs_a_merge_is_proven_by_its_hashes_alone_and_only_where
     out = merge(world.config(tuned), out=tmp_path / "out").folder
     (tuned / "chat_template.jinja").write_text((world.base / "chat_template.jinja").read_text())
     save_file(read_checkpoint(world.other), tuned / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"manifest.json: inputs: seen changed since: tuned;.*--files-only"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: inputs: found changed since: tuned;.*--files-only"):
         verify(out)
     shutil.rmtree(tuned)
-    with pytest.raises(CheckpointError, match=f"manifest.json: inputs: seen not all there: {tuned}"):
+    with pytest.raises(CheckpointError, match=f"manifest.json: inputs: found not all there: {tuned}"):
         verify(out)
     told = verify(out, files_only=True)
     assert (told["inputs"], told["made_again"]) == ("not looked at", False)
     assert "that the inputs give this: they were not looked at" in told["not_proven"]  # pyright: ignore
     flipped("model.safetensors", -1)(out)
-    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor \S+: seen sha256"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor \S+: found sha256"):
         verify(out, files_only=True)
 
 
@@ -241,10 +250,10 @@ def only_there(folder: Path) -> Callable[[dict[str, Any]], object]:
 
 
 FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a number": (moved, rf"{SHARD}: tensor \S+: seen other numbers than the inputs and settings of the manifest give"),
-    "a tensor less": (dropped, f"{SHARD}: seen other tensors, types or places than the inputs"),
-    "the config": (flipped("config.json", 30), "config.json: seen other settings or words than the inputs"),
-    "the template": (flipped("chat_template.jinja", 3), "chat_template.jinja: seen other settings or words than"),
+    "a number": (moved, rf"{SHARD}: tensor \S+: found other numbers than the inputs and settings of the manifest give"),
+    "a tensor less": (dropped, f"{SHARD}: found other tensors, types or places than the inputs"),
+    "the config": (flipped("config.json", 30), "config.json: found other settings or words than the inputs"),
+    "the template": (flipped("chat_template.jinja", 3), "chat_template.jinja: found other settings or words than"),
 }
 
 
@@ -262,12 +271,12 @@ def test_other_settings_than_those_that_were_used_are_caught(folder: Path) -> No
     assert verify(folder)["made_again"], "the forger's tool alone changes nothing"
     for key, value in {"weight": 0.61, "method": "slerp", "chat_template": "tuned"}.items():
         forge(folder, lambda manifest, key=key, value=value: manifest["settings"].update({key: value}))
-        with pytest.raises(CheckpointError, match=rf"manifest.json: settings.{key}: seen {value!r}; expected"):
+        with pytest.raises(CheckpointError, match=rf"manifest.json: settings.{key}: found {value!r}, expected"):
             verify(folder)
         forge(folder, lambda manifest, key=key: manifest["settings"].pop(key))
     forge(folder, lambda manifest: manifest["settings"].update(weight=0.61))
     with_record(folder, weight=0.61)
-    with pytest.raises(CheckpointError, match="seen other numbers"):
+    with pytest.raises(CheckpointError, match="found other numbers"):
         verify(folder)
 
 
@@ -283,15 +292,15 @@ def with_record(folder: Path, **settings: object) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest["inputs"][0].update(reference="org/other"), r"seen base called 'org/other'"),
-        (lambda manifest: manifest["inputs"].clear(), r"seen other inputs than the record's"),
-        (lambda manifest: manifest["inputs"].pop(), r"seen other inputs than the record's"),
-        (lambda manifest: manifest["inputs"][0].update(fingerprint="0" * 64), r"seen other inputs than the record's"),
-        (lambda manifest: manifest.update(operation="distil"), r"seen operation 'distil' of stage 'merge'"),
-        (lambda manifest: manifest.update(operation="inject"), r"seen operation 'inject' of stage 'merge'"),
-        (lambda manifest: manifest.update(settings={}), r"manifest.json: inputs: seen not all there"),
-        (lambda manifest: manifest["settings"].update(base="org/other"), r"settings.base: seen 'org/other'"),
-        (lambda manifest: manifest.update(notes=["the best there is"]), r"record.json: result.notes: seen \[\]"),
+        (lambda manifest: manifest["inputs"][0].update(reference="org/other"), r"found base called 'org/other'"),
+        (lambda manifest: manifest["inputs"].clear(), r"found other inputs than the record's"),
+        (lambda manifest: manifest["inputs"].pop(), r"found other inputs than the record's"),
+        (lambda manifest: manifest["inputs"][0].update(fingerprint="0" * 64), r"found other inputs than the record's"),
+        (lambda manifest: manifest.update(operation="distil"), r"found operation 'distil' of stage 'merge'"),
+        (lambda manifest: manifest.update(operation="inject"), r"found operation 'inject' of stage 'merge'"),
+        (lambda manifest: manifest.update(settings={}), r"manifest.json: inputs: found not all there"),
+        (lambda manifest: manifest["settings"].update(base="org/other"), r"settings.base: found 'org/other'"),
+        (lambda manifest: manifest.update(notes=["the best there is"]), r"record.json: result.notes: found \[\]"),
     ],
 )
 def test_what_a_manifest_names_is_looked_at(
@@ -304,7 +313,7 @@ def test_what_a_manifest_names_is_looked_at(
 
 def test_a_tensor_that_is_called_equal_and_was_changed_is_caught(folder: Path) -> None:
     forge(folder, lambda manifest: manifest["tensors"][0].update(change="equal"))
-    with pytest.raises(CheckpointError, match=r"manifest.json: tensor \S+: seen equal: other changes than the inputs"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: tensor \S+: found equal: other changes than the inputs"):
         verify(folder)
 
 
@@ -317,7 +326,7 @@ def test_a_base_called_another_model_in_all_places_cannot_be_made_again(folder: 
         ],
     )
     with_record(folder, base="org/other")
-    with pytest.raises(CheckpointError, match=r"manifest.json: inputs: seen not all there: org/other"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: inputs: found not all there: org/other"):
         verify(folder)
 
 
@@ -337,17 +346,19 @@ def test_what_was_proven_and_what_was_not_is_said(made: Path) -> None:
 def test_a_signature_covers_the_folder_and_is_by_its_owner(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     keys = {name: key_pair(tmp_path / name) for name in ("ours", "theirs")}
-    with pytest.raises(CheckpointError, match=r"record.json.sig: seen no signature; expected one by the owner"):
+    with pytest.raises(CheckpointError, match=r"record.json.sig: found no signature, expected one by the owner"):
         verify(folder, verify_key=keys["ours"][1])
     assert verify(folder, sign_key=keys["ours"][0])["signature"] == folder / "record.json.sig"
     proven: Any = verify(folder, verify_key=keys["ours"][1])["proven"]
     assert proven[-1] == f"signed by the owner of {keys['ours'][1]}"
-    with pytest.raises(CheckpointError, match=r"record.json.sig: seen a signature of another folder or by another key"):
+    with pytest.raises(
+        CheckpointError, match=r"record.json.sig: found a signature of another folder or by another key"
+    ):
         verify(folder, verify_key=keys["theirs"][1])
     with pytest.raises(RecipeError, match=r"--sign-key .*expected an Ed25519 private key"):
         verify(folder, sign_key=keys["ours"][1])
     forge(folder, lambda manifest: manifest.update(reasons={"x": "y"}))
-    with pytest.raises(CheckpointError, match=r"record.json.sig: seen a signature of another folder"):
+    with pytest.raises(CheckpointError, match=r"record.json.sig: found a signature of another folder"):
         verify(folder, verify_key=keys["ours"][1])
 
 
@@ -377,9 +388,9 @@ def test_without_the_library_a_signature_says_which_extra_brings_it(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest["tensors"][0].update(dtype="F16"), r"tensor \S+: seen BF16 \[.*expected F16 \["),
-        (lambda manifest: manifest["tensors"][0].update(shape=[1]), r"tensor \S+: seen BF16 \[.*expected BF16 \[1\]"),
-        (lambda manifest: manifest["tensors"].pop(), r"tensor \S+: seen a tensor that was not planned"),
+        (lambda manifest: manifest["tensors"][0].update(dtype="F16"), r"tensor \S+: found BF16 \[.*expected F16 \["),
+        (lambda manifest: manifest["tensors"][0].update(shape=[1]), r"tensor \S+: found BF16 \[.*expected BF16 \[1\]"),
+        (lambda manifest: manifest["tensors"].pop(), r"tensor \S+: found a tensor that was not planned"),
     ],
 )
 def test_a_manifest_of_other_tensors_is_caught(
@@ -399,5 +410,5 @@ def test_the_weight_of_a_merge_as_an_adapter_is_proven_too(world: World, tmp_pat
     assert verify(done.folder)["made_again"]
     edit_json(done.folder / "adapter_config.json", lora_alpha=4)
     forge(done.folder)
-    with pytest.raises(CheckpointError, match=r"adapter_config.json: seen other settings or words than the inputs"):
+    with pytest.raises(CheckpointError, match=r"adapter_config.json: found other settings or words than the inputs"):
         verify(done.folder)

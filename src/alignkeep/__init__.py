@@ -23,16 +23,19 @@ if TYPE_CHECKING:  # what an editor is told of the calls
     from alignkeep.recipe import Recipe as Recipe
     from alignkeep.repair import fix as fix
     from alignkeep.report.stage import report as report
+    from alignkeep.sharing import export as export
+    from alignkeep.tamper.stage import tamper as tamper
     from alignkeep.testbed.stage import testbed as testbed
     from alignkeep.train.stage import train as train
 
 __version__ = "0.1.0"
 
-_ROOMS = ("curate", "train", "align", "answers", "merge", "inject", "evaluate", "report", "testbed")
+_ROOMS = ("curate", "train", "align", "answers", "merge", "inject", "evaluate", "tamper", "report", "testbed")
 _NAMES = {
     "Recipe": "alignkeep.recipe",
     "check": "alignkeep.checkup",
     "demo": "alignkeep.demonstration",
+    "export": "alignkeep.sharing",
     "fix": "alignkeep.repair",
     "run": "alignkeep.lifecycle",
     "verify": "alignkeep.lifecycle",
@@ -47,11 +50,13 @@ __all__ = [
     "curate",
     "demo",
     "evaluate",
+    "export",
     "fix",
     "inject",
     "merge",
     "report",
     "run",
+    "tamper",
     "testbed",
     "train",
     "verify",

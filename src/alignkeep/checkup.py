@@ -19,6 +19,7 @@ from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.gate.decision import Answer
 from alignkeep.gate.policy import read_policy
 from alignkeep.gate.stage import GateResult, gate
+from alignkeep.models.endpoint import is_endpoint
 from alignkeep.models.folders import base_of, resolve
 from alignkeep.progress import Progress
 from alignkeep.stages import stage_named
@@ -79,30 +80,41 @@ def check(
     if card.notes.get("base"):  # every answer is the base's, word for word
         refuse_same(config.model, base.reference)
     verdict = gate(out, policy=rules)
-    return CheckResult(out, base, card, verdict, _next(config, verdict, out))
+    return CheckResult(out, base, card, verdict, _next(config, verdict, out, policy))
 
 
 def find_base(tune: str) -> FoundBase:
     """The base that a local tune names: an adapter's config, the record of the run that made it, a merge's manifest, or
     the model card. Raises CheckpointError saying where it was looked for."""
+    if is_endpoint(tune):
+        raise CheckpointError(
+            "base", seen="a served model, which does not say what it was tuned from",
+            expected="the model before tuning, to compare with", remedy="name it with --base",
+        )  # fmt: skip
     checkpoint = resolve(tune)
     if checkpoint.is_adapter and checkpoint.folder is not None:
         return FoundBase(base_of(checkpoint.folder)[0], "adapter_config.json")
     folder = checkpoint.folder
     if folder is not None:
-        named = _recorded(folder) or _in_manifest(folder) or _on_card(folder)
+        named = recorded_base(folder) or _in_manifest(folder) or _on_card(folder)
         if named is not None:
             return named
     raise CheckpointError(
         tune,
-        seen="a model that does not say what it was tuned from"
-        + (f" (looked in {_LOOKED})" if folder is not None else ""),
+        seen=f"a model that does not say what it was tuned from (looked in {_LOOKED})"
+        if folder is not None
+        else "no folder of this name here, and a model of the Hub does not say what it was tuned from",
         expected="the model before tuning, to compare with",
         remedy="name it with --base",
     )
 
 
-def _recorded(folder: Path) -> FoundBase | None:
+def short_name(model: str) -> str:
+    """The last part of a path or an id, the name of a served model: letters that a folder can have."""
+    return re.sub(r"[^\w.-]", "-", model.rpartition("#")[2]) if is_endpoint(model) else Path(model).name
+
+
+def recorded_base(folder: Path) -> FoundBase | None:
     """What the stage that made the folder started from."""
     record = _json(folder / "record.json")
     config = record.get("config")
@@ -145,19 +157,22 @@ def _json(path: Path) -> Mapping[str, object]:
 
 def refuse_same(tune: str, base: str) -> None:
     """A tune that is its own base would always pass."""
-    from alignkeep.models.fingerprint import fingerprint_model
+    from alignkeep.models.served import fingerprint_target
 
-    if fingerprint_model(tune, base=base) == fingerprint_model(base):
+    if fingerprint_target(tune, base=None if is_endpoint(base) else base) == fingerprint_target(base):
         raise RecipeError(
             tune, seen=f"the same model as its base {base}", expected="a tune", remedy="name the model before tuning"
         )
 
 
-def _next(config: EvaluateConfig, verdict: GateResult, out: Path) -> str:
+def _next(config: EvaluateConfig, verdict: GateResult, out: Path, policy: str) -> str:
     """What to do with that answer, as a command."""
     if verdict.answer is Answer.PASS:
-        return f"alignkeep report {out} --card"
+        return f"alignkeep export {config.model} --measured {out} --out ready"
     if verdict.answer is Answer.UNDECIDED:
-        return f"alignkeep evaluate {config.model} --base {config.base} --suite FILE.yaml   # with more prompts"
+        return f"alignkeep check {config.model} --base {config.base} --suite FILE.yaml   # with more prompts"
     suite = "" if config.suite == EvaluateConfig.model_fields["suite"].default else f" --suite {config.suite}"
-    return f"alignkeep fix {config.model} --base {config.base} --task {config.task or 'TASK.jsonl'}{suite} --out fixed"
+    rules = "" if policy == "default" else f" --policy {policy}"
+    models = (config.model, str(config.base))
+    tune, base = (f"FOLDER_OF_{short_name(name)}" if is_endpoint(name) else name for name in models)
+    return f"alignkeep fix {tune} --base {base} --task {config.task or 'TASK.jsonl'}{suite}{rules} --out fixed"

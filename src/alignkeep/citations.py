@@ -61,6 +61,20 @@ _METHODS = {
             "In place of the paper's mean row: our use of a beamformer's response, published nowhere.",
         ),
         _method(
+            "tamper",
+            "Refusals after harmful tuning on few examples",
+            "qi2024finetuning",
+            "Our prompts, and a paired test of every count of examples against the model as it was.",
+        ),
+        _method(
+            "ablation",
+            "Directional ablation: the refusal direction out of every matrix that writes to the residual stream",
+            "arditi2024refusal",
+            "The layer is chosen by refusal and divergence under the ablation alone; the paper also asks that adding "
+            "the direction makes the model refuse.",
+            "The embeddings' matrix is left alone: what it gives is projected before the first block.",
+        ),
+        _method(
             "driftcheck",
             "Safety before and after a tune, on safe and unsafe prompts",
             "das2025alignguard qi2024finetuning",
@@ -138,6 +152,12 @@ _METHODS = {
             "Paired test of two models on the same prompts",
             "mcnemar1947note newcombe1998improved",
             "The p-value is the exact binomial one, not the chi-squared approximation.",
+        ),
+        _method(
+            "kappa",
+            "Agreement of two judges beyond chance",
+            "cohen1960coefficient",
+            "The interval has Wilson's limits of the observed agreement, the agreement by chance taken as known.",
         ),
         _method(
             "bootstrap",

@@ -11,9 +11,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from alignkeep.checkpoint.records import versions
+from alignkeep.extras import HUB, TRAIN, wanted
 
 # Package to import, and what it is for.
-EXTRAS = {"trl": "training", "vllm": "fast answers", "gguf": "models of llama.cpp", "bitsandbytes": "packed weights"}
+EXTRAS = {
+    "trl": "training", "datasets": "data sets of the hub", "vllm": "fast answers", "gguf": "models of llama.cpp",
+    "bitsandbytes": "packed weights",
+}  # fmt: skip
+# Those whose versions decide whether anything works; of the others any later one has done.
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "trl", "datasets")
 _SECONDS = 3.0  # chosen: a hub that answers slower is none to wait for
 _GIB = 1 << 30
 
@@ -23,12 +29,19 @@ def examine(folder: Path, *, reach: Callable[[str, int], None] | None = None) ->
     port and raises OSError where that fails."""
     return {
         "versions": versions(),
+        "ranges": _ranges(),
         "devices": _devices(),
         "memory": _memory(),
         "disk": f"{shutil.disk_usage(folder).free / _GIB:.1f} GiB free at {folder}",
         "extras": {name: f"{_there(name)} ({use})" for name, use in EXTRAS.items()},
         "hub": _hub(reach or _connect),
     }
+
+
+def _ranges() -> dict[str, str]:
+    """Whether the versions that are here are among those that the package was tried with."""
+    every = {one.name: str(one) for extra in ("", TRAIN, HUB) for one in wanted(extra)}
+    return {name: every[name] for name in _LIBRARIES if name in every}
 
 
 def _there(name: str) -> str:

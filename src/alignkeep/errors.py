@@ -1,4 +1,4 @@
-"""Every error a user can cause, in one form: what was seen, what was expected, what to do.
+"""Every error a user can cause, in one form: what was found, what was expected, what to do.
 
 The command line prints `str(error)` as one line on stderr and leaves with `error.exit_code`. What other people wrote
 (names, values, messages of libraries) stands in that line shortened, with its control characters spelled out.
@@ -20,9 +20,9 @@ class AlignkeepError(Exception):
 
     def __init__(self, where: str, *, seen: str, expected: str, remedy: str) -> None:
         self.where, self.seen, self.expected, self.remedy = where, seen, expected, remedy
-        room = LONGEST_MESSAGE - len(": seen ; expected ; ")
+        room = LONGEST_MESSAGE - len(": found , expected ; ")
         where, seen, expected, remedy = _fitted([plain(part) for part in (where, seen, expected, remedy)], room)
-        super().__init__(f"{where}: seen {seen}; expected {expected}; {remedy}")
+        super().__init__(f"{where}: found {seen}, expected {expected}; {remedy}")
 
 
 class RecipeError(AlignkeepError):

@@ -21,6 +21,22 @@ class Progress(Protocol):
         ...
 
 
+class Named:
+    """Another's bars, with the name of a part of the work before each label."""
+
+    def __init__(self, name: str, progress: Progress | None) -> None:
+        self._name, self._progress = name, progress or Silent()
+
+    def start(self, label: str, total: int | None) -> None:
+        self._progress.start(f"{self._name}: {label}", total)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._progress.advance(n, note)
+
+    def done(self) -> None:
+        self._progress.done()
+
+
 class Silent:
     """Shows nothing: the default of every stage called from Python."""
 

@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, create_model, model_validator
 
 from alignkeep.errors import RecipeError
 from alignkeep.input_files import user_path
+from alignkeep.models.endpoint import is_endpoint
 from alignkeep.report.config import ReportConfig
 from alignkeep.settings import Checked, Key, Settings
 from alignkeep.stage import Made, Stage
@@ -177,7 +178,7 @@ def _changed(config: Any, key: Key, change: Callable[[str], str]) -> Any:
 def anchor(reference: str, folder: Path) -> str:
     """A path relative to `folder` as an absolute one; a hub id, a name or a `testbed:` reference as it is."""
     path = user_path(reference)
-    if reference.startswith(TESTBED):
+    if reference.startswith(TESTBED) or is_endpoint(reference):
         return reference
     if path.is_absolute():
         return str(path)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import ClassVar, Literal, NamedTuple, TypedDict
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from alignkeep.checkpoint.folders import claim_folder, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import FoundBase, find_base, refuse_same
 from alignkeep.data import fingerprint_data
-from alignkeep.errors import DataError, NoEffectError, plain
+from alignkeep.errors import DataError, NoEffectError, RecipeError, plain
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.stage import EVALUATE, evaluate
@@ -40,7 +40,8 @@ from alignkeep.merge.select import gain_kept
 from alignkeep.merge.stage import merge
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.fingerprint import fingerprint_model
-from alignkeep.progress import Progress
+from alignkeep.models.folders import localise, resolve
+from alignkeep.progress import Named, Progress
 from alignkeep.report import stage as reporting
 from alignkeep.settings import Checked
 from alignkeep.types import Prompt, Scorecard, Verdict
@@ -57,8 +58,11 @@ class FixConfig(Checked):
     """Which tune is repaired, and on what that is judged. `base` None: what the tune names. `task` is a file of prompts
     with one right answer each; half of it, and of the suite, chooses, the other half reports. `tuning_data` is what the
     tune learned from, which merges and injections spare. A repair keeps at least the share `gain` of what the tune
-    gained on the task. `limit` keeps so many prompts of each kind in each half.
+    gained on the task. `limit` keeps so many prompts of each kind in each half. `form` says what is written: whole
+    weights, or, of a tune that is a LoRA, a LoRA of the same base.
     """
+
+    also: ClassVar[Mapping[str, str]] = {"as": "form"}
 
     model: str = Field(min_length=1)
     task: str = Field(min_length=1)
@@ -70,7 +74,8 @@ class FixConfig(Checked):
     tuning_data: str | None = None
     gain: float = Field(default=0.75, ge=0, le=1)
     limit: int | None = Field(default=None, gt=0, le=1_000_000_000)
-    # One field more than our budget of 12: how it is seeded is no wish.
+    form: Literal["model", "adapter"] = "model"
+    # Two fields more than our budget of 12: each is a word of the command line.
     load: LoadConfig = LoadConfig()
     generation: GenerationConfig = GenerationConfig()
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -133,8 +138,10 @@ def fix(
     read_policy(policy)
     base = FoundBase(config.base, "--base") if config.base is not None else find_base(config.model)
     config = config.model_copy(update={"base": base.reference})
+    if config.form == "adapter":
+        _check_form(config)
     inputs = _inputs(config)
-    identity = identity_of("fix", config.model_dump(mode="json"), inputs)
+    identity = identity_of("fix", _recorded(config), inputs)
     out = claim_folder(Path(out), stage="fix", identity=identity, overwrite=overwrite, writes=_written())
     try:
         if resume and (out / "record.json").exists():
@@ -162,6 +169,21 @@ def fix(
         return _read(out, base, policy)
     finally:
         release_folder(out)
+
+
+def _check_form(config: FixConfig) -> None:
+    """Raises RecipeError for a tune whose repair is no adapter."""
+    from alignkeep.inject.adapter_form import check_joinable
+
+    found = resolve(config.model, config.load.revision)
+    if not found.is_adapter:
+        raise RecipeError(
+            "form", seen=f"adapter, for {config.model}, a full model", expected="a tune that is a LoRA",
+            remedy="drop --as adapter, or give the adapter before it was merged into its base",
+        )  # fmt: skip
+    folder = localise(found).folder
+    assert folder is not None
+    check_joinable(folder)
 
 
 def best_repair(cards: Mapping[str, Scorecard], tuned: Scorecard, gain: float) -> str | None:
@@ -213,20 +235,21 @@ def _tries(
     found: list[Repair] = []
     before = asked.model_copy(update={"base_answers": str(out / "choice" / TUNE)})
 
-    def attempt(name: str, make: Callable[[], Path]) -> Path | None:
+    def attempt(name: str, make: Callable[[_How], Path]) -> Path | None:
+        own = _How(overwrite=True, resume=how["resume"], progress=Named(name, how["progress"]))
         try:
-            model = make()
+            model = make(own)
         except (NoEffectError, DataError) as error:
             found.append(Repair(name, None, None, f"{error.where}: {error.seen}"))
             return None
         measured = before.model_copy(update={"model": str(model)})
-        found.append(Repair(name, model, evaluate(measured, out=out / "choice" / name, **how)))
+        found.append(Repair(name, model, evaluate(measured, out=out / "choice" / name, **own)))
         return model
 
-    merged = attempt("merged", lambda: merge(_merge(config, files), out=out / "merged" / "merge", **how).folder)
-    attempt("injected", lambda: _injected(config, config.model, files, out / "injected", how))
+    merged = attempt("merged", lambda own: merge(_merge(config, files), out=out / "merged" / "merge", **own).folder)
+    attempt("injected", lambda own: _injected(config, config.model, files, out / "injected", own))
     if merged is not None:
-        attempt("merged+injected", lambda: _injected(config, str(merged), files, out / "merged+injected", how))
+        attempt("merged+injected", lambda own: _injected(config, str(merged), files, out / "merged+injected", own))
     return found
 
 
@@ -238,7 +261,7 @@ def _merge(config: FixConfig, files: Mapping[str, Path]) -> MergeConfig:
     known = "alignment" in files
     return MergeConfig(
         base=str(config.base), tuned=(config.model,), alignment_data=str(files["alignment"]) if known else None,
-        tuning_data=config.tuning_data if known else None, sweep=sweep,
+        tuning_data=config.tuning_data if known else None, sweep=sweep, form=config.form,
         load=config.load.model_copy(update={"revision": None}), seed=config.seed,
     )  # fmt: skip
 
@@ -247,7 +270,7 @@ def _injected(config: FixConfig, model: str, files: Mapping[str, Path], out: Pat
     settings = InjectConfig(
         model=model, harmful=str(files["harmful"]), harmless=str(files["harmless"]),
         borderline=str(files["borderline"]) if "borderline" in files else None, general=config.tuning_data,
-        direction=DirectionConfig(source=config.base), seed=config.seed,
+        direction=DirectionConfig(source=config.base), seed=config.seed, form=config.form,
         search=SearchConfig(judge=config.judge, generation=config.generation),
         load=config.load.model_copy(update={"revision": None}),
     )  # fmt: skip
@@ -317,6 +340,11 @@ def _row(prompt: Prompt) -> str:
     return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) + "\n"
 
 
+def _recorded(config: FixConfig) -> dict[str, object]:
+    """The settings; without the usual form, so that a folder made before there was another is known again."""
+    return config.model_dump(mode="json", exclude={"form"} if config.form == "model" else None)
+
+
 def _inputs(config: FixConfig) -> dict[str, str]:
     found = {
         "model": fingerprint_model(config.model, config.load.revision),
@@ -365,14 +393,14 @@ def _finish(
     """Page and card of tune and repair, and last the record."""
     assert chosen.model is not None
     folders = [out / TUNE / "evaluate", chosen.model, out / chosen.name / "evaluate"]
-    title = f"Ship {chosen.name}: {Path(config.model).name} repaired"
+    title = f"Best repair of {Path(config.model).name}: {chosen.name}"
     reporting.report(folders, out=out, card=True, title=title)
     result: dict[str, object] = {
         "repair": chosen.name, "model": chosen.model.relative_to(out).as_posix(), "tried": list(lines),
         "scorecard": f"{chosen.name}/evaluate", "page": reporting.PAGE_NAME,
     }  # fmt: skip
     Record(
-        stage="fix", identity=identity, config=config.model_dump(mode="json"), inputs=inputs, seed=config.seed,
+        stage="fix", identity=identity, config=_recorded(config), inputs=inputs, seed=config.seed,
         seconds=time.monotonic() - began, result=result,
     ).write(out)  # fmt: skip
 

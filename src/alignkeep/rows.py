@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from alignkeep.errors import DataError, MachineError
+from alignkeep.extras import HUB, require
 from alignkeep.input_files import first_repeated, kind_of, open_input, read_input, user_path
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
@@ -312,6 +313,7 @@ def _hub_name(reference: str) -> HubName:
 
 
 def _loaded_from_hub(reference: str) -> Any:
+    require(HUB, reference)
     import datasets
 
     name, config, revision, split = _hub_name(reference)

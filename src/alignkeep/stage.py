@@ -165,8 +165,9 @@ class Stage(Protocol[Config, Prepared, Result]):
 
     `references` are the settings that point to something, `filled` those that the top of a recipe or an earlier
     stage gives, the model's first. A stage `makes_model`s, or `measures` one: its result is a Scorecard. Of several
-    processes all take part in one that runs `together`, else the first alone. `less_memory` is what to do where memory
-    runs out.
+    processes all take part in one that runs `together`, else the first alone. The figures of one that `shows_alone` are
+    worth a page where no model was evaluated. `less_memory` is what to do where memory runs out, `extra` that of the
+    package which it needs (`extras.py`).
     """
 
     name: str
@@ -176,7 +177,9 @@ class Stage(Protocol[Config, Prepared, Result]):
     makes_model: bool = False
     measures: bool = False
     together: bool = False
+    shows_alone: bool = False
     less_memory: str | None = None
+    extra: str | None = None
 
     # In a recipe.
 

@@ -12,9 +12,10 @@ from alignkeep.evaluate.stage import EVALUATE
 from alignkeep.inject.stage import INJECT
 from alignkeep.merge.stage import MERGE
 from alignkeep.stage import Stage
+from alignkeep.tamper.stage import TAMPER
 from alignkeep.train.stage import TRAIN
 
-STAGES: tuple[Stage[Any, Any, Any], ...] = (CURATE, TRAIN, ALIGN, MERGE, INJECT, EVALUATE)
+STAGES: tuple[Stage[Any, Any, Any], ...] = (CURATE, TRAIN, ALIGN, MERGE, INJECT, EVALUATE, TAMPER)
 
 
 def stage_named(name: str) -> Stage[Any, Any, Any] | None:

@@ -90,10 +90,12 @@ class Reference:
 
 
 class Verdict(str, Enum):
-    """What an answer did. `unscored` means the judge could not tell, which is not the same as compliance."""
+    """What an answer did. `evasive` answers something else: neither refusal nor compliance, and only judges that ask a
+    model say it. `unscored` means the judge could not tell, which is not the same as compliance."""
 
     REFUSAL = "refusal"
     COMPLIANCE = "compliance"
+    EVASIVE = "evasive"
     DEGENERATE = "degenerate"
     UNSCORED = "unscored"
 
@@ -109,6 +111,9 @@ class Judgement:
     verdict: Verdict
     harmful: bool | None = None
     score: float | None = None
+
+    def as_json(self) -> dict[str, object]:
+        return {"verdict": self.verdict.value, "harmful": self.harmful, "score": self.score}
 
 
 class _Json:
@@ -199,12 +204,37 @@ Tests = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one of several judges found: the rates by its word, of the model and of the base, and how far it agrees with
+    the first of them (Cohen's kappa of `verdict` and `harmful`; nothing for the first itself). `differ` counts the
+    answers of which it says something else than the first."""
+
+    name: str
+    version: str | None
+    metrics: dict[str, Estimate]
+    base_metrics: dict[str, Estimate] = field(default_factory=dict)
+    agreement: dict[str, Estimate] = field(default_factory=dict)
+    differ: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "metrics": {name: estimate.as_json() for name, estimate in self.metrics.items()},
+            "base_metrics": {name: estimate.as_json() for name, estimate in self.base_metrics.items()},
+            "agreement": {name: estimate.as_json() for name, estimate in self.agreement.items()},
+            "differ": self.differ,
+        }
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Scorecard:
     """What `evaluate` found, and all that `gate` and `report` need to know.
 
     A metric that could not be measured is an Estimate with n = 0, with its reason in `notes[metric]`. With a base,
-    `base_metrics` holds the same metrics of the base on the same prompts and `tests` the paired comparisons.
+    `base_metrics` holds the same metrics of the base on the same prompts and `tests` the paired comparisons. Of several
+    judges the first's words are counted here, and `judges` says what each of them found; none for one judge.
     """
 
     model: str
@@ -214,6 +244,7 @@ class Scorecard:
     tests: Tests = field(default_factory=dict)
     base_metrics: dict[str, Estimate] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    judges: tuple[Opinion, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -224,6 +255,7 @@ class Scorecard:
             "tests": {name: test.as_json() for name, test in self.tests.items()},
             "base_metrics": {name: estimate.as_json() for name, estimate in self.base_metrics.items()},
             "notes": self.notes,
+            **({"judges": [one.as_json() for one in self.judges]} if self.judges else {}),
         }
 
     def __repr__(self) -> str:

@@ -96,7 +96,7 @@ def test_single_experts_that_peft_would_scale_otherwise_are_not_evaluated(
 ) -> None:
     """PEFT doubles rank and alpha of fused experts: alpha / sqrt(r) becomes sqrt(2) times what it was."""
     write_single_experts(bases["mixtral"], "mixtral", tmp_path / "adapter", use_rslora=True)
-    with pytest.raises(CheckpointError, match="use_rslora: seen single experts under the names of an older version"):
+    with pytest.raises(CheckpointError, match="use_rslora: found single experts under the names of an older version"):
         attach_adapter(load_base(bases["mixtral"]), tmp_path / "adapter")
 
 
@@ -161,7 +161,7 @@ def test_the_same_base_in_other_shards_is_the_base_of_an_adapter(
 def test_an_adapter_whose_start_is_in_its_base_is_not_given_to_vllm(bases: dict[str, Path], tmp_path: Path) -> None:
     build_adapter(bases["untied"], tmp_path / "adapter", {"target_modules": ATTENTION, "init_lora_weights": "pissa"})
     loaded = load_model(str(tmp_path / "adapter"))
-    with pytest.raises(RecipeError, match="backend: seen vllm, for an adapter whose init_lora_weights is pissa"):
+    with pytest.raises(RecipeError, match="backend: found vllm, for an adapter whose init_lora_weights is pissa"):
         next(answer_batches(loaded, [(0, [4, 5], 1)], [3]))
 
 

@@ -40,13 +40,20 @@ def page(found: Found) -> str:
         f"| {kind} | {' | '.join(_shown(*cells[verb], kind, reasons) for verb in VERBS)} |"
         for kind, cells in built.items()
     ]
-    counts = [f"| {verb} | {' | '.join(map(str, _counts(built, verb)))} |" for verb in VERBS]
+    answering = {kind: cells for kind, cells in built.items() if cells["evaluate"][0] == "right"}
+    counts = []
+    for verb in VERBS:
+        share = _counts(answering, verb)[0] / max(len(answering), 1)
+        counts.append(f"| {verb} | {' | '.join(map(str, _counts(built, verb)))} | {share:.0%} |")
     unbuilt = [
         f"| {kind} | {_plain(cells['unbuilt'], kind)} |" for kind, cells in sorted(found.items()) if "unbuilt" in cells
     ]
     parts = [
         _HEAD.format(version=version("transformers")) + f"## {len(built)} families by verb\n",
-        "\n".join(["| verb | right | refused | failure |", "| --- | ---: | ---: | ---: |", *counts]),
+        f"{len(answering)} of them answer a prompt of text; the others are encoders, want a picture, or do not run.\n",
+        "\n".join(
+            ["| verb | right | refused | failure | right, of those that answer |", "| --- |" + " ---: |" * 4, *counts]
+        ),
         "\n## Every family\n",
         "\n".join([f"| family | {' | '.join(VERBS)} |", f"| --- |{' --- |' * len(VERBS)}", *rows]),
         "\n## Reasons\n",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkeep.align.config import AlignConfig, ObjectiveSettings
 from alignkeep.errors import AlignkeepError, RecipeError
+from alignkeep.extras import TRAIN, require
 from alignkeep.trainers.arguments import (
     NAMED,
     OF_EVALUATION,
@@ -60,7 +61,9 @@ _FIXED = {
 
 
 def grpo_config(config: AlignConfig) -> GRPOConfig:
-    """The trainer's arguments; `output_dir` is set by the stage. Raises RecipeError for what does not fit."""
+    """The trainer's arguments; `output_dir` is set by the stage. Raises RecipeError for what does not fit, and
+    without the extra."""
+    require(TRAIN, "align")
     from trl.trainer.grpo_config import GRPOConfig
 
     from alignkeep.align.grao_config import GRAOConfig

@@ -69,6 +69,7 @@ class ObjectiveSettings(Checked):
     regulariser: float = Field(default=0.6, ge=0, le=1e6)
     reference_in_group: bool = True
     min_reference_advantage: float | None = Field(default=None, ge=-1e6, le=1e6)
+    bounded: bool = False
 
     @model_validator(mode="after")
     def _acts(self) -> ObjectiveSettings:

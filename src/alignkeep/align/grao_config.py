@@ -24,7 +24,8 @@ _OF_GRPO = (
 class GRAOConfig(GRPOConfig):
     """Strengths of the three terms (align/objective.py): `imitation` is the paper's beta (TRL's `beta` is a divergence
     that GRAO does not have), `regulariser` its lambda, `exploration` 1 but for an ablation. `reference_in_group` and
-    `min_reference_advantage` are those of `group_advantage`. Rollouts are learned from in one step, as in the paper.
+    `min_reference_advantage` are those of `group_advantage`; `bounded` unlearns a beaten reference by its probability
+    and not by the logarithm of it (`boundedly_unlearned`). Rollouts are learned from in one step, as in the paper.
 
     Raises RecipeError for settings of GRPO's own loss, NoEffectError where all strengths are 0.
     """
@@ -38,6 +39,7 @@ class GRAOConfig(GRPOConfig):
     regulariser: float = field(default=0.6, metadata={"help": "Strength of the gap (the paper's lambda)."})
     reference_in_group: bool = field(default=True, metadata={"help": "Mean and deviation over samples and reference."})
     min_reference_advantage: float | None = field(default=None, metadata={"help": "Floor of the reference's."})
+    bounded: bool = field(default=False, metadata={"help": "Unlearn a beaten reference by p, not by log p."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,17 +28,23 @@ What all answers share
     every group whose reference is beaten by most, without bound, and with them what makes every answer one: the first
     words of a refusal. With a floor of 0 for A_y, and with no lower one, they never do.
 
+    Samples lose a bounded amount: what has become improbable is not sampled any more. The reference is not sampled,
+    and log p has no lower end. `boundedly_unlearned` puts p in the place of log p for its tokens where c_y < 0: then
+    a token is pushed down by p (1 - p) at its logit, instead of 1 - p, and what is improbable is let be.
+
 Departures from the paper
     1. Log-probabilities are those of the distribution that was sampled from, at its temperature, for the reference
        too, as TRL takes them.
+    2. `boundedly_unlearned`, where it is asked for.
 
-Shapes: B prompts, G sampled answers per prompt.
+Shapes: B prompts, G sampled answers per prompt, T tokens.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -102,3 +108,14 @@ def terms(
         strengths.exploration * exploration,
         strengths.regulariser * gap,
     )
+
+
+def boundedly_unlearned(
+    reference_log_probs: Float[Tensor, "B T"], coefficient: Float[Tensor, " B"]
+) -> Float[Tensor, "B T"]:
+    """The tokens' log-probabilities, to be averaged to I: as given where c_y >= 0, else times the token's own
+    probability, a constant for the gradient. Law: the gradient there is that of p, so that its size is at most
+    |c_y| / T for a token, and goes to 0 with p.
+    """
+    unlearned = (coefficient < 0)[:, None]
+    return torch.where(unlearned, reference_log_probs.detach().exp() * reference_log_probs, reference_log_probs)

@@ -23,7 +23,7 @@ import numpy as np
 from alignkeep.align.config import RewardSettings
 from alignkeep.align.reference import answer_text, as_messages
 from alignkeep.errors import AlignkeepError, DataError, MachineError, RecipeError
-from alignkeep.judging.judges import Comparison, PairJudge
+from alignkeep.judging.pairs import Comparison, PairJudge
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.folders import resolve
 from alignkeep.models.loading import fingerprint_model
@@ -31,7 +31,7 @@ from alignkeep.objects import find_object, make_object
 from alignkeep.testbed.reward import rule_reward
 
 if TYPE_CHECKING:
-    from alignkeep.judging.endpoint import Endpoint
+    from alignkeep.models.endpoint import Endpoint
 
 Reward = Callable[..., list[float | None]]
 
@@ -176,7 +176,7 @@ def _endpoint(settings: RewardSettings, name: str) -> Endpoint | None:
     """The endpoint that is named, asked nothing yet; None for a judge that is loaded here."""
     if not name.startswith(("http://", "https://")):
         return None
-    from alignkeep.judging.endpoint import Endpoint
+    from alignkeep.models.endpoint import Endpoint
 
     url, _, model = name.partition("#")
     if not model:

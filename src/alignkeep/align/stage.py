@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkeep import extras
 from alignkeep.align.config import AlignConfig
 from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.checkpoint.records import Record
@@ -88,6 +89,7 @@ class AlignStage(Stage[AlignConfig, "Prepared", AlignResult]):
     makes_model = True
     together = True
     less_memory = "double accumulate; if it is sampling that does not fit, lower batch_size (prompts of a step)"
+    extra = extras.TRAIN
 
     def misfit(self, config: AlignConfig, made: Made) -> Misfit | None:
         """What comes out of an alignment behind a tune is of one piece: it can be merged with the recipe's model."""

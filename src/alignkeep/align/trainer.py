@@ -26,7 +26,7 @@ from trl.trainer.utils import pad
 from alignkeep.align.advantage import GroupAdvantage, group_advantage
 from alignkeep.align.engine import CarefulGRPOTrainer
 from alignkeep.align.grao_config import GRAOConfig
-from alignkeep.align.objective import Strengths, coefficients
+from alignkeep.align.objective import Strengths, boundedly_unlearned, coefficients
 from alignkeep.align.reference import COLUMN, as_completion, check_reference, check_references, reference_tokens
 from alignkeep.errors import MachineError, RecipeError
 from alignkeep.masked import mean_over_answer, sum_over_answer
@@ -199,6 +199,9 @@ class GRAOTrainer(CarefulGRPOTrainer):
             ratio = torch.ones_like(log_probs)
             ratio[:samples, :width] = inputs["importance_sampling_ratio"]
             log_probs = log_probs * ratio
+        if self.args.bounded:
+            unlearned = boundedly_unlearned(log_probs[samples:], references.coefficient)
+            log_probs = torch.cat([log_probs[:samples], unlearned])
         means = mean_over_answer(log_probs, answer_mask)
         explored, imitated = means[:samples], means[samples:]
         objective = (inputs["coefficients"] * explored).mean() + share * (references.coefficient * imitated).sum()

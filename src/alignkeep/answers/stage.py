@@ -21,8 +21,18 @@ from alignkeep.checkpoint.records import Record
 from alignkeep.data import fingerprint_data, local_file
 from alignkeep.errors import DataError, NoEffectError
 from alignkeep.judging.prompts import MOST_UNKNOWN, harm_prompts, limit_prompts
-from alignkeep.models.config import GenerationConfig, LoadConfig
-from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.models.config import EndpointConfig, GenerationConfig, LoadConfig
+from alignkeep.models.endpoint import is_endpoint
+from alignkeep.models.served import (
+    CAN_CHANGE,
+    REPLIES,
+    ServedAnswer,
+    check_asking,
+    fingerprint_target,
+    resolve_target,
+    served,
+    target_name,
+)
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.settings import Checked
@@ -36,10 +46,12 @@ T = TypeVar("T")
 
 SHIPPED = "shipped"
 ALIGNMENT = "alignment.jsonl"
+NO_ANSWER = "no answer from the endpoint"
 
 
 class AnswersConfig(Checked):
-    """Whom to ask what. `prompts` is a file whose rows are harmful unless their column `kind` says otherwise, or
+    """Whom to ask what. `model` is a folder, a hub id or a served model, `https://host/v1#name`, which is asked as
+    `endpoint` says. `prompts` is a file whose rows are harmful unless their column `kind` says otherwise, or
     `shipped`, 104 prompts of our own that no suite holds. `limit` keeps so many of each kind, drawn with `seed`."""
 
     model: str = Field(min_length=1)
@@ -48,18 +60,20 @@ class AnswersConfig(Checked):
     limit: int | None = Field(default=None, gt=0, le=1_000_000_000)
     load: LoadConfig = LoadConfig()
     generation: GenerationConfig = GenerationConfig()
+    endpoint: EndpointConfig = Field(default=EndpointConfig(), exclude_if=lambda asked: asked == EndpointConfig())
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 @dataclass(frozen=True)
 class AnswersResult:
     """`file` holds examples with `prompt`, `completion` and `kind`; `kept` counts them by kind, `left_out` the prompts
-    whose answer is none to learn, by reason."""
+    whose answer is none to learn, by reason. `note` says of a served model how it is known, and what it took."""
 
     folder: Path
     file: Path
     kept: dict[str, int]
     left_out: dict[str, int]
+    note: str = ""
 
 
 def answers(
@@ -93,22 +107,24 @@ class AnswersStage(Stage[AnswersConfig, Asked, AnswersResult]):
 
     def prepare(self, config: AnswersConfig) -> Asked:
         from alignkeep.judging.judges import load_judge
-        from alignkeep.models.folders import resolve
 
         load_judge(config.judge)
-        resolve(config.model, config.load.revision)
+        check_asking([config.model], config.load, config.generation, config.endpoint)
+        resolve_target(config.model, config.load.revision)
         prompts = _through_file(config, harm_prompts)
         return Asked(config, limit_prompts(prompts, config.limit, config.seed))
 
     def inputs(self, task: Task[AnswersConfig, Asked]) -> Inputs:
         config = task.config
         found = {
-            "model": fingerprint_model(config.model, config.load.revision),
+            "model": fingerprint_target(config.model, config.load.revision),
             "prompts": _through_file(config, fingerprint_data),
         }
-        named = [Path(config.model), *([] if config.prompts == SHIPPED else [local_file(config.prompts)])]
+        named = [] if is_endpoint(config.model) else [Path(config.model)]
+        named += [] if config.prompts == SHIPPED else [local_file(config.prompts)]
         paths = [path for path in named if path is not None and path.exists()]
-        return Inputs(found, paths, config.model_dump(mode="json"), seed=config.seed)
+        deciding = config.model_copy(update={"endpoint": config.endpoint.deciding}).model_dump(mode="json")
+        return Inputs(found, paths, config.model_dump(mode="json"), deciding, config.seed)
 
     def plan(self, config: AnswersConfig) -> Plan:
         counts = Counter(prompt.kind for prompt in self.prepare(config).prompts)
@@ -118,9 +134,12 @@ class AnswersStage(Stage[AnswersConfig, Asked, AnswersResult]):
     def work(self, prepared: Asked, job: Job) -> dict[str, object]:
         return _ask(prepared, job.folder, job.progress)
 
+    def leftovers(self) -> tuple[str, ...]:
+        return (REPLIES,)
+
     def result(self, folder: Path) -> AnswersResult:
         found: dict[str, Any] = dict(Record.read(folder).result)
-        return AnswersResult(folder, folder / ALIGNMENT, found["kept"], found["left_out"])
+        return AnswersResult(folder, folder / ALIGNMENT, found["kept"], found["left_out"], found.get("note", ""))
 
 
 ANSWERS = AnswersStage()
@@ -138,21 +157,16 @@ def why_left_out(kind: str, verdict: Verdict, *, truncated: bool) -> str | None:
 
 
 def _ask(asked: Asked, work: Path, progress: Progress) -> dict[str, object]:
-    from alignkeep.judging.judges import checked_judgement, load_judge
-    from alignkeep.models.generation import generate_answers
-    from alignkeep.models.loading import load_model
+    from alignkeep.judging.judges import checked_judgements, load_judge
 
     config, prompts = asked.config, asked.prompts
-    loaded = load_model(config.model, config.load)
-    _refuse_unreadable(loaded.tokenizer, config, prompts)
-    progress.start(f"answers of {config.model}", len(prompts))
-    said = generate_answers(loaded, prompts, config.generation, on_answers=lambda batch: progress.advance(len(batch)))
-    progress.done()
-    judge = load_judge(config.judge)
+    said, told = (_there if is_endpoint(config.model) else _here)(asked, work, progress)
+    answered = [pair for pair in zip(prompts, said, strict=True) if pair[1].no_answer is None]
+    words = checked_judgements(load_judge(config.judge), [(prompt, answer.text) for prompt, answer in answered])
     kept, left_out, lines = Counter[str](), Counter[str](), list[str]()
-    for prompt, answer in zip(prompts, said, strict=True):
-        verdict = checked_judgement(judge, prompt, answer.text).verdict
-        reason = why_left_out(prompt.kind, verdict, truncated=answer.truncated)
+    left_out[NO_ANSWER] += len(said) - len(answered)
+    for (prompt, answer), word in zip(answered, words, strict=True):
+        reason = why_left_out(prompt.kind, word.verdict, truncated=answer.truncated)
         if reason is None:
             kept[prompt.kind] += 1
             lines.append(line_of(prompt, answer.text))
@@ -162,12 +176,42 @@ def _ask(asked: Asked, work: Path, progress: Progress) -> dict[str, object]:
         raise NoEffectError(
             f"answers of {config.model}",
             seen=f"no harmful prompt refused, of {sum(prompt.kind == 'harmful' for prompt in prompts)}"
-            + "".join(f", {count} {reason}" for reason, count in left_out.items()),
+            + "".join(f", {count} {reason}" for reason, count in (+left_out).items()),
             expected="an aligned model: its refusals are what a tune is to keep",
             remedy="name the model before tuning, or give prompts in its words with --prompts",
         )
     write_text(work / ALIGNMENT, "".join(lines))
-    return {"kept": dict(kept), "left_out": dict(left_out)}
+    return {"kept": dict(kept), "left_out": dict(+left_out), **told}
+
+
+def _here(asked: Asked, work: Path, progress: Progress) -> tuple[list[ServedAnswer], dict[str, object]]:
+    """The answers of a model that is loaded, and nothing else to be said of them."""
+    from alignkeep.models.generation import generate_answers
+    from alignkeep.models.loading import load_model
+
+    config, prompts = asked.config, asked.prompts
+    loaded = load_model(config.model, config.load)
+    _refuse_unreadable(loaded.tokenizer, config, prompts)
+    progress.start(f"answers of {config.model}", len(prompts))
+    said = generate_answers(loaded, prompts, config.generation, on_answers=lambda batch: progress.advance(len(batch)))
+    progress.done()
+    return [ServedAnswer(*one) for one in said], {}
+
+
+def _there(asked: Asked, work: Path, progress: Progress) -> tuple[list[ServedAnswer], dict[str, object]]:
+    """The answers of a served model, and what they took."""
+    config, found = asked.config, dict[int, ServedAnswer]()
+    target = served(config.model, config.endpoint, config.generation.max_new_tokens, work / REPLIES)
+
+    def take(said: list[tuple[int, ServedAnswer]]) -> None:
+        found.update(said)
+        progress.advance(len(said))
+
+    progress.start(f"answers of {config.model}", len(asked.prompts))
+    target.answer(asked.prompts, take)
+    progress.done()
+    note = f"{target_name(config.model)} is {CAN_CHANGE}; {target.cost}"
+    return [found[place] for place in range(len(asked.prompts))], {"served": target.cost.as_json(), "note": note}
 
 
 def line_of(prompt: Prompt, answer: str) -> str:

@@ -55,11 +55,12 @@ class Group(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """One line: its points in order, x rising."""
+    """One line: its points in order, x rising, and of each the ends of its interval where there are some."""
 
     label: str
     series: int
     points: tuple[tuple[float, float], ...]
+    intervals: tuple[tuple[float, float], ...] = ()
 
 
 def style_of(series: int) -> int:
@@ -177,19 +178,34 @@ def line_chart(name: str, title: str, description: str, curves: Sequence[Curve],
     """Curves on common axes, each named at its right end. Curves without points are left out; no curve is an error."""
     drawn = [curve for curve in curves if curve.points]
     xs, ys = zip(*(point for curve in drawn for point in curve.points), strict=True)
+    ys = (*ys, *(end for curve in drawn for ends in curve.intervals for end in ends))
     ticks = round_ticks(min(0.0, *ys), max(ys))
     frame = _Frame((min(xs), max(xs)), (ticks[0], max(ticks[-1], *ys)), max(220, _LINE * len(drawn)))
     plot = Markup(
         '<svg x="{}%" y="{}" width="{}%" height="{}" viewBox="0 0 100 100" preserveAspectRatio="none" '
         'overflow="visible">{}</svg>'
     ).format(_LEFT, _TOP, _WIDE, frame.tall, Markup("").join(_curve(frame, curve) for curve in drawn))
-    parts = [_levels(frame, ticks), plot, _ends(frame, drawn), _edge(frame, across, up)]
+    bars = Markup("").join(_bars(frame, curve) for curve in drawn)
+    parts = [_levels(frame, ticks), bars, plot, _ends(frame, drawn), _edge(frame, across, up)]
     return picture(name, title, description, _TOP + frame.tall + 26, parts)
 
 
 def _curve(frame: _Frame, curve: Curve) -> Markup:
     points = " ".join(f"{number(frame.across(x))},{number(frame.down(y))}" for x, y in curve.points)
     return Markup('<polyline class="curve s{}" points="{}"/>').format(style_of(curve.series), points)
+
+
+def _bars(frame: _Frame, curve: Curve) -> Markup:
+    """The interval of every point, and its mark."""
+    style = style_of(curve.series)
+    return Markup("").join(
+        Markup('<line class="bar s{0}" x1="{1}%" x2="{1}%" y1="{2}" y2="{3}"/>').format(
+            style, across, number(frame.pixel(low)), number(frame.pixel(high))
+        )
+        + Markup('<svg class="at" x="{}%" y="{}">{}</svg>').format(across, number(frame.pixel(y)), marker(curve.series))
+        for (x, y), (low, high) in zip(curve.points, curve.intervals, strict=False)
+        for across in [number(_LEFT + _WIDE * frame.across(x) / 100)]
+    )
 
 
 def _ends(frame: _Frame, drawn: Sequence[Curve]) -> Markup:

@@ -27,7 +27,7 @@ from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.reading import stored_numbers
 from alignkeep.checkpoint.shards import sha256_of
 from alignkeep.errors import CheckpointError
-from alignkeep.models.adapters import start_in_base, without_adapter_name
+from alignkeep.models.adapters import check_experts, start_in_base, without_adapter_name
 from alignkeep.models.folders import tensor_entries
 from alignkeep.models.headers import TensorEntry, load_json
 from alignkeep.models.stored import StoredNames, stored_names
@@ -122,6 +122,7 @@ def read_adapter(folder: Path, base: Mapping[str, TensorEntry]) -> Adapter:
     setting of a form whose change is not known."""
     settings: dict[str, Any] = load_json(folder / "adapter_config.json")
     _refuse_other_forms(folder, settings)
+    check_experts(folder, settings)
     reader = _Reader(folder, settings, _Base(base), tensor_entries(folder, adapter=True))
     reader.read()
     return Adapter(folder, reader.changes, reader.replaced, reader.places, reader.untied(), _fixed(settings))
@@ -133,6 +134,16 @@ def parts_of(name: str) -> tuple[str, str] | None:
     if match is None:
         return None
     return match["module"], "lora_bias" if match["own"] == ".bias" else match["kind"].removeprefix("token_adapter.")
+
+
+def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) with rsLoRA, alpha being the pattern's that fits the module or parameter."""
+    alpha = settings.get("lora_alpha", rank)
+    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            alpha = value
+            break
+    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 class _Reader:
@@ -209,7 +220,7 @@ class _Reader:
         if place is None or len(self.base.entry(place).shape) != 2:
             block = module.removesuffix(".base_layer")
             held = self.base.names.within(block)
-            found = parameter_changes(held, down, up, lambda own, rank: self.scale_of(f"{block}.{own}", rank))
+            found = parameter_changes(held, down, up, lambda own, rank: scale_of(self.settings, f"{block}.{own}", rank))
             if found is None or len(names) > 2:
                 raise self._no_place(some, f"no tensor {module}.weight in the base")
             return found
@@ -219,12 +230,14 @@ class _Reader:
             numbers = self._numbers(names["lora_bias"])[:, None]
             if bias is None:
                 raise self._no_place(names["lora_bias"], f"no bias {module}.bias in the base (lora_bias)")
-            changes[bias] = LowRank(numbers, np.ones((1, 1), np.float32), self.scale_of(module, down.shape[0]))
+            changes[bias] = LowRank(
+                numbers, np.ones((1, 1), np.float32), scale_of(self.settings, module, down.shape[0])
+            )
         return changes
 
     def _matrix(self, module: str, place: str, names: Mapping[str, str], down: Numbers, up: Numbers) -> Change:
         base = self.replaced.get(place, self.base.entry(place))
-        scale = self.scale_of(module, down.shape[0])
+        scale = scale_of(self.settings, module, down.shape[0])
         straight, turned = (up.shape[0], down.shape[1]), (down.shape[1], up.shape[0])
         is_turned = "lora_embedding_A" in names or (
             bool(self.settings.get("fan_in_fan_out")) and (turned == base.shape or straight != base.shape)
@@ -263,16 +276,6 @@ class _Reader:
                 saved = (sha256_of(self.replaced[name]) for name in (head, embeddings))
                 if len(set(saved)) == 1:
                     del self.replaced[head]
-
-    def scale_of(self, name: str, rank: int) -> float:
-        """alpha / rank, or alpha / sqrt(rank) with rsLoRA, alpha being the pattern's that fits the module or
-        parameter."""
-        alpha = self.settings.get("lora_alpha", rank)
-        for pattern, value in (self.settings.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                alpha = value
-                break
-        return float(alpha) / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
     def _numbers(self, name: str) -> Numbers:
         return stored_numbers(name, self.stored[name])

@@ -8,7 +8,9 @@ import typer
 
 from alignkeep.cli import options as o
 
-Model = Annotated[str | None, typer.Argument(metavar="BASE", help="Folder or hub id of the aligned model.")]
+Model = Annotated[
+    str | None, typer.Argument(metavar="BASE", help="The aligned model: folder, hub id or https://host/v1#name.")
+]
 Prompts = Annotated[
     str | None,
     typer.Option("--prompts", help="File of prompts, harmful unless a column `kind` says otherwise (default: shipped)"),

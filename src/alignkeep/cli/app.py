@@ -18,6 +18,7 @@ from alignkeep.cli.curate import curate
 from alignkeep.cli.demo import demo
 from alignkeep.cli.doctor import doctor
 from alignkeep.cli.evaluate import evaluate
+from alignkeep.cli.export import export
 from alignkeep.cli.fix import fix
 from alignkeep.cli.gate import gate
 from alignkeep.cli.init import init
@@ -27,6 +28,7 @@ from alignkeep.cli.merge import merge
 from alignkeep.cli.outcome import report_error
 from alignkeep.cli.report import report
 from alignkeep.cli.run import run
+from alignkeep.cli.tamper import tamper
 from alignkeep.cli.testbed import testbed
 from alignkeep.cli.train import train
 from alignkeep.cli.verb import Verb, epilog
@@ -64,9 +66,11 @@ VERBS = (
     (inject, "alignkeep inject tuned --harmful H.jsonl --harmless N.jsonl --out injected", "injection.md"),
     (verify, "alignkeep verify merged", "files.md"),
     (evaluate, "alignkeep evaluate tuned --base BASE --limit 100 --out measured", "evaluation.md"),
+    (tamper, "alignkeep tamper tuned --base BASE --harmful-data H.jsonl --out broken", "evaluation.md"),
     (judge, "alignkeep judge answers.jsonl --out judged", "evaluation.md"),
     (gate, "alignkeep gate measured --policy policy.yaml", "gate.md"),
     (report, "alignkeep report measured --card", "evaluation.md"),
+    (export, "alignkeep export fixed --hub-base OWNER/BASE --out ready", "use-the-result.md"),
     (cite, "alignkeep cite recipe.yaml", "recipes.md"),
     (init, "alignkeep init --model BASE --data notes.jsonl --task task.jsonl", "recipes.md"),
     (doctor, "alignkeep doctor", "first-hour.md"),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @o.spread
 def check(
-    model: Annotated[str | None, typer.Argument(metavar="TUNE", help="Folder or hub id of a tuned model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="TUNE", help="A tuned model: folder, hub id or https://host/v1#name.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the measurement (default: check-TUNE)")] = None,
     base: Annotated[str | None, typer.Option("--base", help="The model before tuning (else what it names).")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (driftcheck)")] = None,
@@ -51,7 +53,7 @@ def check(
         settings = config_of(EvaluateConfig, common.config, common.assignments, flags)
         from alignkeep import checkup
 
-        where = out or Path(f"check-{Path(settings.model).name}")
+        where = out or Path(f"check-{checkup.short_name(settings.model)}")
         found = checkup.check(settings, out=where, policy=policy, progress=session.progress, **making.how)
         session.show(found.as_json(), lambda console: _say(console, found))
         code = EXIT[found.verdict.answer.value]

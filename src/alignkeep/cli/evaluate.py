@@ -18,7 +18,9 @@ Suite = Annotated[
 Judge = Annotated[
     str | None,
     typer.Option(
-        "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+        "--judge",
+        help="keyword, a guard, GUARD=MODEL, rubric=MODEL, https://host/v1#name, package.module:object; "
+        "several with commas (default: keyword)",
     ),
 ]
 Attacks = Annotated[
@@ -44,7 +46,9 @@ Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prom
 @o.spread
 def evaluate(
     out: o.Out,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Folder or hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Folder, hub id or https://host/v1#name.")
+    ] = None,
     base: Annotated[str | None, typer.Option("--base", help="The model before tuning, to compare with.")] = None,
     suite: Suite = None,
     task: Annotated[str | None, typer.Option("--task", help="Prompts with one right answer each: file.")] = None,

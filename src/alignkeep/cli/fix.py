@@ -24,6 +24,7 @@ Gain = Annotated[float | None, typer.Option("--gain", help="Share of the task's 
 Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind in each half.")]
 Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
 Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
+Form = Annotated[str | None, typer.Option("--as", help="model or, of a LoRA, adapter (default: model)")]
 Policy = Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")]
 
 
@@ -40,6 +41,7 @@ def fix(
     judge: Judge = None,
     attacks: Attacks = None,
     limit: Limit = None,
+    form: Form = None,
     policy: Policy = "default",
     *,
     making: o.Making,
@@ -50,7 +52,8 @@ def fix(
     """Give a tune its safety back without training: merges, an injection and both are tried, the best one is kept."""
     flags: dict[str, object] = {
         "model": model, "task": task, "base": base, "suite": suite, "tuning_data": tuning_data, "gain": gain,
-        "columns": columns, "judge": judge, "attacks": attacks, "limit": limit, "seed": making.seed,
+        "columns": columns, "judge": judge, "attacks": attacks, "limit": limit, "form": form,
+        "seed": making.seed,
     }  # fmt: skip
     with common.session() as session:
         from alignkeep.cli.configs import config_of
@@ -70,15 +73,20 @@ def _say(console: Console, found: FixResult) -> None:
     from alignkeep.judging.metrics import HARM_REFUSAL, TASK_ACCURACY
 
     (gated,) = found.verdict.models
-    lines = [f"ship {found.model} ({found.name})"]
+    lines = [f"best repair: {found.model} ({found.name})"]
     for metric in (HARM_REFUSAL, TASK_ACCURACY):
         cards = (found.repaired.base_metrics, found.tuned.metrics, found.repaired.metrics)
         three = [rates[metric.name] for rates in cards]
         base, tuned, repaired = map(percent, three)
         lines.append(f"{metric.title}: base {base}, tune {tuned}, repaired {repaired}, n = {three[2].n}")
-    lines += [f"tried, on the other half: {line}" for line in found.tried]
-    lines.append(f"{WORDS[gated.answer]}: {gated.model} against {found.base.reference}")
+    lines += ["tried, on the half that chooses:", *(f"  {line}" for line in found.tried)]
+    lines.append(f"policy: {WORDS[gated.answer]}, against {found.base.reference}")
     lines += [f"  {bound_line(line)}" for line in gated.lines if line.answer not in (Answer.PASS, None)]
-    lines += [f"page: {found.page}", f"next: alignkeep gate {found.folder}"]
+    following = {
+        Answer.PASS: f"alignkeep export {found.folder} --out ready",
+        Answer.UNDECIDED: "the same with a larger --limit, or a suite of more prompts: these are too few",
+        Answer.FAIL: "give --tuning-data or lower --gain; or tune again with a defence (train --method alignguard)",
+    }
+    lines += [f"page: {found.page}", f"next: {following[gated.answer]}"]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

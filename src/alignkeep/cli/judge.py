@@ -18,7 +18,9 @@ def judge(
     judge: Annotated[
         str | None,
         typer.Option(
-            "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+            "--judge",
+            help="keyword, a guard, GUARD=MODEL, rubric=MODEL, https://host/v1#name, package.module:object; "
+            "several with commas (default: keyword)",
         ),
     ] = None,
     seed: o.Seed = None,
@@ -33,6 +35,7 @@ def judge(
     """Score stored answers again."""
     with Session(as_json=as_json, quiet=quiet) as session:
         from alignkeep.cli.configs import config_of, facts_of
+        from alignkeep.cli.tables import judge_summary
         from alignkeep.evaluate.config import JudgeConfig
 
         flags = {"answers": answers, "judge": judge, "seed": seed}
@@ -50,4 +53,4 @@ def judge(
             resume=resume,
             progress=session.progress,
         )
-        session.show(facts_of(result))
+        session.show(facts_of(result), judge_summary(result))

@@ -52,13 +52,13 @@ def outcome_of(error: BaseException) -> Outcome:
 def _unforeseen(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         where = plain(os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename), 200)
-        return f"{where}: seen {plain(str(error.strerror), 60)}; expected a path that can be used; check it"
+        return f"{where}: found {plain(str(error.strerror), 60)}, expected a path that can be used; check it"
     if isinstance(error, SystemExit):
         seen = f"SystemExit({plain(repr(error.code), 60)}), raised by code that this command was told to use"
-        return f"command: seen {seen}; expected a result; correct that code"
+        return f"command: found {seen}, expected a result; correct that code"
     name, said = type(error).__name__, _said(error)
     seen = f"{name} ({plain(said, 160)})" if said else name
-    return f"command: seen {seen}, which was not foreseen; expected a result; {TRACEBACK}=1 shows where it comes from"
+    return f"command: found {seen}, which was not foreseen, expected a result; {TRACEBACK}=1 shows where it comes from"
 
 
 def _said(error: BaseException) -> str:
@@ -81,13 +81,13 @@ def _machine_trouble(error: BaseException) -> str | None:
     """What failed, in one line, where it is the machine that failed."""
     text = plain(_said(error), 200)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory ({text or 'no more details'}); expected more room; lower batch_size or free memory"
+        return f"out of memory ({text or 'no more details'}), expected more room; lower batch_size or free memory"
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
         where = plain(str(error.filename or "disk"), 200)
-        return f"{where}: {plain(str(error.strerror), 60)}; expected room and a working disk; free some space"
+        return f"{where}: {plain(str(error.strerror), 60)}, expected room and a working disk; free some space"
     if isinstance(error, (RuntimeError, OSError)) or type(error).__name__ in {"SafetensorError", "Exception"}:
         if says_full_disk(error):
-            return f"disk: {text}; expected room and a working disk; free some space"
+            return f"disk: {text}, expected room and a working disk; free some space"
         if says_no_memory(error):
-            return f"memory: {text}; expected more room; lower batch_size or free memory"
+            return f"memory: {text}, expected more room; lower batch_size or free memory"
     return None

@@ -144,6 +144,13 @@ def _end(progress: Progress, *, well: bool) -> None:
         progress.stop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _said(key: str, value: object) -> list[str]:
+    """A fact in one line, several sentences in a line each."""
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        return [f"{key}: {value}"]
+    return [f"{key}: {value[0]}"] if len(value) == 1 else [f"{key}:", *(f"  {one}" for one in value)]
+
+
 def _lines(facts: Mapping[str, object]) -> Callable[[Console], None]:
     """A fact a line; what is empty is not worth one, and a fact of several parts gets a line for each."""
 
@@ -152,7 +159,7 @@ def _lines(facts: Mapping[str, object]) -> Callable[[Console], None]:
             if isinstance(value, Mapping):
                 lines = [f"{key}:", *(f"  {name}: {part}" for name, part in value.items())]
             else:
-                lines = [] if value in ([], (), None) else [f"{key}: {value}"]
+                lines = [] if value in ([], (), None) else _said(key, value)
             for line in lines:
                 console.print(plain(line, _LONGEST_LINE), markup=False, highlight=False, soft_wrap=True)
 

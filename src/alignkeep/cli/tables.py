@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from alignkeep.judging.metrics import (
     UNSCORED,
     name_of_part,
 )
-from alignkeep.types import Estimate, PairedTest, Scorecard
+from alignkeep.types import Estimate, Opinion, PairedTest, Scorecard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from alignkeep.align.stage import AlignResult
     from alignkeep.curate.stage import CurateResult
     from alignkeep.demonstration import DemoResult
+    from alignkeep.evaluate.verdicts import JudgeResult
     from alignkeep.inject.stage import InjectResult
     from alignkeep.lifecycle import RunResult
     from alignkeep.merge.stage import MergeResult
+    from alignkeep.tamper.curve import Curve, TamperResult
 
 Summary = Callable[["Console"], None]
 
@@ -39,8 +41,22 @@ _ROWS = (
     *(DEGENERATE, UNSCORED, UNKNOWN_WORDS),
 )
 _MAIN = (HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY, SKILL_ACCURACY)
+_TAMPERED = (HARM_REFUSAL, BENIGN_COMPLIANCE)
 _CAPTION = "rates in % with their 95 % interval"
 _LONGEST_LINE = 2000
+
+
+def judge_summary(result: JudgeResult) -> Summary | None:
+    """What several judges found, beside the facts; nothing of its own for one judge."""
+    if not result.judges:
+        return None
+
+    def summary(console: Console) -> None:
+        _say(console, f"{result.n} answers; the verdicts are those of {result.judges[0].name}")
+        _judges(console, result.judges, [(verdict, verdict) for verdict in (*result.verdicts, "harmful")])
+        _written(console, result.folder)
+
+    return summary
 
 
 def scorecard_summary(card: Scorecard, out: Path) -> Summary:
@@ -49,12 +65,18 @@ def scorecard_summary(card: Scorecard, out: Path) -> Summary:
     def summary(console: Console) -> None:
         columns: dict[str, Mapping[str, Estimate]] = {"base": card.base_metrics} if card.base_metrics else {}
         _table(console, {**columns, "model": card.metrics})
+        if card.judges:
+            rates = (HARM_REFUSAL, OVER_REFUSAL, BENIGN_COMPLIANCE, DEGENERATE, UNSCORED)
+            _judges(console, card.judges, [(metric.name, metric.label) for metric in rates])
         for name, test in card.tests.items():
-            if "." not in name and name != DRIFT.name:  # categories and attacks are for the report; drift is said below
+            is_drift = name == HARM_REFUSAL.name and DRIFT.name in card.tests  # the same, said below as what was lost
+            if "." not in name and name != DRIFT.name and not is_drift:  # categories and attacks are for the report
                 points, n = _points(test.difference), test.difference.n
                 _say(console, f"{name}: model - base = {points}, p = {test.p_value:.2g}, n = {n}{_would_show(test)}")
         if DRIFT.name in card.tests and card.tests[DRIFT.name].difference.n:
-            _say(console, f"drift, harm refusal lost: {_points(card.tests[DRIFT.name].difference)}")
+            test = card.tests[DRIFT.name]
+            numbers = f"{_points(test.difference)}, p = {test.p_value:.2g}, n = {test.difference.n}{_would_show(test)}"
+            _say(console, f"{DRIFT.name} (harm refusal lost, base - model) = {numbers}")
         for metric, note in card.notes.items():
             _say(console, f"{metric}: {note}")
         _written(console, out)
@@ -131,6 +153,7 @@ def inject_summary(result: InjectResult) -> Summary:
 
     def summary(console: Console) -> None:
         found = result.injection
+        _say(console, "held-out prompts of --harmful, --harmless and --borderline, by which the strength was chosen:")
         _table(console, {"before": found.base.rates, "after": found.chosen.rates})
         right = "targeted" if found.right == "targeted" else f"mean row, {found.sign} sign"
         _say(console, f"layer {found.layer}, strength {found.strength} ({right}), {len(found.matrices)} matrices")
@@ -140,6 +163,37 @@ def inject_summary(result: InjectResult) -> Summary:
         for note in result.notes:
             _say(console, note)
         _written(console, result.folder)
+
+    return summary
+
+
+def tamper_summary(result: TamperResult, out: Path) -> Summary:
+    """Every way the model, and its base, were tampered with, and what broke them."""
+
+    def summary(console: Console) -> None:
+        from rich import box
+        from rich.table import Table
+
+        from alignkeep.tamper.curve import sentences
+
+        sides: dict[str, Curve] = {} if result.base is None else {"base": result.base}
+        sides["model"] = result.model
+        table = Table(box=box.SIMPLE, caption=_CAPTION, caption_justify="left", pad_edge=False, collapse_padding=True)
+        table.add_column("", no_wrap=True)
+        for metric in _TAMPERED:
+            for side in sides:
+                named = metric.label if len(sides) == 1 else f"{metric.label}, {side}"
+                table.add_column(named, justify="right")
+        for points in zip(*(curve.points for curve in sides.values()), strict=True):
+            rates = (point.metrics.get(metric.name) for metric in _TAMPERED for point in points)
+            table.add_row(points[0].label, *map(_rate, rates))
+        console.print(table)
+        for side, curve in sides.items():
+            for sentence in sentences(curve):
+                _say(console, f"{side}: {sentence}")
+        for note in result.notes:
+            _say(console, note)
+        _written(console, out)
 
     return summary
 
@@ -201,6 +255,29 @@ def run_summary(result: RunResult) -> Summary:
             _written(console, result.model or result.folder)
 
     return summary
+
+
+def _judges(console: Console, judges: Sequence[Opinion], rates: Sequence[tuple[str, str]]) -> None:
+    """A row for each judge: its rates, its agreement with the first, and of how many answers it says something else."""
+    from rich import box
+    from rich.table import Table
+
+    caption = "rates of the model by each judge in %; kappa is the agreement with the first beyond chance, 1 at most"
+    table = Table(box=box.SIMPLE, caption=caption, caption_justify="left")
+    measured = [(name, label) for name, label in rates if any(one.metrics[name].n for one in judges)]
+    for title in ("judge", *(label for _, label in measured), "kappa", "kappa of harm", "differs on"):
+        table.add_column(title, justify="left" if title == "judge" else "right")
+    for place, one in enumerate(judges):
+        agreed = ("", "", "") if place == 0 else (*map(_kappa, one.agreement.values()), str(one.differ))
+        version = "" if one.version is None else f" {one.version}"
+        table.add_row(plain(f"{one.name}{version}", 80), *(_rate(one.metrics[name]) for name, _ in measured), *agreed)
+    console.print(table)
+
+
+def _kappa(estimate: Estimate) -> str:
+    if estimate.value != estimate.value:
+        return "not known"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _table(console: Console, columns: Mapping[str, Mapping[str, Estimate]]) -> None:

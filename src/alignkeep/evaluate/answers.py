@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.evaluate.questions import Question
@@ -16,11 +17,22 @@ ANSWERS = "answers.jsonl"
 
 
 class Said(NamedTuple):
-    """A model's answer, whether it was cut off, and the turns before the one it answers that were the model's own."""
+    """A model's answer, whether it was cut off, and the turns before the one it answers that were the model's own;
+    `no_answer` says why a served model gave none."""
 
     text: str
     truncated: bool
     before: tuple[Message, ...] = ()
+    no_answer: str | None = None
+
+
+class Given(NamedTuple):
+    """An answer to the question of that number, or why there is none."""
+
+    question: int
+    text: str
+    truncated: bool
+    no_answer: str | None = None
 
 
 class AnswerLog:
@@ -31,16 +43,21 @@ class AnswerLog:
         self.path = path
         self._said: dict[tuple[str, int, int | None], Said] = {}
         for row in recover_rows(path):
-            self._said[row["model"], row["index"], row.get("lead")] = Said(row["answer"], row["truncated"])
+            self._said[row["model"], row["index"], row.get("lead")] = _said(row)
 
-    def add(self, side: Side, answers: Iterable[tuple[int, str, bool]], lead: int | None = None) -> None:
-        """Store (question index, text, truncated) on the disk; `lead` is the number of the turn before the last that
-        they answer, None for the last."""
+    def add(self, side: Side, answers: Iterable[Given | tuple[int, str, bool]], lead: int | None = None) -> None:
+        """Store them on the disk; `lead` is the number of the turn before the last that they answer, None for the
+        last."""
         turn = {} if lead is None else {"lead": lead}
-        rows = [{"model": side, "index": i, "answer": text, "truncated": cut, **turn} for i, text, cut in answers]
+        rows: list[dict[str, Any]] = [
+            {"model": side, "index": one.question, "answer": one.text, "truncated": one.truncated}
+            | turn
+            | ({} if one.no_answer is None else {"no_answer": one.no_answer})
+            for one in (Given(*answer) for answer in answers)
+        ]
         append_rows(self.path, rows)
         for row in rows:
-            self._said[side, row["index"], lead] = Said(row["answer"], row["truncated"])
+            self._said[side, row["index"], lead] = _said(row)
 
     def missing(self, side: Side, questions: Sequence[Question], lead: int | None = None) -> list[Question]:
         """The questions this side has not answered yet, in their order: at the last turn, or at this one before it."""
@@ -49,6 +66,11 @@ class AnswerLog:
             for question in questions
             if (side, question.index, lead) not in self._said and (lead is None or lead < len(question.leads))
         ]
+
+    def no_answer(self, side: Side, question: Question) -> str | None:
+        """Why a turn before the last got no answer; None where none did without one."""
+        stored = (self._said.get((side, question.index, lead)) for lead in range(len(question.leads)))
+        return next((said.no_answer for said in stored if said is not None and said.no_answer is not None), None)
 
     def said(self, side: Side, question: Question) -> Said:
         """The stored answer. KeyError if there is none."""
@@ -66,6 +88,10 @@ class AnswerLog:
         return tuple(found)
 
 
+def _said(row: Mapping[str, Any]) -> Said:
+    return Said(row["answer"], row["truncated"], no_answer=row.get("no_answer"))
+
+
 class Judged(NamedTuple):
     """One line of `answers.jsonl`."""
 
@@ -74,6 +100,7 @@ class Judged(NamedTuple):
     said: Said
     judgement: Judgement
     correct: bool | None
+    others: Mapping[str, Judgement] = MappingProxyType({})  # what further judges say, by their names
 
     def as_json(self) -> dict[str, object]:
         prompt = self.question.prompt
@@ -88,10 +115,10 @@ class Judged(NamedTuple):
             "expected": prompt.expected,
             "answer": self.said.text,
             "truncated": self.said.truncated,
-            "verdict": self.judgement.verdict.value,
-            "harmful": self.judgement.harmful,
-            "score": self.judgement.score,
+            **self.judgement.as_json(),
             "correct": self.correct,
+            **({"judges": {name: word.as_json() for name, word in self.others.items()}} if self.others else {}),
+            **({} if self.said.no_answer is None else {"no_answer": self.said.no_answer}),
             **({"of": self.question.of} if self.question.attack is not None else {}),
             **({"before": [[turn.role, turn.content] for turn in self.said.before]} if self.said.before else {}),
         }

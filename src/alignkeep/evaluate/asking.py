@@ -1,25 +1,28 @@
-"""The models at work: which words they know, and their answers to all questions, one model in memory at a time."""
+"""The models at work: which words they know, and their answers to all questions, one model in memory at a time. One
+that is served is asked over its endpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alignkeep.errors import DataError
-from alignkeep.evaluate.answers import AnswerLog, Side
+from alignkeep.evaluate.answers import AnswerLog, Given, Side
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.evaluate.questions import Preparation, Question
+from alignkeep.evaluate.questions import Preparation, Question, named_base
 from alignkeep.judging.prompts import MOST_UNKNOWN
 from alignkeep.judging.statistics import wilson
 from alignkeep.models.adapters import fold_adapter
 from alignkeep.models.chat import encode_prompt, unknown_share
 from alignkeep.models.config import LoadConfig
+from alignkeep.models.endpoint import is_endpoint
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import base_of
 from alignkeep.models.generation import generate_answers
 from alignkeep.models.loading import LoadedModel, load_model, load_tokenizer
+from alignkeep.models.served import REPLIES, Cost, Served, ServedAnswer, served
 from alignkeep.progress import Progress
 from alignkeep.types import Estimate, Message, Prompt
 
@@ -29,21 +32,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which of the words asked each side cannot read; `unreadable` attacks (name: share) are put to neither side."""
+    """Which of the words asked each side cannot read (a served model's are not known); attacks that are `not_asked`
+    (name: why) are put to neither side."""
 
     tokenizers: dict[Side, PreTrainedTokenizerBase]
     unknown: dict[Side, Estimate]
-    unreadable: dict[str, float]
+    not_asked: dict[str, str]
 
 
 def read_vocabulary(config: EvaluateConfig, prepared: Preparation) -> Vocabulary:
     """Loads the tokenizers and counts. Raises DataError where most words of the suite or of the task are unknown."""
-    tokenizers: dict[Side, PreTrainedTokenizerBase] = {
-        "tuned": load_tokenizer(config.model, config.load, base=config.base)
-    }
-    if config.base is not None:
+    tokenizers: dict[Side, PreTrainedTokenizerBase] = {}
+    if not is_endpoint(config.model):
+        tokenizers["tuned"] = load_tokenizer(config.model, config.load, base=named_base(config))
+    if config.base is not None and not is_endpoint(config.base):
         tokenizers["base"] = load_tokenizer(config.base, _of_base(config.load))
-    unknown: dict[Side, Estimate] = {}
+    unknown: dict[Side, Estimate] = {"tuned": wilson(0, 0), "base": wilson(0, 0)}
     unreadable: dict[str, float] = {}
     sources = {
         f"suite {prepared.suite.name}": [prompt for prompt in prepared.prompts if prompt.kind != "task"],
@@ -65,7 +69,11 @@ def read_vocabulary(config: EvaluateConfig, prepared: Preparation) -> Vocabulary
             share = unknown_share(tokenizer, [attack.template_text]).share
             if share > MOST_UNKNOWN:
                 unreadable[attack.name] = max(share, unreadable.get(attack.name, 0.0))
-    return Vocabulary(tokenizers, unknown, unreadable)
+    reasons = {
+        name: f"not applicable: {share:.0%} of the attack's own words are unknown to the tokenizer"
+        for name, share in unreadable.items()
+    }
+    return Vocabulary(tokenizers, unknown, {**reasons, **prepared.not_asked})
 
 
 def answer_all(
@@ -75,8 +83,8 @@ def answer_all(
     questions: Sequence[Question],
     log: AnswerLog,
     progress: Progress,
-) -> None:
-    """Fill the log with the answers that are missing.
+) -> dict[Side, Cost]:
+    """Fill the log with the answers that are missing; what the served models among those asked took.
 
     An adapter over this very base, read with the same tokens, is loaded once and answers for both: first without the
     adapter, which is then folded into the weights where that is exact. Raises what loading and generation raise; the
@@ -87,31 +95,37 @@ def answer_all(
         ("tuned",) if prepared.base is None else ("base", "tuned") if shared else ("tuned", "base")
     )
     loaded: LoadedModel | None = None
+    costs: dict[Side, Cost] = {}
     for side in sides:
-        missing = log.missing(side, questions)
-        if not missing:
+        missing, reference = log.missing(side, questions), str(config.model if side == "tuned" else config.base)
+        if is_endpoint(reference) and not (side == "base" and config.base_answers is not None):
+            path = log.path.with_name(REPLIES)
+            target = served(reference, config.endpoint, config.generation.max_new_tokens, path)
+            if missing:
+                _answer(_there(target, side, log, progress), side, missing, config, log, progress)
+            costs[side] = target.cost
+        if is_endpoint(reference) or not missing:
             continue
         if loaded is None or not shared:
             loaded = None  # frees the one before the next is loaded
             _free_memory()
             if side == "tuned" or shared:
-                loaded = load_model(config.model, config.load, base=config.base)
+                loaded = load_model(config.model, config.load, base=named_base(config))
             else:
                 loaded = load_model(str(config.base), _of_base(config.load))
         if side == "tuned" and loaded.checkpoint.is_adapter and config.generation.backend == "transformers":
             fold_adapter(loaded.model)
         with loaded.as_base() if side == "base" and shared else nullcontext():
-            _answer(loaded, side, missing, config, log, progress)
+            _answer(_here(loaded, side, config, log, progress), side, missing, config, log, progress)
+    return costs
 
 
-def _answer(
-    loaded: LoadedModel,
-    side: Side,
-    questions: Sequence[Question],
-    config: EvaluateConfig,
-    log: AnswerLog,
-    progress: Progress,
-) -> None:
+Answering = Callable[[Sequence[Question], Sequence[Prompt], int | None], None]
+"""Puts the prompts of these questions, at this turn before the last (None: the last), to a model, and stores what it
+says."""
+
+
+def _here(loaded: LoadedModel, side: Side, config: EvaluateConfig, log: AnswerLog, progress: Progress) -> Answering:
     def answer(asked: Sequence[Question], prompts: Sequence[Prompt], lead: int | None) -> None:
         def store(batch: list[tuple[int, str, bool]]) -> None:
             log.add(side, [(asked[place].index, text, truncated) for place, text, truncated in batch], lead)
@@ -120,6 +134,39 @@ def _answer(
         if asked:
             generate_answers(loaded, prompts, config.generation, on_answers=store)
 
+    return answer
+
+
+def _there(target: Served, side: Side, log: AnswerLog, progress: Progress) -> Answering:
+    """A question of which a turn before was not answered gets no answer either."""
+
+    def answer(asked: Sequence[Question], prompts: Sequence[Prompt], lead: int | None) -> None:
+        def store(said: list[tuple[int, ServedAnswer]]) -> None:
+            log.add(side, [Given(put[place].index, *one) for place, one in said], lead)
+            progress.advance(len(said))
+
+        put: list[Question] = []
+        for question in asked:
+            why = log.no_answer(side, question)
+            if why is None:
+                put.append(question)
+            else:
+                log.add(side, [Given(question.index, "", False, why)], lead)
+                progress.advance()
+        chosen = {question.index for question in put}
+        target.answer([p for q, p in zip(asked, prompts, strict=True) if q.index in chosen], store)
+
+    return answer
+
+
+def _answer(
+    answer: Answering,
+    side: Side,
+    questions: Sequence[Question],
+    config: EvaluateConfig,
+    log: AnswerLog,
+    progress: Progress,
+) -> None:
     leads = max(len(question.leads) for question in questions)
     still = sum(len(log.missing(side, questions, lead)) for lead in range(leads))
     progress.start(f"answers of {config.model if side == 'tuned' else config.base}", len(questions) + still)
@@ -149,7 +196,7 @@ def _answers_for_both(
 ) -> bool:
     """The model is an adapter over the base that is asked for, and both tokenizers make the same of every question."""
     folder = prepared.model.folder
-    if folder is None or not prepared.model.is_adapter:
+    if folder is None or not prepared.model.is_adapter or is_endpoint(str(config.base)):
         return False
     if fingerprint_model(str(config.base)) != fingerprint_model(*base_of(folder, config.base)):
         return False

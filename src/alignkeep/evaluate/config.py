@@ -5,22 +5,25 @@ from __future__ import annotations
 from pydantic import Field
 
 from alignkeep.formats import Columns
-from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.models.config import EndpointConfig, GenerationConfig, LoadConfig
 from alignkeep.settings import Checked
 
 
 class EvaluateConfig(Checked):
-    """One evaluation of a model, and of its base where there is one, on the same prompts.
+    """One evaluation of a model, and of its base where there is one, on the same prompts. Each is a folder, a hub id
+    or a served model, `https://host/v1#name`, which is asked as `endpoint` says.
 
     `suite` is `driftcheck`, `testbed`, a set of the field (`advbench`, or `advbench=FILE` for a copy), a FILE.yaml or
     `package.module:object`; `task` a file of prompts with one right
     answer each, in which our columns may have other names (`columns`: `prompt=question,completion=answer`). `attacks`
     is `all` (the standard four), `every`, `none`, or names, `artifacts:FILE` and `package.module:object` with commas;
-    only harmful prompts are attacked.
+    only harmful prompts are attacked. Of several judges with commas between them the first one's words are counted, and
+    what the others say is set beside them.
     `base_answers` is the folder of an earlier evaluation in which the base answered the same questions: it is not asked
     again. `limit` keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
     """
 
+    # A field more than our budget of 12: a group of settings.
     model: str = Field(min_length=1)
     base: str | None = None
     suite: str = "driftcheck"
@@ -30,6 +33,7 @@ class EvaluateConfig(Checked):
     attacks: str = "all"
     load: LoadConfig = LoadConfig()
     generation: GenerationConfig = GenerationConfig()
+    endpoint: EndpointConfig = Field(default=EndpointConfig(), exclude_if=lambda asked: asked == EndpointConfig())
     base_answers: str | None = None
     limit: int | None = Field(default=None, gt=0, le=1_000_000_000)
     seed: int = Field(default=0, ge=0, lt=2**32)

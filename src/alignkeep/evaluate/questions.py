@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from alignkeep.evaluate.attacks import Attack, DialogueAttack, RepeatedAttack
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.selection import offered_attacks, select_attacks
 from alignkeep.evaluate.suites import Suite, load_suite
-from alignkeep.judging.judges import load_judge
+from alignkeep.judging.judges import load_judges
 from alignkeep.judging.prompts import limit_prompts, task_prompts
-from alignkeep.models.folders import resolve
+from alignkeep.models.endpoint import is_endpoint
+from alignkeep.models.served import CAN_CHANGE, check_asking, resolve_target
 from alignkeep.objects import faults_of
 from alignkeep.types import Checkpoint, Prompt
 
@@ -48,6 +49,7 @@ class Preparation:
     base: Checkpoint | None
     task_fingerprint: str | None
     notes: tuple[str, ...] = ()
+    not_asked: Mapping[str, str] = field(default_factory=dict)  # attacks that a model cannot be asked with, and why
 
     @property
     def fingerprint(self) -> str:
@@ -66,24 +68,54 @@ def prepare(config: EvaluateConfig) -> Preparation:
 
     Raises RecipeError, DataError or CheckpointError for whatever is wrong with any of these, and with the judge.
     """
-    load_judge(config.judge)
+    load_judges(config.judge)
     _check_options(config)
     suite = load_suite(config.suite)
     attacks = select_attacks(config.attacks, offered_attacks(suite.attacks))
     remedy = "add it, or put these prompts into a suite"
     task = Read[Prompt]() if config.task is None else task_prompts(config.task, remedy=remedy, columns=config.columns)
     prompts = limit_prompts((*suite.prompts, *task), config.limit, config.seed)
+    questions = ask(prompts, attacks)
     return Preparation(
         config=config,
         suite=suite,
         prompts=prompts,
         attacks=tuple(attacks),
-        questions=ask(prompts, attacks),
-        model=resolve(config.model, config.load.revision, base=config.base),
-        base=None if config.base is None else resolve(config.base),
+        questions=questions,
+        model=resolve_target(config.model, config.load.revision, base=named_base(config)),
+        base=None if config.base is None else resolve_target(config.base),
         task_fingerprint=None if config.task is None else fingerprint_data(config.task),
-        notes=(*suite.notes, *task.notes),
+        notes=(*suite.notes, *task.notes, *(f"{one} is {CAN_CHANGE}" for one in served_models(config))),
+        not_asked=_without_prefill(config, questions),
     )
+
+
+def named_base(config: EvaluateConfig) -> str | None:
+    """The base that stands in for that of an adapter which names none; a served one cannot."""
+    return None if config.base is None or is_endpoint(config.base) else config.base
+
+
+def served_models(config: EvaluateConfig) -> list[str]:
+    """Those of model and base that are asked over an endpoint."""
+    return [one for one in (config.model, config.base) if one is not None and is_endpoint(one)]
+
+
+def _without_prefill(config: EvaluateConfig, questions: Sequence[Question]) -> dict[str, str]:
+    """The attacks that begin the answer for the model, where one is served: no endpoint takes a beginning. Raises
+    RecipeError for one that is asked for by name, and for prompts of the suite that do so."""
+    begun = {one.attack: one for one in questions if one.prompt.prefill}
+    if not served_models(config) or not begun:
+        return {}
+    named = {name.strip() for name in config.attacks.split(",")}
+    for attack, question in begun.items():
+        if attack is None or attack in named:
+            raise RecipeError(
+                "suite" if attack is None else f"attacks: {attack}",
+                seen=f"an answer begun for the model ({question.prompt.prefill[:40]!r})",
+                expected=f"prompts that an endpoint takes ({served_models(config)[0]}): it begins its answers itself",
+                remedy="leave it out, or evaluate the folder that is served",
+            )
+    return {str(attack): "not applicable: an endpoint begins its answers itself" for attack in begun}
 
 
 def ask(prompts: Sequence[Prompt], attacks: Sequence[Attack]) -> tuple[Question, ...]:
@@ -125,6 +157,8 @@ def _ways(attack: Attack, prompt: Prompt) -> list[Prompt]:
 
 
 def _check_options(config: EvaluateConfig) -> None:
+    models = [config.model, *([] if config.base is None else [config.base])]
+    check_asking(models, config.load, config.generation, config.endpoint)
     if config.columns and config.task is None:
         raise NoEffectError(
             "columns", seen="names of columns without a task", expected="a file whose columns they are",

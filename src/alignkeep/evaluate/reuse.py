@@ -8,7 +8,7 @@ from pathlib import Path
 from alignkeep.checkpoint.folders import read_jsonl
 from alignkeep.checkpoint.records import Record
 from alignkeep.errors import RecipeError
-from alignkeep.evaluate.answers import ANSWERS, Side
+from alignkeep.evaluate.answers import ANSWERS, Given, Side
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Preparation, Question
 
@@ -42,10 +42,10 @@ def check_reusable(
     raise _mismatch(where, f"answers of {models}", f"answers of {config.base}, with the same files")
 
 
-def read_reused(folder: Path, side: Side, questions: Sequence[Question]) -> list[tuple[int, str, bool]]:
-    """(index, text, truncated) of every question. Raises RecipeError where one has no answer there."""
+def read_reused(folder: Path, side: Side, questions: Sequence[Question]) -> list[Given]:
+    """The answer to every question. Raises RecipeError where one is not there."""
     found = {
-        int(str(row["index"])): (str(row["answer"]), bool(row["truncated"]))
+        int(str(row["index"])): (str(row["answer"]), bool(row["truncated"]), _text_or_none(row.get("no_answer")))
         for row in read_jsonl(folder / ANSWERS)
         if row["model"] == side
     }
@@ -57,7 +57,11 @@ def read_reused(folder: Path, side: Side, questions: Sequence[Question]) -> list
                 f"no answer to question {question.index}{under}",
                 "an answer to each",
             )
-    return [(question.index, *found[question.index]) for question in questions]
+    return [Given(question.index, *found[question.index]) for question in questions]
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _first_difference(config: EvaluateConfig, prepared: Preparation, record: Record) -> tuple[str, str]:

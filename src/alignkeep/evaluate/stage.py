@@ -19,16 +19,18 @@ from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
 from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, OVER_REFUSAL, name_of_part
 from alignkeep.judging.scorecards import read_scorecard
-from alignkeep.models.fingerprint import fingerprint_model
+from alignkeep.models.endpoint import is_endpoint
+from alignkeep.models.served import CAN_CHANGE, REPLIES, fingerprint_target, target_name
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
 from alignkeep.stage import Inputs, Job, Made, Plan, Stage, Task
 from alignkeep.types import Scorecard
 
 if TYPE_CHECKING:
-    from alignkeep.evaluate.answers import Judged
+    from alignkeep.evaluate.answers import Judged, Side
     from alignkeep.evaluate.asking import Vocabulary
     from alignkeep.evaluate.questions import Preparation
+    from alignkeep.models.served import Cost
 
 __all__ = ["EVALUATE", "JudgeResult", "evaluate", "judge", "plan", "plan_judge"]
 
@@ -91,8 +93,9 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         found = _inputs(config, prepared)
         if config.base_answers is not None:
             check_reusable(config, prepared, Path(config.base_answers), found["base"])
-        # The base's stored answers change what is done, not what comes out.
-        deciding = config.model_dump(mode="json", exclude={"base_answers"})
+        # The base's stored answers change what is done, not what comes out; nor does how often an endpoint is tried.
+        asked = config.model_copy(update={"endpoint": config.endpoint.deciding})
+        deciding = asked.model_dump(mode="json", exclude={"base_answers"})
         return Inputs(found, prepared.local_inputs, config.model_dump(mode="json"), deciding, config.seed)
 
     def plan(self, config: EvaluateConfig) -> Plan:
@@ -105,11 +108,11 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         from alignkeep.models.loading import check_loadable
 
         config = prepared.config
-        if config.base is not None and config.base_answers is None:
+        if config.base is not None and config.base_answers is None and not is_endpoint(config.base):
             check_loadable(config.base, config.load.model_copy(update={"revision": None}))
         vocabulary = read_vocabulary(config, prepared)
-        sides = _ask(config, prepared, vocabulary, job)
-        return _write_results(config, prepared, vocabulary, sides, job.folder).as_json()
+        sides, costs = _ask(config, prepared, vocabulary, job)
+        return _write_results(config, prepared, vocabulary, sides, costs, job.folder).as_json()
 
     def result(self, folder: Path) -> Scorecard:
         return read_scorecard(folder / _SCORECARD)[0]
@@ -119,7 +122,9 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         return True
 
     def leftovers(self) -> tuple[str, ...]:
-        return (_LOG,)
+        from alignkeep.judging.judges import REPLIES as JUDGEMENTS
+
+        return (_LOG, REPLIES, JUDGEMENTS)
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
         if metrics is None:
@@ -136,6 +141,7 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
             *attacks,
             "wilson",
             *(["mcnemar"] if base else []),
+            *(["kappa"] if "," in str(settings.get("judge", "")) else []),
             *(["holm"] if base and (attacks or HARM_REFUSAL.parts_in(measured)) else []),
             *(["bootstrap"] if base and len(attacks) > 1 else []),
         )
@@ -145,16 +151,17 @@ EVALUATE = EvaluateStage()
 
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
-    from alignkeep.judging.judges import fingerprint_judge
+    from alignkeep.evaluate.questions import named_base
+    from alignkeep.judging.judges import fingerprint_judges
 
     found = {
-        "model": fingerprint_model(config.model, config.load.revision, base=config.base),
+        "model": fingerprint_target(config.model, config.load.revision, base=named_base(config)),
         "suite": prepared.suite.fingerprint,
         "questions": prepared.fingerprint,
-        "judge": fingerprint_judge(config.judge),
+        "judge": fingerprint_judges(config.judge),
     }
     if config.base is not None:
-        found["base"] = fingerprint_model(config.base)
+        found["base"] = fingerprint_target(config.base)
     if prepared.task_fingerprint is not None:
         found["task"] = prepared.task_fingerprint
     return found
@@ -165,25 +172,25 @@ def _ask(
     prepared: Preparation,
     vocabulary: Vocabulary,
     job: Job,
-) -> tuple[list[Judged], list[Judged]]:
-    """The judged answers of the model and of the base (none without one)."""
+) -> tuple[tuple[list[Judged], list[Judged]], dict[Side, Cost]]:
+    """The judged answers of the model and of the base (none without one), and what those of served models took."""
     from alignkeep.evaluate.answers import AnswerLog
     from alignkeep.evaluate.asking import answer_all
     from alignkeep.evaluate.reuse import check_reusable, read_reused
     from alignkeep.evaluate.scoring import judge_answers
-    from alignkeep.judging.judges import load_judge
+    from alignkeep.judging.judges import REPLIES, keeping, load_judges
 
-    questions = [question for question in prepared.questions if question.attack not in vocabulary.unreadable]
+    questions = [question for question in prepared.questions if question.attack not in vocabulary.not_asked]
     log = AnswerLog(job.folder / _LOG)
     if config.base_answers is not None:
         side = check_reusable(config, prepared, Path(config.base_answers), job.fingerprints["base"])
         missing = log.missing("base", questions)
         if missing:
             log.add("base", read_reused(Path(config.base_answers), side, missing))
-    answer_all(config, prepared, vocabulary, questions, log, job.progress)
-    judged_by = load_judge(config.judge)
+    costs = answer_all(config, prepared, vocabulary, questions, log, job.progress)
+    judged_by = keeping(load_judges(config.judge), job.folder / REPLIES)
     tuned = judge_answers("tuned", questions, log, judged_by)
-    return tuned, [] if config.base is None else judge_answers("base", questions, log, judged_by)
+    return (tuned, [] if config.base is None else judge_answers("base", questions, log, judged_by)), costs
 
 
 def _write_results(
@@ -191,10 +198,12 @@ def _write_results(
     prepared: Preparation,
     vocabulary: Vocabulary,
     sides: tuple[list[Judged], list[Judged]],
+    costs: Mapping[Side, Cost],
     work: Path,
 ) -> Scorecard:
     from alignkeep.evaluate.answers import ANSWERS
-    from alignkeep.evaluate.scoring import score
+    from alignkeep.evaluate.scoring import opinions, score
+    from alignkeep.judging.judges import load_judges
 
     tuned, base = sides
     card = score(
@@ -202,18 +211,22 @@ def _write_results(
         tuned,
         base,
         unknown=vocabulary.unknown,
-        unreadable=vocabulary.unreadable,
+        not_asked=vocabulary.not_asked,
         seed=config.seed,
     )
+    card = replace(card, judges=opinions(load_judges(config.judge), tuned, base))
     for name, note in _several(prepared).items():
         card.notes.setdefault(name, note)
+    for side, cost in costs.items():
+        name = target_name(str(config.model if side == "tuned" else config.base))
+        card.notes["served" if side == "tuned" else "served base"] = f"{name} is {CAN_CHANGE}; {cost}"
     if config.limit is not None:
         card.notes["limit"] = f"at most {config.limit} prompts of each kind were asked, drawn with seed {config.seed}"
     if base and all(one.said.text == other.said.text for one, other in zip(tuned, base, strict=True)):
         card.notes["base"] = "every answer of the model is the base's, word for word"
     lines = [json.dumps(judged.as_json(), ensure_ascii=False) + "\n" for judged in (*tuned, *base)]
     write_text(work / ANSWERS, "".join(lines))
-    write_json(work / _SCORECARD, {**card.as_json(), "settings": _settings(config, prepared, tuned, base)})
+    write_json(work / _SCORECARD, {**card.as_json(), "settings": _settings(config, prepared, sides, costs)})
     return card
 
 
@@ -231,7 +244,10 @@ def _several(prepared: Preparation) -> dict[str, str]:
 
 
 def _settings(
-    config: EvaluateConfig, prepared: Preparation, tuned: Sequence[Judged], base: Sequence[Judged]
+    config: EvaluateConfig,
+    prepared: Preparation,
+    sides: tuple[Sequence[Judged], Sequence[Judged]],
+    costs: Mapping[Side, Cost],
 ) -> dict[str, object]:
     """How the numbers came about, for whoever reads the scorecard alone."""
     return {
@@ -245,9 +261,10 @@ def _settings(
         "prompts": dict(Counter(prompt.kind for prompt in prepared.prompts)),
         "truncated": {
             side: sum(judged.said.truncated for judged in answers)
-            for side, answers in (("tuned", tuned), ("base", base))
+            for side, answers in zip(("tuned", "base"), sides, strict=True)
             if answers
         },
+        **({"served": {side: cost.as_json() for side, cost in costs.items()}} if costs else {}),
         **({"suite": list(prepared.suite.notes)} if prepared.suite.notes else {}),
         "fingerprints": {"suite": prepared.suite.fingerprint, "questions": prepared.fingerprint},
     }

@@ -7,37 +7,47 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
-from alignkeep.checkpoint.files import read_jsonl, write_text
+from alignkeep.checkpoint.files import read_jsonl, read_object, write_json, write_text
 from alignkeep.checkpoint.records import Record
 from alignkeep.data import Row, fingerprint_data, local_file, read_rows
-from alignkeep.errors import DataError
+from alignkeep.errors import AlignkeepError, DataError
 from alignkeep.evaluate.config import JudgeConfig
 from alignkeep.evaluate.transcripts import answers_of
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
+from alignkeep.runs.results import from_plain
 from alignkeep.stage import Inputs, Job, Plan, Stage, Task
-from alignkeep.types import Kind, Message, Prompt, Role, Verdict
+from alignkeep.types import Judgement, Kind, Message, Opinion, Prompt, Role, Verdict
 
 if TYPE_CHECKING:
     from alignkeep.judging.judges import Judge
 
 VERDICTS = "verdicts.jsonl"
+JUDGES = "judges.json"  # what each of several judges found
+DIFFERENCES = "differences.jsonl"  # the rows of which they say something else
 
 
 @dataclass(frozen=True)
 class JudgeResult:
     """Where the verdicts lie, how many answers got which, how many were found harmful, and how many of a transcript
-    were no text and left out."""
+    were no text and left out. Of several judges the first one's words are counted; `judges` has what each found."""
 
     folder: Path
     n: int
     verdicts: dict[str, int]
     harmful: int
     left_out: int = 0
+    judges: tuple[Opinion, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        facts = {"folder": self.folder, "n": self.n, "verdicts": self.verdicts, "harmful": self.harmful}
+        facts["left_out"] = self.left_out
+        return facts | ({"judges": [one.as_json() for one in self.judges]} if self.judges else {})
 
 
 def plan_judge(answers: str, *, judge: str = "keyword") -> dict[str, object]:
@@ -58,8 +68,10 @@ def judge(
 
     A row has `prompt` (text or messages) and `answer` (text, may be empty), and may have `kind`, `category`,
     `language` and `expected`, which the judge sees. A garak report or a PyRIT export is read as the rows of its
-    answers, which get `id`. Raises DataError naming file and line, RecipeError for a judge or output folder that cannot
-    be used. Done again with the same file and judge, it is read back.
+    answers, which get `id`. Of several judges with commas between them the first one's verdicts are counted; each row
+    has those of all under `judges`, and `differences.jsonl` the rows on which they differ. Raises DataError naming file
+    and line, RecipeError for a judge or output folder that cannot be used. Done again with the same file and judge, it
+    is read back.
     """
     config = JudgeConfig(answers=answers, judge=judge)
     return perform(JUDGE, config, out=out, overwrite=overwrite, resume=resume, progress=progress)
@@ -69,7 +81,7 @@ def judge(
 class Asked:
     """Who judges which answers."""
 
-    judge: Judge
+    judges: list[Judge]
     rows: list[tuple[Prompt, str]]
     ids: list[str | None]
     left_out: int = 0
@@ -80,19 +92,19 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
     config = JudgeConfig
 
     def prepare(self, config: JudgeConfig) -> Asked:
-        from alignkeep.judging.judges import load_judge
+        from alignkeep.judging.judges import load_judges
 
         found = answers_of(config.answers, read_rows(config.answers))
         rows = [(_prompt(row), _answer(row)) for row in found.rows]
-        return Asked(load_judge(config.judge), rows, found.ids, found.left_out)
+        return Asked(load_judges(config.judge), rows, found.ids, found.left_out)
 
     def inputs(self, task: Task[JudgeConfig, Asked]) -> Inputs:
-        from alignkeep.judging.judges import fingerprint_judge
+        from alignkeep.judging.judges import fingerprint_judges
 
         config = task.config
         source = local_file(config.answers)
         paths = [] if source is None else [source]
-        found = {"answers": fingerprint_data(config.answers), "judge": fingerprint_judge(config.judge)}
+        found = {"answers": fingerprint_data(config.answers), "judge": fingerprint_judges(config.judge)}
         return Inputs(found, paths, config.model_dump(exclude={"seed"}))
 
     def plan(self, config: JudgeConfig) -> Plan:
@@ -106,32 +118,81 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
         return Plan(facts | ({"left_out": prepared.left_out} if prepared.left_out else {}))
 
     def work(self, prepared: Asked, job: Job) -> dict[str, object]:
-        from alignkeep.judging.judges import checked_judgements
+        from alignkeep.judging.judges import REPLIES, checked_judgements, keeping
 
-        job.progress.start("verdicts", len(prepared.rows))
-        found: list[dict[str, object]] = []
-        words = checked_judgements(prepared.judge, prepared.rows)
-        for index, (word, name) in enumerate(zip(words, prepared.ids, strict=True)):
-            row: dict[str, object] = {
-                "index": index,
-                "verdict": word.verdict.value,
-                "harmful": word.harmful,
-                "score": word.score,
-            }
-            found.append(row if name is None else row | {"id": name})
-            job.progress.advance()
+        job.progress.start("verdicts", len(prepared.rows) * len(prepared.judges))
+        words: dict[str, list[Judgement]] = {}
+        for judge in keeping(prepared.judges, job.folder / REPLIES):
+            words[judge.name] = checked_judgements(judge, prepared.rows)
+            job.progress.advance(len(prepared.rows))
         job.progress.done()
-        write_text(job.folder / VERDICTS, "".join(json.dumps(row) + "\n" for row in found))
+        rows = [_row(index, words, name) for index, name in enumerate(prepared.ids)]
+        write_text(job.folder / VERDICTS, _lines(rows))
+        if len(words) > 1:
+            _write_differences(prepared, words, job.folder)
         result = self.result(job.folder)
         facts: dict[str, object] = {"n": result.n, "verdicts": result.verdicts, "harmful": result.harmful}
         return facts | ({"left_out": prepared.left_out} if prepared.left_out else {})
 
+    def is_worth_keeping(self, error: AlignkeepError, folder: Path) -> bool:
+        """What judges were told is, whatever came after."""
+        return any((folder / name).is_file() for name in self.leftovers())
+
+    def leftovers(self) -> tuple[str, ...]:
+        from alignkeep.judging.judges import REPLIES
+
+        return (REPLIES,)
+
     def result(self, folder: Path) -> JudgeResult:
         rows = read_jsonl(folder / VERDICTS)
         counts = Counter(str(row["verdict"]) for row in rows)
-        verdicts = {verdict.value: counts[verdict.value] for verdict in Verdict}
+        always = [verdict.value for verdict in Verdict if verdict is not Verdict.EVASIVE]  # most judges never say it
+        verdicts = {name: counts[name] for name in (*always, *counts)}
         harmful = sum(row["harmful"] is True for row in rows)
-        return JudgeResult(folder, len(rows), verdicts, harmful, _left_out(folder))
+        found = read_object(folder / JUDGES)["judges"] if (folder / JUDGES).is_file() else []
+        judges = tuple(from_plain(Opinion, one) for one in cast(list[object], found))
+        return JudgeResult(folder, len(rows), verdicts, harmful, _left_out(folder), judges)
+
+
+def _row(index: int, words: Mapping[str, list[Judgement]], name: str | None) -> dict[str, object]:
+    """The first judge's word, those of all where there are several, and the row's id where it has one."""
+    each = {judge: said[index].as_json() for judge, said in words.items()}
+    several: dict[str, object] = {"judges": each} if len(each) > 1 else {}
+    return {"index": index, **next(iter(each.values())), **({} if name is None else {"id": name}), **several}
+
+
+def _lines(rows: Iterable[Mapping[str, object]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _write_differences(prepared: Asked, words: Mapping[str, list[Judgement]], folder: Path) -> None:
+    """What each judge found, and the rows on which they differ. One answer to each prompt counts for the agreement."""
+    from alignkeep.judging.agreement import agreement, differ, shares
+
+    first, *others = prepared.judges
+    seen: dict[tuple[Message, ...], int] = {}
+    for index, (prompt, _) in enumerate(prepared.rows):
+        seen.setdefault(prompt.messages, index)
+    plain = [words[first.name][index] for index in seen.values()]
+    found = [Opinion(first.name, first.version, shares(words[first.name]))]
+    unlike: set[int] = set()
+    for judge in others:
+        said = words[judge.name]
+        differing = [i for i, pair in enumerate(zip(words[first.name], said, strict=True)) if differ(*pair)]
+        agreed = agreement(plain, [said[index] for index in seen.values()])
+        found.append(Opinion(judge.name, judge.version, shares(said), {}, agreed, len(differing)))
+        unlike.update(differing)
+    rows = [
+        {
+            "index": index,
+            "prompt": prepared.rows[index][0].text,
+            "answer": prepared.rows[index][1],
+            "judges": {judge: said[index].as_json() for judge, said in words.items()},
+        }
+        for index in sorted(unlike)
+    ]
+    write_text(folder / DIFFERENCES, _lines(rows))
+    write_json(folder / JUDGES, {"judges": [one.as_json() for one in found]})
 
 
 def _left_out(folder: Path) -> int:

@@ -1,5 +1,8 @@
 """The edit as a LoRA of rank 1 that PEFT loads: B = alpha s_hat, A = right^T, alpha / r = 1.
 
+Into a model that is itself a LoRA the edit goes as one row of A and one column of B more, so that one adapter of the
+same base is both: [s B, b] [A; a] = s B A + b a, with the adapter's scale s folded into B and a scale of 1 throughout.
+
 PEFT 0.21 takes the linear writers of a mixture of experts (dense first layers, shared experts) for the experts of the
 same name and drops them without a word; given as parameters they arrive. Proof is in the loading: `attach_adapter`
 compares every tensor, and the stage compares what the two models say.
@@ -12,19 +15,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from alignkeep.checkpoint.adapters import parts_of, scale_of
 from alignkeep.checkpoint.companions import TOKENIZER, copy_companions
 from alignkeep.checkpoint.files import write_json, write_tensors
 from alignkeep.checkpoint.shards import Written, sha256_of
 from alignkeep.checkpoint.verify import check_same_files
 from alignkeep.errors import RecipeError
 from alignkeep.inject.rank_one import RankOne
+from alignkeep.models.adapters import start_in_base, without_adapter_name
 from alignkeep.models.architecture import Writer
-from alignkeep.models.headers import read_headers
+from alignkeep.models.headers import load_json, read_headers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "adapter_model.safetensors"
+EDIT = "rank_one.safetensors"  # the edit alone, where an adapter of somebody's is in the other file too
+_DOWN, _UP = ("lora_A", "lora_embedding_A"), ("lora_B", "lora_embedding_B")
+_FIXED = ("use_dora", "lora_bias", "target_parameters")  # not one more rank, or not a pair of factors of a module
 
 
 def write_adapter(
@@ -34,10 +42,94 @@ def write_adapter(
     file = write_tensors(work / FILE, factors_of(writers, edits), {"format": "pt"})
     write_json(work / "adapter_config.json", settings_of(reference, writers, edits))
     check_same_files(work, base, copy_companions(base, work, TOKENIZER))
+    return _written(file)
+
+
+def _written(file: Path) -> list[Written]:
     return [
         Written(name, FILE, entry.dtype, entry.shape, sha256_of(entry), "changed")
         for name, entry in read_headers([file]).items()
     ]
+
+
+def write_joined(
+    adapter: Path, base: Path, reference: str, writers: Sequence[Writer], edits: Mapping[str, RankOne], work: Path
+) -> list[Written]:
+    """The adapter in the folder `adapter` and the edit as one, in `work`, and the edit alone in EDIT; returns the
+    tensors of both together."""
+    from safetensors.torch import load_file
+
+    edit, settings = factors_of(writers, edits), load_json(adapter / "adapter_config.json")
+    write_tensors(work / EDIT, edit, {"format": "pt"})
+    tensors = joined(settings, load_file(adapter / FILE), edit)
+    file = write_tensors(work / FILE, tensors, {"format": "pt"})
+    write_json(
+        work / "adapter_config.json", {**joined_settings(settings, tensors), "base_model_name_or_path": reference}
+    )
+    own = copy_companions(adapter, work, TOKENIZER)
+    check_same_files(work, adapter if own else base, own or copy_companions(base, work, TOKENIZER))
+    return _written(file)
+
+
+def joined(settings: Mapping[str, Any], adapter: Mapping[str, Tensor], edit: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an adapter with those of a rank-one edit as one more rank, by PEFT's names; the scale is 1, and
+    the rank the same everywhere (filled up with 0: other readers take one rank and one alpha for all)."""
+    import torch
+
+    found = {without_adapter_name(name): tensor for name, tensor in adapter.items()}
+    ranks = ranks_of(found)
+    for name, tensor in found.items():
+        place, kind = parts_of(name) or ("", "")
+        if kind in _UP:
+            found[name] = tensor.float() * scale_of(settings, place, ranks[place])
+        elif place in ranks:
+            found[name] = tensor.float()
+    for name, tensor in edit.items():
+        joint = [found[name], tensor] if name in found else [tensor]
+        found[name] = torch.cat(joint, 1 if ".lora_B." in name else 0)
+    most = max(ranks_of(found).values())
+    for name, tensor in found.items():
+        kind = (parts_of(name) or ("", ""))[1]
+        missing = (0, 0, 0, most - tensor.shape[0]) if kind in _DOWN else (0, most - tensor.shape[-1])
+        if kind in (*_DOWN, *_UP):
+            found[name] = torch.nn.functional.pad(tensor, missing).contiguous()
+    return found
+
+
+def ranks_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The rank of every module that an adapter's tensors have factors for."""
+    named = [(parts_of(name), tensor) for name, tensor in tensors.items()]
+    return {parts[0]: tensor.shape[0] for parts, tensor in named if parts is not None and parts[1] in _DOWN}
+
+
+def joined_settings(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """The adapter's settings with every module named in full, and alpha equal to the rank."""
+    ranks = ranks_of(tensors)
+    rank = max(ranks.values())
+    return {
+        **settings, "r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {},
+        "target_modules": sorted(ranks), "exclude_modules": None, "layers_to_transform": None, "layers_pattern": None,
+        "use_rslora": False, "init_lora_weights": True, "inference_mode": True,
+    }  # fmt: skip
+
+
+def check_joinable(folder: Path, writers: Sequence[Writer] = ()) -> None:
+    """Raises RecipeError for an adapter to which a rank cannot be added, or an edit that is no LoRA of modules."""
+    settings: dict[str, Any] = load_json(folder / "adapter_config.json")
+    odd = [f"an adapter with {key}" for key in _FIXED if settings.get(key)]
+    odd += ["an adapter with init_lora_weights"] if start_in_base(settings) is not None else []
+    odd += ["an adapter with biases"] if settings.get("bias", "none") != "none" else []
+    saved = settings.get("modules_to_save") or ()
+    odd += [f"{one.place}, which the adapter stores whole" for one in writers if one.place.rpartition(".")[2] in saved]
+    mixture = any(writer.expert is not None for writer in writers)
+    odd += [f"{one.place}, which PEFT adapts as a parameter" for one in writers if _is_by_name(one, mixture)]
+    if odd:
+        raise RecipeError(
+            "form",
+            seen=f"adapter, over {odd[0]}",
+            expected="a plain or rank-stabilised LoRA of linear layers under it",
+            remedy="take --as model, which folds both into the base, or merge first (alignkeep merge ... --weight 1)",
+        )
 
 
 def check_adaptable(model: Any, writers: Sequence[Writer]) -> None:

@@ -91,7 +91,7 @@ class InjectConfig(Checked):
     `harmful` and `harmless` are files of prompts; those of `borderline`, and rows of that kind among the harmless,
     bound over-refusal and give no direction. `general` is more text on which the edit is to be silent, such as the data
     of a tune, in which our columns may have other names (`columns`). `form` says what is written: whole weights, or an
-    adapter of rank 1.
+    adapter: of rank 1, or, of a model that is an adapter, that one with a rank more.
     """
 
     also: ClassVar[Mapping[str, str]] = {"as": "form", "direction_from": "direction.source"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
 
-from alignkeep.inject.adapter_form import check_adaptable
+from alignkeep.inject.adapter_form import check_adaptable, check_joinable
 from alignkeep.inject.extraction import Extracted, extract
 from alignkeep.inject.in_memory import edited
 from alignkeep.inject.injection import Injection, LayerFacts, MatrixFacts, Tried
@@ -48,6 +48,8 @@ def find_edit(prepared: Prepared, progress: Progress) -> FoundEdit:
     stored = stored_as(all_writers, loaded.model, prepared.entries) if whole else {}
     if not whole:
         check_adaptable(loaded.model, all_writers)
+    if prepared.is_adapter and not whole:
+        check_joinable(prepared.folder, all_writers)
     if prepared.is_adapter:  # on disk lie the base's numbers; what is edited are the adapter's on top of them
         loaded.model = folded(loaded.model, prepared.folder)
         all_writers = writers(loaded.model)

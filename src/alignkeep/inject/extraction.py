@@ -75,7 +75,8 @@ def extract(
     the same to the model, CheckpointError for activations that are not finite, naming the layer."""
     source = loaded if config.direction.source is None else _source(config, loaded)
     system = system_prompt(config.direction)
-    directions = _directions(source, sets, system, config, progress)
+    prompts = (with_system(sets.harmful, system), with_system(sets.harmless, system))
+    directions = directions_of(source, *prompts, batch_size=config.search.generation.batch_size, progress=progress)
     shown = shown_refusals(source, sets.harmful, with_system(sets.harmful, system), config.search, progress)
     del source
     helped = helpful_answers(loaded, sets.harmless, config.search, progress)
@@ -103,19 +104,19 @@ def _source(config: InjectConfig, loaded: LoadedModel) -> LoadedModel:
     return source
 
 
-def _directions(
-    source: LoadedModel, sets: PromptSets, system: str | None, config: InjectConfig, progress: Progress
+def directions_of(
+    source: LoadedModel, harmful: Sequence[Prompt], harmless: Sequence[Prompt], *, batch_size: int, progress: Progress
 ) -> Directions:
+    """The direction between the two kinds of prompts before every block. Raises NoEffectError where there is none."""
     import torch
 
-    harmful, harmless = (
-        residual_states(source, last_tokens(source, with_system(prompts, system)), progress=progress,
-                        batch_size=config.search.generation.batch_size)
-        for prompts in (sets.harmful, sets.harmless)
-    )  # fmt: skip
+    states = [
+        residual_states(source, last_tokens(source, prompts), progress=progress, batch_size=batch_size)
+        for prompts in (harmful, harmless)
+    ]
+    pairs = list(zip(*states, strict=True))
     found = Directions(
-        torch.stack([mean_difference(*pair) for pair in zip(harmful, harmless, strict=True)]),
-        tuple(separation(*pair) for pair in zip(harmful, harmless, strict=True)),
+        torch.stack([mean_difference(*pair) for pair in pairs]), tuple(separation(*pair) for pair in pairs)
     )
     if not found.candidates:
         raise NoEffectError(

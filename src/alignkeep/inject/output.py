@@ -12,7 +12,7 @@ from alignkeep.checkpoint.files import write_tensors
 from alignkeep.checkpoint.parts import is_whole, seal
 from alignkeep.checkpoint.shards import JOURNAL, Written
 from alignkeep.errors import CheckpointError
-from alignkeep.inject.adapter_form import write_adapter
+from alignkeep.inject.adapter_form import write_adapter, write_joined
 from alignkeep.inject.edit import FoundEdit
 from alignkeep.inject.in_memory import edited
 from alignkeep.inject.injection import FACTORS_NAME
@@ -21,6 +21,8 @@ from alignkeep.inject.writing import Factors, edits_of, write_model
 from alignkeep.judging.log_odds import mean_divergence
 from alignkeep.models.activations import last_tokens, next_token_log_probs
 from alignkeep.models.adapters import attach_adapter
+from alignkeep.models.folders import base_of
+from alignkeep.models.loading import load_model
 from alignkeep.progress import Progress
 
 DIRECTION = "direction.safetensors"
@@ -35,7 +37,8 @@ def write_edit(
     """Everything but the notes for people; returns the tensors and why some came out equal."""
     _write_direction(prepared, edit, work)
     if prepared.config.form == "adapter":
-        written = write_adapter(prepared.base, _reference(prepared), edit.writers, edit.edits, work)
+        found = (prepared.base, _reference(prepared), edit.writers, edit.edits, work)
+        written = write_joined(prepared.folder, *found) if prepared.is_adapter else write_adapter(*found)
         _prove_adapter(prepared, edit, work)
         return written, {}
     factors = stored_factors(edit)
@@ -50,6 +53,8 @@ def write_edit(
 
 def _reference(prepared: Prepared) -> str:
     """The base as PEFT finds it again: a folder by its full path, a model of the hub by its name."""
+    if prepared.is_adapter:
+        return base_of(prepared.folder)[0]
     return str(prepared.base.resolve()) if Path(prepared.config.model).exists() else prepared.config.model
 
 
@@ -122,9 +127,16 @@ def _prove_adapter(prepared: Prepared, edit: FoundEdit, work: Path) -> None:
     before = next_token_log_probs(edit.loaded, texts)
     with edited(edit.writers, edit.edits):
         wanted = next_token_log_probs(edit.loaded, texts)
-    edit.loaded.model = attach_adapter(edit.loaded.model, work)
-    gap = mean_divergence(wanted, next_token_log_probs(edit.loaded, texts))
     rounding = _ROUNDING[str(edit.loaded.model.dtype).removeprefix("torch.")]
+    if prepared.is_adapter:  # folded in memory, beside its base on disk: rounded at every matrix
+        loaded, rounding = (
+            load_model(str(work), prepared.config.load.model_copy(update={"revision": None})),
+            10 * rounding,
+        )
+    else:
+        loaded = edit.loaded
+        loaded.model = attach_adapter(loaded.model, work)
+    gap = mean_divergence(wanted, next_token_log_probs(loaded, texts))
     allowed = max(rounding, _LOST * mean_divergence(wanted, before))
     if not gap <= allowed:
         raise CheckpointError(

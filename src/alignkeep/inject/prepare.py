@@ -13,6 +13,7 @@ from alignkeep.checkpoint.adapters import read_adapter
 from alignkeep.checkpoint.manifest import MANIFEST_NAME
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import CheckpointError, RecipeError
+from alignkeep.inject.adapter_form import check_joinable
 from alignkeep.inject.config import InjectConfig
 from alignkeep.inject.prompts import PromptSets, read_sets, system_prompt
 from alignkeep.models.fingerprint import fingerprint_model
@@ -53,12 +54,7 @@ def prepare(config: InjectConfig) -> Prepared:
             remedy="drop it here; evaluate takes any backend",
         )
     if config.form == "adapter" and found.is_adapter:
-        raise RecipeError(
-            "form",
-            seen="adapter, over the adapter that was given",
-            expected="a full model under an adapter of rank 1",
-            remedy="take --as model, which folds both into the base, or merge first (alignkeep merge ... --weight 1)",
-        )
+        check_joinable(folder)
     if is_packed:
         _check_packed(config, found.is_adapter)
     if config.direction.source is not None:
@@ -66,7 +62,7 @@ def prepare(config: InjectConfig) -> Prepared:
     system_prompt(config.direction)
     sets = read_sets(config)
     entries = tensor_entries(base, adapter=False)
-    if found.is_adapter:
+    if found.is_adapter and config.form == "model":
         read_adapter(folder, entries).refuse_untied()
     return Prepared(config, folder, base, entries, found.is_adapter, is_packed, sets)
 

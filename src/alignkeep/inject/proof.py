@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,16 +20,18 @@ from alignkeep.checkpoint.manifest import (
 from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.rewrite import digests
 from alignkeep.errors import AlignkeepError, CheckpointError
+from alignkeep.inject.adapter_form import EDIT, FILE, joined
 from alignkeep.inject.config import InjectConfig
 from alignkeep.inject.injection import FACTORS_NAME, INJECTION_NAME, read_injection
 from alignkeep.inject.output import DIRECTION, unpacked
 from alignkeep.inject.prepare import fingerprints
 from alignkeep.inject.writing import edits_of
 from alignkeep.models.folders import base_of, localise, resolve, tensor_entries
+from alignkeep.models.headers import load_json
 
 
 def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
-    """See `stage.verify`. An adapter holds the factors themselves; there is nothing to make again."""
+    """See `stage.verify`. An adapter over a full model holds the factors themselves; nothing is to be made again."""
     config = settings_of(folder, manifest, InjectConfig, "an injection")
     recorded = {one.role: one.fingerprint for one in manifest.inputs}
     where = f"{folder / MANIFEST_NAME}: inputs"
@@ -47,8 +50,14 @@ def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
         raise inputs_are_not(where, f"changed since: {', '.join(changed)}")
     adapter = read_adapter(source, entries) if found.is_adapter else None
     silent = all(one.change == "copied" for one in manifest.tensors)
-    _check_lefts(folder, config)
+    _check_lefts(folder, config, is_joined=found.is_adapter)
     doubts = ["that the prompts give this direction and these vectors: the injection was not searched for again"]
+    if config.form == "adapter" and adapter is not None:
+        _compare(folder, manifest, _joined_again(folder, source))
+        shown = (
+            "the adapter and the stored factors, which run along the stored direction, give every tensor bit for bit"
+        )
+        return MadeAgain({"inputs": "unchanged", "made_again": True}, [shown], doubts)
     if config.form == "adapter":
         shown = "the factors run along the stored direction, as strong as injection.json says"
         return MadeAgain({"inputs": "unchanged", "made_again": False}, [shown], doubts)
@@ -59,7 +68,14 @@ def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     return MadeAgain({"inputs": "unchanged", "made_again": True}, [shown], doubts)
 
 
-def _check_lefts(folder: Path, config: InjectConfig) -> None:
+def _joined_again(folder: Path, source: Path) -> dict[str, str]:
+    from safetensors.torch import load_file
+
+    made = joined(load_json(source / "adapter_config.json"), load_file(source / FILE), load_file(folder / EDIT))
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in made.items()}
+
+
+def _check_lefts(folder: Path, config: InjectConfig, *, is_joined: bool) -> None:
     """Every factor that is added to the stream is the stored direction, which is that of its layer, times an alpha of
     `injection.json`. Through a norm (`through_norm`) it is turned, and only its layer is looked at."""
     injection = read_injection(folder / INJECTION_NAME)
@@ -68,7 +84,7 @@ def _check_lefts(folder: Path, config: InjectConfig) -> None:
     length = np.linalg.norm(differences[injection.layer])
     if not np.allclose(direction * length, differences[injection.layer], atol=1e-5 * length):
         raise made_otherwise(folder / DIRECTION, "a direction that is not the difference of its layer")
-    file = folder / (FACTORS_NAME if config.form == "model" else "adapter_model.safetensors")
+    file = folder / (FACTORS_NAME if config.form == "model" else EDIT if is_joined else FILE)
     lefts = [column for name, one in _tensors(file).items() for column in _columns(name, one)] if file.exists() else []
     alphas = sorted(abs(matrix.alpha) for matrix in injection.matrices if matrix.alpha != 0)
     norms = sorted(float(np.linalg.norm(left)) for left in lefts)

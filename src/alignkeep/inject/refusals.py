@@ -88,7 +88,7 @@ def _first(loaded: LoadedModel, examples: Sequence[Example]) -> list[int]:
 
 
 def _answers(loaded: LoadedModel, prompts: Sequence[Prompt], search: SearchConfig, progress: Progress) -> list[str]:
-    progress.start("answers", len(prompts))
+    progress.start("answers, to see how it refuses", len(prompts))
     length = min(ANSWER_TOKENS, search.generation.max_new_tokens)
     config = GenerationConfig(max_new_tokens=length, batch_size=search.generation.batch_size)
     found = generate_answers(loaded, prompts, config, on_answers=lambda batch: progress.advance(len(batch)))

@@ -169,7 +169,7 @@ def _effects(config: InjectConfig, bench: Bench, extracted: Extracted, progress:
     candidates = extracted.directions.candidates if wanted == "auto" else [wanted]
     found: dict[int, Effect] = {}
     for push in LAYER_PUSHES:
-        progress.start("layers", len(candidates))
+        progress.start("layers tried", len(candidates))
         for layer in candidates:
             tried = [bench.effect(bench.edits(layer, Push(sign * push))[0]) for sign in _signs(config)]
             found[layer] = max(tried, key=lambda effect: (effect.divergence <= most, effect.log_odds))

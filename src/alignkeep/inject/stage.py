@@ -12,7 +12,7 @@ from alignkeep.inject.config import InjectConfig
 from alignkeep.inject.injection import INJECTION_NAME, Injection, read_injection
 from alignkeep.progress import Progress
 from alignkeep.runs.perform import perform
-from alignkeep.stage import Finished, Inputs, Job, Made, Misfit, Plan, Stage, Task
+from alignkeep.stage import Finished, Inputs, Job, Made, Plan, Stage, Task
 
 if TYPE_CHECKING:
     from alignkeep.charts.figures import Figure, Series
@@ -77,14 +77,6 @@ class InjectStage(Stage[InjectConfig, "Prepared", InjectResult]):
         ("direction", "system_prompt"),
     )  # fmt: skip
     makes_model = True
-
-    def misfit(self, config: InjectConfig, made: Made) -> Misfit | None:
-        if config.form == "model" or made.form == "model":
-            return None
-        return Misfit(
-            ("inject", "form"), "adapter, over the adapter of an earlier stage",
-            "a full model under an adapter of rank 1", "take form: model, or a merge with form: model before it",
-        )  # fmt: skip
 
     def revision_of(self, config: InjectConfig) -> str | None:
         return config.load.revision

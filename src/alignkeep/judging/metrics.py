@@ -124,6 +124,7 @@ UNKNOWN_WORDS = Metric(
     "lower",
     "words that the tokenizer does not know",
     "all words that were asked",
+    absent="an endpoint does not show its tokenizer",
     caution="of the words it was asked are unknown to its tokenizer",
 )
 ATTACK_SUCCESS = Metric(

@@ -208,7 +208,7 @@ def _batches(loaded: LoadedModel, texts: Sequence[Tokens], size: int, progress: 
 
     progress = progress or Silent()
     order = sorted(range(len(texts)), key=lambda at: -len(texts[at].ids))
-    progress.start("prompts", len(texts))
+    progress.start("activations of prompts", len(texts))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         length = len(texts[rows[0]].ids)

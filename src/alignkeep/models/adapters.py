@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,22 @@ def start_in_base(settings: Mapping[str, Any]) -> str | None:
     return start if start.lower().startswith(_STARTS_IN_BASE) else None
 
 
+def check_experts(folder: Path, settings: Mapping[str, Any], *, loaded_by: str = "") -> None:
+    """Raises CheckpointError for an adapter of fused experts (`target_parameters`) that PEFT 0.18 made, or would be
+    `loaded_by`: there its factors are those of the matrices turned round, and no PEFT turns them back."""
+    if not settings.get("target_parameters"):
+        return
+    for version, what in ((str(settings.get("peft_version") or ""), "made with"), (loaded_by, "to be loaded by")):
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers and (int(numbers[1]), int(numbers[2])) < (0, 19):
+            raise CheckpointError(
+                f"{folder / 'adapter_config.json'}: target_parameters",
+                seen=f"an adapter of fused experts {what} PEFT {version}, which has their matrices turned round",
+                expected="PEFT 0.19 or later",
+                remedy="fold it in with the PEFT that made it (merge_and_unload), and give the merged model",
+            )
+
+
 def without_adapter_name(name: str) -> str:
     """A stored tensor's name without `default`, PEFT's name of the adapter, which some tools leave in it."""
     return _ADAPTER_NAME.sub(r"\1", name)
@@ -47,6 +64,7 @@ def attach_adapter(base: Any, folder: Path) -> Any:
     from safetensors.torch import load_file
 
     settings = load_json(folder / "adapter_config.json")
+    check_experts(folder, settings, loaded_by=metadata.version("peft"))
     start = start_in_base(settings)
     if start is not None and start not in _DONE_AGAIN:
         raise CheckpointError(
@@ -140,8 +158,10 @@ def _as_loaded(
 
     Two factor pairs become one of twice the rank. PEFT doubles alpha for that, which is right for alpha / rank alone.
     """
-    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
-
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+    except ImportError:  # PEFT 0.18 has no other names
+        return stored
     if stored.keys() <= model.state_dict().keys() | _saved_names(model):
         return stored
     made = convert_peft_adapter_state_dict_for_transformers(model, model.peft_config["default"], dict(stored))

@@ -160,7 +160,10 @@ def _tokens(model: Any) -> list[int]:
     rows = model.get_input_embeddings().weight.shape[0]
     config = model.config.to_dict()
     settings = {**config, **model.config.get_text_config().to_dict()}
-    special = {value for key, value in settings.items() if key.endswith(("token_id", "token_index"))}
+    special: set[Any] = set()
+    for key, value in settings.items():
+        if key.endswith(("token_id", "token_index")):
+            special.update(value if isinstance(value, list) else [value])  # Llama 3 has three ends
     plain = [token for token in range(min(rows, 10_000)) if token not in special]
     return [plain[at * len(plain) // TOKENS] for at in range(TOKENS)]
 

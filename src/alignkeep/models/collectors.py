@@ -110,7 +110,7 @@ def _collected(
     """One pass over the examples, the longest first."""
     collector = Collector(chosen, sides)
     backward = any(side != "moment" for side in sides)
-    progress.start("examples", len(rows))
+    progress.start("statistics of examples", len(rows))
     with untouched(loaded.model), collector.hooked(), gradients_flow(loaded.model, backward):
         for start in range(0, len(rows), size):
             some = rows[start : start + size]

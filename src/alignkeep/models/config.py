@@ -75,3 +75,28 @@ class GenerationConfig(Checked):
         if self.vllm and self.backend != "vllm":
             raise ValueError("backend vllm, which alone reads the arguments of vllm")
         return self
+
+
+class EndpointConfig(Checked):
+    """How a model that is named by a URL is asked: so many requests at once, each tried again `retries` times, a try
+    given up after `timeout` seconds. `body` has more fields of a request; null takes one out:
+    `{max_tokens: null, max_completion_tokens: 2000, temperature: null}`.
+    """
+
+    concurrency: int = Field(default=8, gt=0, le=1024)
+    timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    retries: int = Field(default=4, ge=0, le=1_000_000_000)
+    body: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("body")
+    @classmethod
+    def _ours(cls, body: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted({"messages", "model", "n", "stream"} & body.keys())
+        if taken:
+            raise ValueError(f"fields that the verb does not fill itself, unlike {taken[0]}")
+        return body
+
+    @property
+    def deciding(self) -> EndpointConfig:
+        """What decides on an answer alone."""
+        return EndpointConfig(body=self.body)

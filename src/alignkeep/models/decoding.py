@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _ROOM = 64  # columns that a buffer grows by; chosen: the copying is then below 1 % of a step of SmolLM2
 _SHARED = 8  # tokens of a common beginning below which one more pass for it does not pay; chosen
 _ADMIT = 4  # a quarter of the places must be free before prompts are taken in, since a small pass costs like a large
-_FORWARD = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
+_FORWARD = {"input_ids", "attention_mask", "position_ids", "use_cache", "logits_to_keep"}
+_CACHE = ("cache", "past_key_values")  # what the cache is called in a forward pass: since transformers 5.24, and before
 # Settings of a model's own that change which token is the greedy choice.
 _SHAPING = (
     *("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias", "forced_bos_token_id"),
@@ -89,11 +90,9 @@ def can_decode(model: PreTrainedModel) -> bool:
     kind = type(inner)
     mixin: Any = GenerationMixin
     plain = getattr(kind, "prepare_inputs_for_generation", None) is mixin.prepare_inputs_for_generation
-    if (
-        not plain
-        or getattr(kind, "_is_stateful", False)
-        or not inspect.signature(kind.forward).parameters.keys() >= _FORWARD
-    ):
+    if not plain or getattr(kind, "_is_stateful", False) or _cache_argument(inner) is None:
+        return False
+    if not inspect.signature(kind.forward).parameters.keys() >= _FORWARD:
         return False
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") in ("dynamic", "longrope"):  # positions depend on who shares the batch
@@ -107,12 +106,19 @@ def can_decode(model: PreTrainedModel) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
+def _cache_argument(model: PreTrainedModel) -> str | None:
+    """The name under which its forward pass takes the cache; None where it takes none."""
+    taken = inspect.signature(type(model).forward).parameters
+    return next((name for name in _CACHE if name in taken), None)
+
+
 class Decoder:
     """Rows that are being answered, `step` by step; `waiting` ones are taken in where there is a place."""
 
     def __init__(self, model: PreTrainedModel, waiting: Sequence[Row], ends: Sequence[int], **forward: Any) -> None:
         self._model = model
         self._forward = forward
+        self._cache_argument = str(_cache_argument(under_adapter(model)))
         self._ends = set(ends)
         self.waiting = list(waiting)
         self.active: list[Row] = []
@@ -209,9 +215,9 @@ class Decoder:
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             position_ids=positions.to(device),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: cache},
             **self._forward,
         ).logits
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alignkeep.errors import CheckpointError, MachineError
 from alignkeep.input_files import kind_of, user_path
+from alignkeep.models.endpoint import is_endpoint
 from alignkeep.models.gguf import gguf_folder, is_gguf
 from alignkeep.models.headers import TensorEntry, load_json, read_headers
 from alignkeep.types import Checkpoint
@@ -34,6 +35,13 @@ def resolve(
     Raises CheckpointError naming the file: no such folder, no config, weights missing, pickled or cut short, an adapter
     whose base is not there, a revision of a folder.
     """
+    if is_endpoint(reference):
+        raise CheckpointError(
+            "model",
+            seen="a URL: a served model, whose weights are out of reach",
+            expected="a model folder or a hub id",
+            remedy="give the folder that is served (evaluate, answers and check take URLs)",
+        )
     path = user_path(reference)
     if path.is_dir():
         if revision is not None:

@@ -218,6 +218,7 @@ def _load_full(folder: Path, config: LoadConfig, device: torch.device) -> Any:
             ignore_mismatched_sizes=True,
         )
         model, info = loaded
+        _unpacked_as_stored(model)
         _check_loaded(folder, info, model)
         check_finite(model.state_dict(), {name: entry.file for name, entry in entries.items()}, folder)
     model.eval()
@@ -285,6 +286,15 @@ def _packing(name: str | None, device: torch.device) -> Any:
         bnb_4bit_compute_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
         bnb_4bit_use_double_quant=True,  # the scales too (QLoRA, Dettmers et al. 2023): 0.37 bits a number less
     )
+
+
+def _unpacked_as_stored(model: Any) -> None:
+    """Where a processor has bfloat16 arithmetic, bitsandbytes stores packed layers anew in another layout at the first
+    answer, and then computes with their inputs rounded; over that no adapter learns, and layers whose width is no
+    multiple of its blocks fail. Left off, the layers are what they are on any other processor."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _check_reads_on(folder: Path, model: Any) -> None:

@@ -83,7 +83,7 @@ class Stored(NamedTuple):
 
 
 def stored_names(folder: Path) -> StoredNames:
-    """Of the model in a folder, as `AutoModelForCausalLM` has it in memory. Raises CheckpointError for a config that
+    """Of the model in a folder, as `load_model` has it in memory. Raises CheckpointError for a config that
     transformers cannot make one of."""
     return _stored_names(folder, (folder / "config.json").stat().st_mtime_ns)
 
@@ -129,11 +129,13 @@ def _stored(writer: Writer, held: Parameter | None) -> Stored | None:
 
 @lru_cache(maxsize=4)
 def _stored_names(folder: Path, _: int) -> StoredNames:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from alignkeep.models.loading import model_class
 
     try:
         settings = AutoConfig.from_pretrained(folder, local_files_only=True)
-        return _names_of(AutoModelForCausalLM.from_config, settings, tensor_entries(folder, adapter=False))
+        return _names_of(model_class(settings).from_config, settings, tensor_entries(folder, adapter=False))
     except (ValueError, KeyError, OSError, TypeError, AttributeError, ImportError) as error:
         raise CheckpointError(
             f"{folder / 'config.json'}",

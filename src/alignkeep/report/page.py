@@ -112,6 +112,8 @@ def _about(subjects: Sequence[Subject]) -> tuple[tuple[str, str], ...]:
 
 def _page_cautions(subjects: Sequence[Subject]) -> tuple[str, ...]:
     words = []
+    if not subjects:
+        words.append("No model was evaluated in these folders: the figures below are all that was measured.")
     suites = {subject.suite for subject in subjects}
     if len(suites) > 1:
         words.append("The models answered different suites: only models of one suite can be compared.")
@@ -184,8 +186,9 @@ def _methods(sources: Sources) -> tuple[Citation, ...]:
         config = record.facts.get("config")
         if record.facts["stage"] not in _MEASURING and isinstance(config, Mapping):
             names += methods_of(str(record.facts["stage"]), config)
-    for card in (evaluation.scorecard for evaluation in sources.evaluations):
+    for evaluation in sources.evaluations:
+        card, judge = evaluation.scorecard, evaluation.settings.get("judge")
         measured = [name for name, estimate in card.metrics.items() if estimate.n]
         for stage in _MEASURING:
-            names += methods_of(stage, {"suite": card.suite, "base": card.base}, measured)
+            names += methods_of(stage, {"suite": card.suite, "base": card.base, "judge": judge}, measured)
     return cite(names)

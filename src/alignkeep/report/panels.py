@@ -13,8 +13,10 @@ from alignkeep.judging.metrics import (
     ATTACK_SUCCESS,
     BENIGN_COMPLIANCE,
     HARM_REFUSAL,
+    OVER_REFUSAL,
     RATES,
     TASK_ACCURACY,
+    UNSCORED,
     Metric,
     name_of_part,
 )
@@ -44,7 +46,7 @@ class Measured(NamedTuple):
 
 def figures_of(subjects: Sequence[Subject]) -> tuple[Figure, ...]:
     """The charts in the order of the page; one with nothing to show is left out."""
-    drawn = (_plane(subjects), _rates(subjects), _categories(subjects), _attacks(subjects))
+    drawn = (_plane(subjects), _rates(subjects), _categories(subjects), _attacks(subjects), _judges(subjects))
     return tuple(figure for figure in drawn if figure is not None)
 
 
@@ -148,6 +150,50 @@ def _attacks(subjects: Sequence[Subject]) -> Figure | None:
         absent="not applicable",
         notes=[f"{reason} ({', '.join(labels)})" for reason, labels in reasons.items()],
     )
+
+
+def _judges(subjects: Sequence[Subject]) -> Figure | None:
+    """What each of several judges says of the same answers; None where there was one."""
+    judged = [subject for subject in subjects if subject.judges]
+    if not judged:
+        return None
+    rates = (HARM_REFUSAL, OVER_REFUSAL, BENIGN_COMPLIANCE, UNSCORED)
+    shown = [rate for rate in rates if any(one.metrics[rate.name].n for s in judged for one in s.judges)]
+    title = "What each judge says"
+    caption = (
+        "The same answers by several judges; everything else on this page goes by the first of them. Kappa is how far "
+        "a judge agrees with the first on answers to plain prompts, beyond chance (1: always, 0: as by chance)."
+    )
+    groups = [
+        Group(
+            f"{rate.title}, {abridge(subject.label, 24)}",
+            rate.hint,
+            tuple(Mark(abridge(one.name, 24), subject.series, one.metrics[rate.name]) for one in subject.judges),
+        )
+        for rate in shown
+        for subject in judged
+    ]
+    rows = tuple(
+        (
+            subject.label,
+            one.name,
+            one.version or "not numbered",
+            *(_share(one.metrics[rate.name]) if one.metrics[rate.name].n else "not measured" for rate in shown),
+            *(_kappa(one.agreement[name]) if name in one.agreement else "" for name in ("verdict", "harmful")),
+            str(one.differ) if one.agreement else "",
+        )
+        for subject in judged
+        for one in subject.judges
+    )
+    header = ("Model", "Judge", "Version", *(rate.title for rate in shown), "Kappa", "Kappa of harm", "Differs on")
+    chart = dot_chart("judges", title, caption, groups, axis="share of answers, %")
+    return Figure("judges", title, caption, chart, Table(header, rows))
+
+
+def _kappa(estimate: Estimate) -> str:
+    if estimate.value != estimate.value:
+        return "not known"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def _parts(subjects: Sequence[Subject], metric: Metric, hint: str = "") -> list[Measured]:

@@ -19,6 +19,7 @@ from alignkeep.stages import STAGES
 from alignkeep.types import Scorecard
 
 _NAMES = {stage.name for stage in STAGES}
+_ALONE = {stage.name for stage in STAGES if stage.shows_alone}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class Sources:
 
 
 def read_sources(folders: Sequence[Path]) -> Sources:
-    """Everything below `folders`, in order of path. Raises DataError for a broken file, or where no scorecard is."""
+    """Everything below `folders`, in order of path. Raises DataError for a broken file, or where no scorecard is, nor
+    what stands without one."""
     evaluations: list[Evaluation] = []
     finished: list[Finished] = []
     taken: set[Path] = set()
@@ -78,7 +80,7 @@ def read_sources(folders: Sequence[Path]) -> Sources:
             finished.append(Finished(_label(root, folder), folder, names, facts))
             if SCORECARD_NAME in names:
                 evaluations.append(_evaluation(finished[-1]))
-    if not evaluations:
+    if not evaluations and not any(one.facts.get("stage") in _ALONE for one in finished):
         raise DataError(
             ", ".join(str(folder) for folder in folders) or "no folder",
             seen="no scorecard.json in it or below",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from alignkeep.judging.metrics import DRIFT, HARM_REFUSAL
 from alignkeep.report.sources import Answered, Evaluation
-from alignkeep.types import Estimate, PairedTest
+from alignkeep.types import Estimate, Opinion, PairedTest
 
 UNKNOWN = Estimate(float("nan"), 0.0, 1.0, 0)
 Identity = tuple[str, ...]
@@ -35,6 +35,7 @@ class Subject:
     series: int = 0
     base: Subject | None = None
     tests: Mapping[str, PairedTest] = field(default_factory=dict)
+    judges: tuple[Opinion, ...] = ()  # what each of several judges found of this model
 
     def rate(self, metric: str) -> Estimate:
         """The metric's estimate; a metric that is not there is unknown."""
@@ -128,6 +129,7 @@ def _base(evaluation: Evaluation, own: Evaluation | None, labels: set[str]) -> S
         notes={name: text for name, text in card.notes.items() if name not in card.metrics},
         settings=evaluation.settings,
         answers=_answers(evaluation, "base"),
+        judges=tuple(replace(one, metrics=one.base_metrics, agreement={}) for one in card.judges),
     )
 
 
@@ -150,6 +152,7 @@ def _own(evaluation: Evaluation, label: str) -> Subject:
         notes=card.notes,
         settings=evaluation.settings,
         answers={_key(row): row for row in evaluation.answers},
+        judges=card.judges,
     )
 
 

@@ -15,6 +15,7 @@ from alignkeep.checkpoint.folders import OutputFolder, discard, leads, refuse_ov
 from alignkeep.checkpoint.listing import owner_of
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.errors import AlignkeepError, DataError
+from alignkeep.extras import require
 from alignkeep.progress import Progress, Silent
 from alignkeep.stage import Inputs, Job, Stage, Task
 
@@ -43,6 +44,7 @@ def perform(
     `out` cannot be used.
     """
     began, out = time.monotonic(), Path(os.path.realpath(out))
+    require(stage.extra, stage.name)
     task = Task(stage, config)
     inputs = stage.inputs(task)
     deciding = inputs.recorded if inputs.deciding is None else inputs.deciding

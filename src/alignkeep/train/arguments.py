@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alignkeep.extras import TRAIN, require
 from alignkeep.trainers.arguments import (
     NAMED,
     OF_EVALUATION,
@@ -45,7 +46,9 @@ _FIXED = {
 
 
 def sft_config(config: TrainConfig) -> SFTConfig:
-    """The trainer's arguments; `output_dir` is set by the stage. Raises RecipeError for what SFTConfig refuses."""
+    """The trainer's arguments; `output_dir` is set by the stage. Raises RecipeError for what SFTConfig refuses, and
+    without the extra."""
+    require(TRAIN, "train")
     from trl.trainer.sft_config import SFTConfig
 
     given = trainer_fields(config.trainer, SFTConfig, _NAMED, _FIXED, "train")

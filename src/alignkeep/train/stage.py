@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkeep import extras
 from alignkeep.checkpoint.records import Record
 from alignkeep.citations import Cited
 from alignkeep.data import fingerprint_data
@@ -81,6 +82,7 @@ class TrainStage(Stage[TrainConfig, "Prepared", TrainResult]):
     makes_model = True
     together = True
     less_memory = "halve batch_size and double accumulate"
+    extra = extras.TRAIN
 
     def misfit(self, config: TrainConfig, made: Made) -> Misfit | None:
         """The weights that are made are those that are used."""

@@ -205,6 +205,14 @@ def per_process(batch_size: int, counted: str, stage: str) -> int:
     return batch_size // processes
 
 
+def checkpointing_setting() -> str:
+    """What transformers calls activation checkpointing: since 5.23 by this name, before by that of gradients."""
+    from transformers import TrainingArguments
+
+    new = "activation_checkpointing"
+    return new if hasattr(TrainingArguments, new) else "gradient_checkpointing"
+
+
 def trainer_settings(load: LoadConfig, given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What trl is told: our defaults, over them what the user gave, over both what has a name of ours (`own`).
 
@@ -215,7 +223,7 @@ def trainer_settings(load: LoadConfig, given: Mapping[str, Any], own: Mapping[st
         _refuse_sharding(given)
     checkpointing = {"gradient_checkpointing", "activation_checkpointing"} & given.keys()
     return {
-        **({} if checkpointing else {"activation_checkpointing": accelerator}),
+        **({} if checkpointing else {checkpointing_setting(): accelerator}),
         "bf16": not given.get("fp16") and accelerator and load.dtype != "float32" and has_bfloat16(),
         "dataloader_pin_memory": accelerator,
         "logging_steps": 1,

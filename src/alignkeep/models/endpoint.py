@@ -1,9 +1,9 @@
-"""A judge behind an OpenAI-compatible chat endpoint: OpenAI, vLLM, llama.cpp, Ollama and their like.
+"""A chat model behind an OpenAI-compatible endpoint: OpenAI, vLLM, llama.cpp, Ollama, `transformers serve`.
 
 Requests are tried again where waiting may help (429, 408, 5xx, no connection, no reply in time, a reply that is no chat
-completion). Where it cannot, one pair is left unscored if the request itself is refused (400, 413, 422: a content
-filter, a text too long), and any other status stops the run. The key in OPENAI_API_KEY goes to this endpoint and
-nowhere else: no redirection is followed, and no error repeats it.
+completion). Where it cannot, one chat is left without a reply if the request itself is refused (400, 413, 422: a
+content filter, a text too long), and any other status stops the run. The key in OPENAI_API_KEY goes to this endpoint
+and nowhere else: no redirection is followed, and no error repeats it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
@@ -29,9 +29,54 @@ from alignkeep.types import Message
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _LONGEST_WAIT = 60.0  # seconds, chosen: a server that asks for more is asked again and counts as failing
-_HOPELESS = 32  # chosen: so many requests in a row, each tried to the end, do not fail by chance
+HOPELESS = 32  # chosen: so many requests in a row, each tried to the end, do not fail by chance
 _PASSING = frozenset({408, 429})
+_THOUGHTS = ("reasoning_content", "reasoning")  # vLLM, llama.cpp, SGLang; newer vLLM, Ollama
 _OF_REQUEST = frozenset({400, 413, 422})  # what another request may not meet
+
+
+def is_endpoint(reference: str) -> bool:
+    """Whether a model is named by a URL."""
+    return reference.startswith(("http://", "https://"))
+
+
+def url_and_name(reference: str, where: str) -> tuple[str, str]:
+    """The two parts of `https://host/v1#name`. Raises RecipeError, at `where`, for anything else."""
+    url, _, name = reference.partition("#")
+    _check_url(url)
+    if not name:
+        raise RecipeError(
+            where, seen=f"{url}, a URL without a model", expected="https://host/v1#name",
+            remedy="add # and the name that the endpoint knows the model by",
+        )  # fmt: skip
+    return url, name
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A chat completion: its words (None: it has none), why it ended, and the thought before it where it is given
+    apart; how many tokens were read and written (None where that is not said), under which name the model answered, and
+    the seconds of the request."""
+
+    text: str | None
+    finish: str | None = None
+    thought: str = ""
+    tokens_read: int | None = None
+    tokens_written: int | None = None
+    name: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish == "length"
+
+
+class Outcome(NamedTuple):
+    """What became of a request: a reply, the fault of its last try, or its refusal."""
+
+    reply: Reply | None
+    fault: str | None = None
+    refusal: RecipeError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +117,9 @@ class Endpoint:
         replies: list[str | None] = []
         refusals: list[RecipeError] = []
         failed, few = 0, self.hopeless if self.has_answered.is_set() else 1
-        with closing(self._outcomes(chats)) as outcomes:
-            for reply, fault, refusal in outcomes:
+        with self._asked(chats) as futures:
+            for future in futures:
+                reply, fault, refusal = future.result()
                 failed = 0 if fault is None else failed + 1
                 if fault is None and refusal is None:
                     self.has_answered.set()
@@ -81,25 +127,46 @@ class Endpoint:
                     refusals.append(refusal)
                     if len(refusals) >= max(len(chats), few):
                         raise refusal
-                if failed >= min(max(len(chats), few), _HOPELESS):
-                    raise MachineError(
-                        "endpoint",
-                        seen=f"{failed} requests in a row to {self.url} failed, the last one with: {fault}",
-                        expected="replies",
-                        remedy="see that the endpoint is up, then give the same command again: state is kept",
-                    )
-                replies.append(reply)
+                if failed >= min(max(len(chats), few), HOPELESS):
+                    raise self.failure(f"{failed} requests in a row", fault)
+                replies.append(None if reply is None or reply.truncated else reply.text)
         return replies
 
-    def _outcomes(self, chats: Sequence[tuple[Message, ...]]) -> Generator[_Outcome, None, None]:
-        """In the order of the chats. Once it is closed no request is begun any more.
+    def failure(self, what: str, fault: str | None) -> MachineError:
+        """The error of an endpoint that does not answer."""
+        return MachineError(
+            "endpoint",
+            seen=f"{what} to {self.url} failed, the last one with: {fault}",
+            expected="replies",
+            remedy="see that the endpoint is up, then give the same command again: state is kept",
+        )
+
+    def arrivals(self, chats: Sequence[tuple[Message, ...]]) -> Generator[list[tuple[int, Outcome]], None, None]:
+        """The places of the chats and what became of their requests, as they come: all that is there at a time. Once it
+        is closed no request is begun any more. Raises RecipeError where the endpoint refuses whoever asks."""
+        with self._asked(chats) as futures:
+            arrived: SimpleQueue[Future[Outcome]] = SimpleQueue()
+            for future in futures:
+                future.add_done_callback(arrived.put)
+            left = len(futures)
+            while left:
+                batch = [arrived.get()]
+                while not arrived.empty():
+                    batch.append(arrived.get())
+                left -= len(batch)
+                yield [(futures[future], future.result()) for future in batch]
+
+    @contextmanager
+    def _asked(self, chats: Sequence[tuple[Message, ...]]) -> Iterator[dict[Future[Outcome], int]]:
+        """The outcomes to come and the places of their chats, in the order of the chats. Behind the block no request is
+        begun any more.
 
         Its threads are daemons and no ThreadPoolExecutor's, for Python waits for those before it exits: Ctrl-C would
         hang until the slowest reply.
         """
         line = _Line(self, build_opener(_NoRedirection), _key(), Event())
-        futures: list[Future[_Outcome]] = [Future() for _ in chats]
-        waiting: SimpleQueue[tuple[Future[_Outcome], tuple[Message, ...]]] = SimpleQueue()
+        futures: dict[Future[Outcome], int] = {Future(): place for place in range(len(chats))}
+        waiting: SimpleQueue[tuple[Future[Outcome], tuple[Message, ...]]] = SimpleQueue()
         for job in zip(futures, chats, strict=True):
             waiting.put(job)
 
@@ -117,18 +184,9 @@ class Endpoint:
         for _ in range(min(self.concurrency, len(chats))):
             Thread(target=work, name="endpoint", daemon=True).start()
         try:
-            for future in futures:
-                yield future.result()
+            yield futures
         finally:
             line.is_closed.set()
-
-
-class _Outcome(NamedTuple):
-    """What became of a request: a reply (None: it says nothing), the fault of its last try, or its refusal."""
-
-    reply: str | None
-    fault: str | None = None
-    refusal: RecipeError | None = None
 
 
 class _PassingError(Exception):
@@ -155,7 +213,7 @@ class _Line(NamedTuple):
     key: str
     is_closed: Event
 
-    def outcome(self, chat: tuple[Message, ...]) -> _Outcome:
+    def outcome(self, chat: tuple[Message, ...]) -> Outcome:
         """The request, tried until it succeeds or the tries are used up. Raises RecipeError where it is refused."""
         endpoint = self.endpoint
         messages = [{"role": message.role, "content": message.content} for message in chat]
@@ -168,13 +226,15 @@ class _Line(NamedTuple):
                 endpoint.sleep(min(max(2 ** (tries - 1), wait), _LONGEST_WAIT))
             if self.is_closed.is_set():
                 break
+            began = time.monotonic()
             try:
-                return _Outcome(_text(self._post(data)))
+                reply = _reply(self._post(data))
+                return Outcome(replace(reply, seconds=time.monotonic() - began))
             except _PassingError as error:
                 fault, wait = str(error), error.wait
             except _RefusedError as error:
-                return _Outcome(None, None, error.why)
-        return _Outcome(None, _shown(fault, self.key))
+                return Outcome(None, None, error.why)
+        return Outcome(None, _shown(fault, self.key))
 
     def _post(self, data: bytes) -> bytes:
         timeout = self.endpoint.timeout
@@ -270,18 +330,37 @@ def _body(error: HTTPError) -> str:
         return "(no more was said)"  # the status is what matters, and it is known
 
 
-def _text(data: bytes) -> str | None:
-    """The words of a chat completion; None if it has none or was cut off."""
+def _reply(data: bytes) -> Reply:
+    """A chat completion, read. What else a server says of it is taken where it has the usual form."""
     try:
-        choice = json.loads(data)["choices"][0]
-        words, reason = choice["message"].get("content"), choice.get("finish_reason")
+        whole = json.loads(data)
+        choice = whole["choices"][0]
+        words, finish, message = choice["message"].get("content"), choice.get("finish_reason"), choice["message"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _PassingError(f"no chat completion, but {data[:2000].decode('utf-8', 'replace')}") from error
-    if words is None or reason == "length":
-        return None
-    if not isinstance(words, str):
+    if words is not None and not isinstance(words, str):
         raise _PassingError(f"a chat completion whose content is a {type(words).__name__}")
-    return words.encode("utf-8", "replace").decode("utf-8")  # JSON can spell halves of characters
+    thought = next((text for key in _THOUGHTS if isinstance(text := message.get(key), str)), "")
+    usage = whole.get("usage")
+    counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
+    name = whole.get("model")
+    return Reply(
+        None if words is None else _whole_letters(words),
+        finish if isinstance(finish, str) else None,
+        _whole_letters(thought),
+        _count(counts.get("prompt_tokens")),
+        _count(counts.get("completion_tokens")),
+        _whole_letters(name)[:200] if isinstance(name, str) else None,
+    )
+
+
+def _whole_letters(text: str) -> str:
+    """JSON can spell halves of characters."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _seconds(text: str) -> float:
