@@ -46,7 +46,7 @@ def test_every_environment_was_tried_as_the_table_has_it_and_nothing_failed(name
     pins = {**wanted["pins"], **wanted.get("beside", {})}
     assert {package: found["versions"][package] for package in pins} == pins
     assert found["failed"] == []
-    assert found["passed"] > 100
+    assert found["passed"] > 50
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
