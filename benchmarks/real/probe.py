@@ -57,9 +57,9 @@ def main() -> None:
     half = (vectors["validation harmful"], helped)
     pools = {
         "the public sources and our everyday and borderline prompts": [learned],
-        "those, and more of the public sources": [learned, more],
+        "the first and 400 more of the public sources": [learned, more],
         "the twins alone": [twins],
-        "those, and the twins (what the base learns from)": [learned, twins],
+        "the first and the twins: what the base learns from": [learned, twins],
         "the other half of DriftCheck": [half],
     }
     asked = [vectors[f"test {kind}"] for kind in ("harmful", "borderline", "harmless")]
