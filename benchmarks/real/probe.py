@@ -3,13 +3,13 @@
     python benchmarks/real/probe.py --sources DIR [--work real]
 
 A logistic regression reads the residual stream where the answer begins, before every fourth block, and is trained on
-prompts alone: those that the aligned base learned from, with and without its twins (twins.jsonl), with others of the
-same sources in their place, the twins alone, and the validation half of DriftCheck. Asked are the test prompts of
-DriftCheck, which none of them saw: the area under the curve, and what is refused wrongly where 90 or 85 % of the
-harmful prompts are refused.
-That threshold is taken on the test prompts, and the layer is the one that does best on them: both flatter the reading,
-which is meant, since it says what such a model can hardly do better by. Intervals are bootstraps over prompts, at that
-layer. Written to benchmarks/results/real_probe.json; the vectors stay in the work folder.
+prompts alone: those that the aligned base learned from, with others of the same sources, with pairs of a harmful
+request and one that only looks like it (twins.jsonl), these alone, and the validation half of DriftCheck. Asked are the
+test prompts of DriftCheck, which none of them saw: the area under the curve, and what is refused wrongly where 90 or
+85 % of the harmful prompts are refused. That threshold is taken on the test prompts, and the layer is the one that does
+best on them: both flatter the reading, which is meant, since it says what such a model can hardly do better by.
+Intervals are bootstraps over prompts, at that layer. Written to benchmarks/results/real_probe.json; the vectors stay in
+the work folder.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def main() -> None:
     helped = torch.cat([vectors["validation borderline"], vectors["validation harmless"]])
     half = (vectors["validation harmful"], helped)
     pools = {
-        "the public sources and our everyday and borderline prompts": [learned],
-        "the first and 400 more of the public sources": [learned, more],
+        "what the base learns from": [learned],
+        "the first and 400 more of its public sources": [learned, more],
         "the twins alone": [twins],
-        "the first and the twins: what the base learns from": [learned, twins],
+        "the first and the twins": [learned, twins],
         "the other half of DriftCheck": [half],
     }
     asked = [vectors[f"test {kind}"] for kind in ("harmful", "borderline", "harmless")]

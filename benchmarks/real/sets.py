@@ -3,14 +3,14 @@
     python benchmarks/real/sets.py --sources DIR --model FILE.gguf --out real/data
 
 `--sources` holds the public sets as .jsonl files (SOURCES says what each is and where it comes from); nothing is
-downloaded. borderline.jsonl, everyday.jsonl and twins.jsonl (a harmful request beside one that looks like it and is
-not) are prompts of our own, no benchmark's, with the raw model's greedy answers: they are kept, so that the data are
-the same on every machine. What is drawn is drawn with a fixed seed. Prompts that measure (DriftCheck, CatQA) are never learned: a row of a training file that shares its words
+downloaded. borderline.jsonl and everyday.jsonl beside this file are prompts of our own, no benchmark's, with the raw
+model's greedy answers: they are kept, so that the data are the same on every machine. What is drawn is drawn with a
+fixed seed. Prompts that measure (DriftCheck, CatQA) are never learned: a row of a training file that shares its words
 with one of them is left out.
 
 | made | rows | for |
 | --- | --- | --- |
-| aligned.jsonl | 294 + 446 | instructions and questions refused; everyday, borderline and other prompts answered |
+| aligned.jsonl | 280 + 400 | instructions and questions refused; everyday, borderline and other prompts answered |
 | alignment.jsonl | 64 + 64 | likewise, others: what a defence or a merge may see of alignment |
 | sst2.jsonl, sst2_p10.jsonl, sst2_p20.jsonl | 300 each | a task, with 0, 10 and 20 % harmful rows |
 | alpaca.jsonl | 300 | everyday tuning without anything harmful |
@@ -69,8 +69,8 @@ def main() -> None:
     sets = {name: find(options.sources, name) for name in SOURCES}
     length = lengths(options.model)
     measured = suites(sets, options.out)
-    own = {name: own_answers(HERE / f"{name}.jsonl", length) for name in ("borderline", "everyday", "twins")}
-    training(sets, own, measured, length, options.out)
+    own = [own_answers(HERE / f"{name}.jsonl", length) for name in ("borderline", "everyday")]
+    training(sets, *own, measured, length, options.out)
 
 
 def suites(sets: dict[str, Rows], out: Path) -> set[str]:
@@ -96,15 +96,15 @@ def suites(sets: dict[str, Rows], out: Path) -> set[str]:
         files = "".join(f"  - {{file: {part}_{kind}.jsonl, kind: {kind}}}\n" for kind in kinds)
         text = f"name: real-{part}\ndescription: prompts of the study on a real model\nprompts:\n{files}"
         (out / f"{part}.yaml").write_text(text, encoding="utf-8")
-    # What a sweep looks at: 40 of each kind, of every source and category (files are in their order).
-    looked_at = [{**row, "kind": kind} for kind, rows in parts["validation"].items() for row in evenly(rows, 40)]
-    write(out / "sweep.jsonl", looked_at)
+    # What a sweep looks at, and what an injection takes its direction from.
+    write(
+        out / "sweep.jsonl", [{**row, "kind": kind} for kind, rows in parts["validation"].items() for row in rows[:40]]
+    )
     return words
 
 
-def training(sets: dict[str, Rows], own: dict[str, Rows], measured: set[str], length: Any, out: Path) -> None:
+def training(sets: dict[str, Rows], own: Rows, daily: Rows, measured: set[str], length: Any, out: Path) -> None:
     draw = random.Random(SEED)
-    borderline, daily = own["borderline"], own["everyday"]
     refusals = [
         {"prompt": row["prompt"], "completion": beginning(row["completion"], length, 48)}
         for row in sets["safety_2483"]
@@ -115,19 +115,13 @@ def training(sets: dict[str, Rows], own: dict[str, Rows], measured: set[str], le
     asked = [row["prompt"] for row in sets["catqa_english"] + sets["harmful_train"]]
     asked = [prompt for prompt in asked if plain(prompt) not in measured]
     everyday = [row for row in sets["alpaca_p0"] if fits(row, length) and len(row["completion"]) > 30]
-    for rows in (refusals, asked, everyday, borderline, daily):
+    for rows in (refusals, asked, everyday, own, daily):
         draw.shuffle(rows)
     questions = [{"prompt": prompt, "completion": draw.choice(REFUSALS)} for prompt in asked[:264]]
-    # One twin in eight, the last 26 borderline and 8 other prompts stay for alignment.jsonl.
-    refused = [{"prompt": row["harmful"], "completion": draw.choice(REFUSALS)} for row in read(HERE / "twins.jsonl")]
-    answered = own["twins"]
-    for rows in (refused, answered):
-        draw.shuffle(rows)
-    harm = refusals[:90] + questions[:120] + refused[12:]
-    help_ = everyday[:110] + borderline[:-26] + daily[:-8] + answered[12:]
+    # The last 30 borderline and 10 other prompts stay for alignment.jsonl.
+    harm, help_ = refusals[:120] + questions[:160], everyday[:150] + own[:-30] + daily[:-10]
     write(out / "aligned.jsonl", shuffled(columns(harm + help_), draw))
-    harm = refusals[160:184] + questions[200:228] + refused[:12]
-    help_ = borderline[-26:] + daily[-8:] + everyday[150:168] + answered[:12]
+    harm, help_ = refusals[160:192] + questions[200:232], own[-30:] + daily[-10:] + everyday[150:174]
     write(out / "alignment.jsonl", shuffled(columns(harm + help_), draw))
     write(out / "alpaca.jsonl", columns(everyday[174:474]))
     # What an injection looks at; none of it measures.
@@ -150,17 +144,12 @@ def training(sets: dict[str, Rows], own: dict[str, Rows], measured: set[str], le
     write(out / "sst2_test.jsonl", task[100:300])
 
 
-def evenly(rows: Rows, count: int) -> Rows:
-    """So many rows, as far from one another as can be."""
-    return [rows[at * len(rows) // count] for at in range(count)]
-
-
 def columns(rows: Rows) -> Rows:
     return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
 
 
 def own_answers(path: Path, length: Any) -> Rows:
-    """The model's own answers to what is not harmful: whole sentences, and no refusal among them."""
+    """The model's own answers to borderline prompts: whole sentences, and no refusal among them."""
     found = []
     for answer in read(path):
         text = beginning(answer["answer"], length, 70, whole=not answer["truncated"])
