@@ -43,7 +43,7 @@ MATH = [
     "gate/decision.py",
     "inject/direction.py", "inject/rank_one.py", "inject/ablation.py", "inject/strength.py",
     "train/split.py", "train/penalties.py", "train/forgetting.py",
-    "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/projector.py", "subspace/balance.py",
+    "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/balance.py",
 ]  # fmt: skip
 MATH_MAY_IMPORT = {
     "torch",

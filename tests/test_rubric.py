@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from shutil import copytree
 
@@ -27,7 +28,7 @@ class Told:
     def __init__(self, reply: str | None) -> None:
         self.reply, self.chats = reply, list[tuple[Message, ...]]()
 
-    def __call__(self, chats: list[tuple[Message, ...]]) -> list[str | None]:
+    def __call__(self, chats: Sequence[tuple[Message, ...]]) -> list[str | None]:
         self.chats += chats
         return [self.reply] * len(chats)
 

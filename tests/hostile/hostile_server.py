@@ -20,7 +20,10 @@ LIMIT = 40.0  # seconds; a command of the suite takes one or two
 
 
 def child(order: dict[str, Any]) -> None:
-    """The command, in this process; the streams are those of the order. Does not return."""
+    """The command, in this process; the streams are those of the order. Does not return.
+
+    An interruption waits until the command has begun: what is before is not the command's.
+    """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
@@ -50,6 +53,10 @@ def child(order: dict[str, Any]) -> None:
     try:
         from alignkeep.cli import main
 
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        except KeyboardInterrupt:  # it had come before
+            os._exit(130)
         main()
     except SystemExit as left:
         code = left.code
@@ -64,9 +71,11 @@ def child(order: dict[str, Any]) -> None:
 def run(order: dict[str, Any]) -> dict[str, object]:
     """One command to its end, or to the signal that the order sends after a while."""
     began = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process = os.fork()
     if process == 0:
         child(order)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     strike, number = order.get("kill") or (None, 0)
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
