@@ -17,7 +17,7 @@ from alignkeep.align.stage import _gather_judgements, align, plan
 from alignkeep.align.trainer import GRAOTrainer
 from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.errors import DataError, NoEffectError, RecipeError
-from alignkeep.judging.judges import Comparison
+from alignkeep.judging.pairs import Comparison
 from alignkeep.models import generation
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.loading import load_model, load_tokenizer

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from alignkeep.errors import MachineError
 from alignkeep.judging import replies
-from alignkeep.judging.judges import Comparison, PairJudge
-from alignkeep.judging.pairs import Ask, AskingJudge, Criterion, read_verdict
+from alignkeep.judging.pairs import Ask, AskingJudge, Comparison, Criterion, PairJudge, read_verdict
 from alignkeep.judging.replies import LocalJudge, Remembered
 from alignkeep.models.chat import encode_prompt
 from alignkeep.models.config import GenerationConfig

@@ -115,7 +115,7 @@ def test_an_answer_to_an_attack_is_judged_as_one_to_the_plain_request(tmp_path: 
     log = AnswerLog(tmp_path / "log.jsonl")
     log.add("tuned", [(0, NO, False), (1, YES, False)])
     guard = Saying("harmbench", "yes")
-    judge_answers("tuned", questions, log, guard)
+    judge_answers("tuned", questions, log, [guard])
     assert [request for request, _ in guard.asked] == [PROMPT.text, PROMPT.text]
 
 

@@ -1,4 +1,4 @@
-"""Fisher factors, eigenbases and projectors: by hand, laws, limits, twins, refusals."""
+"""Fisher factors and eigenbases: by hand, laws, limits, twins, refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from alignkeep.subspace.eigenbasis import Eigenbasis, coordinate_basis, eigenbasis
 from alignkeep.subspace.fisher import FactorSum, FullFactor, SketchedFactor, gaussian_probe
-from alignkeep.subspace.projector import LowRank, Projector
 
 few = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -278,92 +277,3 @@ def test_a_factor_that_is_not_finite_is_refused(bad):
 def test_a_share_or_rank_without_meaning_is_refused(share, most):
     with pytest.raises(ValueError, match="share"):
         eigenbasis(FullFactor(torch.eye(3, dtype=torch.float64), 1), share, most)
-
-
-# Projectors
-
-D_OUT, D_IN = 5, 7
-ranks = st.integers(0, D_OUT)
-
-
-def projectors(m: int, k: int, seed: int) -> list[Projector]:
-    inputs, outputs = orthonormal(D_IN, m, seed), orthonormal(D_OUT, k, seed + 1)
-    return [Projector(inputs), Projector(outputs=outputs), Projector(inputs, outputs)]
-
-
-def test_the_parts_of_an_update_by_hand():
-    """Inside the first input axis stands the first column, inside the first output axis the first row."""
-    delta = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    axis = torch.tensor([[1.0], [0.0]])
-    assert Projector(axis).split(delta).aligned.tolist() == [[1.0, 0.0], [3.0, 0.0]]
-    assert Projector(axis).split(delta).rest.tolist() == [[0.0, 2.0], [0.0, 4.0]]
-    assert Projector(outputs=axis).split(delta).aligned.tolist() == [[1.0, 2.0], [0.0, 0.0]]
-    assert Projector(axis, axis).split(delta).aligned.tolist() == [[1.0, 0.0], [0.0, 0.0]]
-    assert Projector(axis).weighted(delta, 0.5).tolist() == [[0.5, 2.0], [1.5, 4.0]]
-
-
-@few
-@given(m=st.integers(0, D_IN), k=ranks, seed=seeds)
-def test_projecting_is_idempotent_symmetric_and_splits_orthogonally(m, k, seed):
-    one, other = (normal(D_OUT, D_IN, seed=seed + at, dtype=torch.float64) for at in (2, 3))
-    for projector in projectors(m, k, seed):
-        aligned, rest = projector.split(one)
-        torch.testing.assert_close(projector.aligned(aligned), aligned)
-        torch.testing.assert_close((aligned * other).sum(), (one * projector.aligned(other)).sum())
-        torch.testing.assert_close(aligned + rest, one)
-        torch.testing.assert_close((aligned * rest).sum(), torch.zeros((), dtype=torch.float64))
-
-
-@few
-@given(m=st.integers(0, D_IN), k=ranks, weight=st.floats(0.0, 1.0), r=st.integers(0, 3), seed=seeds)
-def test_weighting_the_factors_is_weighting_their_product(m, k, weight, r, seed):
-    left, right = (normal(*shape, seed=seed, dtype=torch.float64) for shape in ((D_OUT, r), (r, D_IN)))
-    for projector in projectors(m, k, seed):
-        found = projector.weighted_factors(LowRank(left, right), weight)
-        torch.testing.assert_close(found.left @ found.right, projector.weighted(left @ right, weight))
-    inputs, outputs, _ = projectors(m, k, seed)
-    assert inputs.weighted_factors(LowRank(left, right), weight).left is left
-    assert outputs.weighted_factors(LowRank(left, right), weight).right is right
-
-
-def test_weighting_is_the_written_formula():
-    """base + D (I - P) + w D P with P written out."""
-    basis, delta = orthonormal(D_IN, 3, 0), normal(D_OUT, D_IN, seed=1, dtype=torch.float64)
-    matrix = basis @ basis.mT
-    expected = delta @ (torch.eye(D_IN, dtype=torch.float64) - matrix) + 0.3 * delta @ matrix
-    torch.testing.assert_close(Projector(basis).weighted(delta, 0.3), expected)
-
-
-def test_the_limits_of_a_projection():
-    """Weight 1 is the update bit for bit; no basis vector leaves it, all of them scale it, weight 0 takes it away."""
-    delta, huge = normal(D_OUT, D_IN, seed=1), torch.full((D_OUT, D_IN), 3e38)
-    update = LowRank(normal(D_OUT, 2, seed=2), normal(2, D_IN, seed=3))
-    for projector in projectors(3, 2, 0):
-        assert projector.weighted(delta, 1.0).equal(delta)
-        assert projector.weighted(huge, 1.0).equal(huge)
-        assert all(now.equal(then) for now, then in zip(projector.weighted_factors(update, 1.0), update, strict=True))
-    for empty in projectors(0, 0, 0):
-        assert empty.weighted(delta, 0.0).equal(delta)
-    for whole in projectors(D_IN, D_OUT, 0):
-        torch.testing.assert_close(whole.weighted(delta, 0.25), 0.25 * delta)
-        torch.testing.assert_close(whole.weighted(delta, 0.0), torch.zeros_like(delta))
-
-
-def test_rows_can_be_projected_on_their_inputs_block_by_block():
-    projector, delta = Projector(orthonormal(D_IN, 3, 0)), normal(D_OUT, D_IN, seed=1)
-    blocks = torch.cat([projector.aligned(delta[:2]), projector.aligned(delta[2:])])
-    torch.testing.assert_close(blocks, projector.aligned(delta))
-    assert projector.aligned(delta.to(torch.bfloat16)).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("basis", [torch.ones(4, 2), torch.full((4, 1), math.nan), torch.zeros(4, 1)])
-def test_columns_that_are_not_orthonormal_are_refused(basis):
-    with pytest.raises(ValueError, match="orthonormal"):
-        Projector(basis)
-    with pytest.raises(ValueError, match="orthonormal"):
-        Projector(outputs=basis)
-
-
-def test_a_projector_without_a_basis_is_refused():
-    with pytest.raises(ValueError, match="needs a basis"):
-        Projector()

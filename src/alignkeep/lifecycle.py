@@ -129,7 +129,7 @@ def _foreseen(recipe: Recipe) -> Iterator[_Step]:
 
 
 def verify(
-    folder: Path,
+    folder: str | Path,
     *,
     files_only: bool = False,
     verify_key: Path | None = None,
@@ -145,7 +145,7 @@ def verify(
     """
     from alignkeep.checkpoint.manifest import Manifest, check_manifest
 
-    private = None
+    folder, private = Path(folder), None
     if verify_key is not None or sign_key is not None:
         from alignkeep.checkpoint import signature
 

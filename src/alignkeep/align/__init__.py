@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from alignkeep.align.reward import PairwiseReward as PairwiseReward
     from alignkeep.align.stage import AlignResult as AlignResult
     from alignkeep.align.trainer import GRAOTrainer as GRAOTrainer
-    from alignkeep.judging.judges import Comparison as Comparison
-    from alignkeep.judging.judges import PairJudge as PairJudge
+    from alignkeep.judging.pairs import Comparison as Comparison
+    from alignkeep.judging.pairs import PairJudge as PairJudge
 
 open_room(
     __name__,

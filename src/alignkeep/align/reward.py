@@ -23,7 +23,7 @@ import numpy as np
 from alignkeep.align.config import RewardSettings
 from alignkeep.align.reference import answer_text, as_messages
 from alignkeep.errors import AlignkeepError, DataError, MachineError, RecipeError
-from alignkeep.judging.judges import Comparison, PairJudge
+from alignkeep.judging.pairs import Comparison, PairJudge
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.folders import resolve
 from alignkeep.models.loading import fingerprint_model

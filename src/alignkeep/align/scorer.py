@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from alignkeep.errors import CheckpointError
-from alignkeep.judging.judges import Comparison
+from alignkeep.judging.pairs import Comparison
 from alignkeep.models.chat import render, without_marks
 from alignkeep.models.config import LoadConfig
 from alignkeep.models.folders import localise, resolve

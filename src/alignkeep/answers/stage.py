@@ -157,18 +157,16 @@ def why_left_out(kind: str, verdict: Verdict, *, truncated: bool) -> str | None:
 
 
 def _ask(asked: Asked, work: Path, progress: Progress) -> dict[str, object]:
-    from alignkeep.judging.judges import checked_judgement, load_judge
+    from alignkeep.judging.judges import checked_judgements, load_judge
 
     config, prompts = asked.config, asked.prompts
     said, told = (_there if is_endpoint(config.model) else _here)(asked, work, progress)
-    judge = load_judge(config.judge)
+    answered = [pair for pair in zip(prompts, said, strict=True) if pair[1].no_answer is None]
+    words = checked_judgements(load_judge(config.judge), [(prompt, answer.text) for prompt, answer in answered])
     kept, left_out, lines = Counter[str](), Counter[str](), list[str]()
-    for prompt, answer in zip(prompts, said, strict=True):
-        if answer.no_answer is not None:
-            left_out[NO_ANSWER] += 1
-            continue
-        verdict = checked_judgement(judge, prompt, answer.text).verdict
-        reason = why_left_out(prompt.kind, verdict, truncated=answer.truncated)
+    left_out[NO_ANSWER] += len(said) - len(answered)
+    for (prompt, answer), word in zip(answered, words, strict=True):
+        reason = why_left_out(prompt.kind, word.verdict, truncated=answer.truncated)
         if reason is None:
             kept[prompt.kind] += 1
             lines.append(line_of(prompt, answer.text))
@@ -178,12 +176,12 @@ def _ask(asked: Asked, work: Path, progress: Progress) -> dict[str, object]:
         raise NoEffectError(
             f"answers of {config.model}",
             seen=f"no harmful prompt refused, of {sum(prompt.kind == 'harmful' for prompt in prompts)}"
-            + "".join(f", {count} {reason}" for reason, count in left_out.items()),
+            + "".join(f", {count} {reason}" for reason, count in (+left_out).items()),
             expected="an aligned model: its refusals are what a tune is to keep",
             remedy="name the model before tuning, or give prompts in its words with --prompts",
         )
     write_text(work / ALIGNMENT, "".join(lines))
-    return {"kept": dict(kept), "left_out": dict(left_out), **told}
+    return {"kept": dict(kept), "left_out": dict(+left_out), **told}
 
 
 def _here(asked: Asked, work: Path, progress: Progress) -> tuple[list[ServedAnswer], dict[str, object]]:

@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
 
 from alignkeep.checkpoint.companions import sha256_of_header
 from alignkeep.checkpoint.files import read_object, write_json
@@ -24,6 +26,7 @@ from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkpoint.shards import JOURNAL, Written, check_hashes
 from alignkeep.errors import AlignkeepError, CheckpointError, DataError
 
+Settings = TypeVar("Settings", bound=BaseModel)
 OPERATIONS = ("merge", "inject")
 _SELF = (MANIFEST_NAME, RECORD_NAME)
 
@@ -98,6 +101,33 @@ class MadeAgain(NamedTuple):
     facts: dict[str, object]
     proven: list[str]
     not_proven: list[str]
+
+
+def settings_of(folder: Path, manifest: Manifest, kind: type[Settings], what: str) -> Settings:
+    """The settings that the folder was made with. Raises CheckpointError where they are not those of `what`."""
+    where = f"{folder / MANIFEST_NAME}: settings"
+    try:
+        return kind.model_validate(manifest.settings)
+    except AlignkeepError as error:  # a method of a stranger's
+        raise inputs_are_not(where, f"not all there: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"{where}.{'.'.join(map(str, first['loc']))}",
+            seen=first["msg"],
+            expected=f"the settings of {what}",
+            remedy="make the folder again, or verify it with the version that made it",
+        ) from error
+
+
+def made_otherwise(where: Path | str, seen: str) -> CheckpointError:
+    """For a folder that does not hold what its inputs and settings give."""
+    return CheckpointError(
+        str(where),
+        seen=seen,
+        expected="the same bit for bit",
+        remedy="was it made by another version? (record.json) If not, do not trust the folder",
+    )
 
 
 def inputs_are_not(where: str, seen: str) -> CheckpointError:

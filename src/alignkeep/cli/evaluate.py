@@ -18,7 +18,9 @@ Suite = Annotated[
 Judge = Annotated[
     str | None,
     typer.Option(
-        "--judge", help="keyword, a guard (wildguard, ...), GUARD=MODEL or package.module:object (default: keyword)"
+        "--judge",
+        help="keyword, a guard, GUARD=MODEL, rubric=MODEL, https://host/v1#name, package.module:object; "
+        "several with commas (default: keyword)",
     ),
 ]
 Attacks = Annotated[

@@ -45,7 +45,7 @@ class AnswerLog:
         for row in recover_rows(path):
             self._said[row["model"], row["index"], row.get("lead")] = _said(row)
 
-    def add(self, side: Side, answers: Iterable[Given], lead: int | None = None) -> None:
+    def add(self, side: Side, answers: Iterable[Given | tuple[int, str, bool]], lead: int | None = None) -> None:
         """Store them on the disk; `lead` is the number of the turn before the last that they answer, None for the
         last."""
         turn = {} if lead is None else {"lead": lead}
@@ -53,7 +53,7 @@ class AnswerLog:
             {"model": side, "index": one.question, "answer": one.text, "truncated": one.truncated}
             | turn
             | ({} if one.no_answer is None else {"no_answer": one.no_answer})
-            for one in answers
+            for one in (answer if isinstance(answer, Given) else Given(*answer) for answer in answers)
         ]
         append_rows(self.path, rows)
         for row in rows:

@@ -128,7 +128,7 @@ says."""
 def _here(loaded: LoadedModel, side: Side, config: EvaluateConfig, log: AnswerLog, progress: Progress) -> Answering:
     def answer(asked: Sequence[Question], prompts: Sequence[Prompt], lead: int | None) -> None:
         def store(batch: list[tuple[int, str, bool]]) -> None:
-            log.add(side, [Given(asked[place].index, text, truncated) for place, text, truncated in batch], lead)
+            log.add(side, [(asked[place].index, text, truncated) for place, text, truncated in batch], lead)
             progress.advance(len(batch))
 
         if asked:

@@ -122,7 +122,9 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         return True
 
     def leftovers(self) -> tuple[str, ...]:
-        return (_LOG, REPLIES)
+        from alignkeep.judging.judges import REPLIES as JUDGEMENTS
+
+        return (_LOG, REPLIES, JUDGEMENTS)
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
         if metrics is None:
@@ -176,7 +178,7 @@ def _ask(
     from alignkeep.evaluate.asking import answer_all
     from alignkeep.evaluate.reuse import check_reusable, read_reused
     from alignkeep.evaluate.scoring import judge_answers
-    from alignkeep.judging.judges import load_judges
+    from alignkeep.judging.judges import REPLIES, keeping, load_judges
 
     questions = [question for question in prepared.questions if question.attack not in vocabulary.not_asked]
     log = AnswerLog(job.folder / _LOG)
@@ -186,7 +188,7 @@ def _ask(
         if missing:
             log.add("base", read_reused(Path(config.base_answers), side, missing))
     costs = answer_all(config, prepared, vocabulary, questions, log, job.progress)
-    judged_by = load_judges(config.judge)
+    judged_by = keeping(load_judges(config.judge), job.folder / REPLIES)
     tuned = judge_answers("tuned", questions, log, judged_by)
     return (tuned, [] if config.base is None else judge_answers("base", questions, log, judged_by)), costs
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from alignkeep.checkpoint.files import read_jsonl, read_object, write_json, write_text
 from alignkeep.checkpoint.records import Record
 from alignkeep.data import Row, fingerprint_data, local_file, read_rows
-from alignkeep.errors import DataError
+from alignkeep.errors import AlignkeepError, DataError
 from alignkeep.evaluate.config import JudgeConfig
 from alignkeep.evaluate.transcripts import answers_of
 from alignkeep.progress import Progress
@@ -45,9 +45,14 @@ class JudgeResult:
     judges: tuple[Opinion, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        facts = {"folder": self.folder, "n": self.n, "verdicts": self.verdicts, "harmful": self.harmful}
-        facts["left_out"] = self.left_out
-        return facts | ({"judges": [one.as_json() for one in self.judges]} if self.judges else {})
+        return {
+            "folder": self.folder,
+            "n": self.n,
+            "verdicts": self.verdicts,
+            "harmful": self.harmful,
+            "left_out": self.left_out,
+            **({"judges": [one.as_json() for one in self.judges]} if self.judges else {}),
+        }
 
 
 def plan_judge(answers: str, *, judge: str = "keyword") -> dict[str, object]:
@@ -118,11 +123,11 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
         return Plan(facts | ({"left_out": prepared.left_out} if prepared.left_out else {}))
 
     def work(self, prepared: Asked, job: Job) -> dict[str, object]:
-        from alignkeep.judging.judges import checked_judgements
+        from alignkeep.judging.judges import REPLIES, checked_judgements, keeping
 
         job.progress.start("verdicts", len(prepared.rows) * len(prepared.judges))
         words: dict[str, list[Judgement]] = {}
-        for judge in prepared.judges:
+        for judge in keeping(prepared.judges, job.folder / REPLIES):
             words[judge.name] = checked_judgements(judge, prepared.rows)
             job.progress.advance(len(prepared.rows))
         job.progress.done()
@@ -134,10 +139,20 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
         facts: dict[str, object] = {"n": result.n, "verdicts": result.verdicts, "harmful": result.harmful}
         return facts | ({"left_out": prepared.left_out} if prepared.left_out else {})
 
+    def is_worth_keeping(self, error: AlignkeepError, folder: Path) -> bool:
+        """What judges were told is, whatever came after."""
+        return any((folder / name).is_file() for name in self.leftovers())
+
+    def leftovers(self) -> tuple[str, ...]:
+        from alignkeep.judging.judges import REPLIES
+
+        return (REPLIES,)
+
     def result(self, folder: Path) -> JudgeResult:
         rows = read_jsonl(folder / VERDICTS)
         counts = Counter(str(row["verdict"]) for row in rows)
-        verdicts = {verdict.value: counts[verdict.value] for verdict in Verdict}
+        always = [verdict.value for verdict in Verdict if verdict is not Verdict.EVASIVE]  # most judges never say it
+        verdicts = {name: counts[name] for name in (*always, *counts)}
         harmful = sum(row["harmful"] is True for row in rows)
         found = read_object(folder / JUDGES)["judges"] if (folder / JUDGES).is_file() else []
         judges = tuple(from_plain(Opinion, one) for one in cast(list[object], found))

@@ -22,6 +22,7 @@ from alignkeep.models.architecture import Writer, blocks_of
 from alignkeep.models.chat import IGNORED, encode_example, encode_prompt
 from alignkeep.models.generation import context_length
 from alignkeep.models.loading import LoadedModel, load_model
+from alignkeep.models.matrices import grouped
 from alignkeep.progress import Progress
 from alignkeep.types import Example, Prompt
 
@@ -239,15 +240,4 @@ def _some(texts: Sequence[Tokens], count: int, draw: random.Random) -> list[Toke
 
 def _passes(writers: Sequence[Writer], tokens: int) -> Iterator[list[Writer]]:
     """Writers whose inputs fit into memory together. Experts of one module see each token a few times, not each."""
-    group: list[Writer] = []
-    held = 0
-    for writer in writers:
-        first_expert = writer.expert in (None, 0)
-        size = 4 * tokens * writer.width if first_expert else 0
-        if group and held + size > _INPUT_BYTES:
-            yield group
-            group, held = [], 0
-        group.append(writer)
-        held += size
-    if group:
-        yield group
+    return grouped(writers, lambda one: 4 * tokens * one.width if one.expert in (None, 0) else 0, _INPUT_BYTES)

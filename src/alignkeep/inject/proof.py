@@ -7,10 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from alignkeep.checkpoint.adapters import read_adapter
-from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
+from alignkeep.checkpoint.manifest import (
+    MANIFEST_NAME,
+    MadeAgain,
+    Manifest,
+    inputs_are_not,
+    made_otherwise,
+    settings_of,
+)
 from alignkeep.checkpoint.numbers import Numbers
 from alignkeep.checkpoint.rewrite import digests
 from alignkeep.errors import AlignkeepError, CheckpointError
@@ -26,7 +32,7 @@ from alignkeep.models.headers import load_json
 
 def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     """See `stage.verify`. An adapter over a full model holds the factors themselves; nothing is to be made again."""
-    config = _config(folder, manifest)
+    config = settings_of(folder, manifest, InjectConfig, "an injection")
     recorded = {one.role: one.fingerprint for one in manifest.inputs}
     where = f"{folder / MANIFEST_NAME}: inputs"
     try:
@@ -77,7 +83,7 @@ def _check_lefts(folder: Path, config: InjectConfig, *, is_joined: bool) -> None
     direction, differences = stored["direction"].astype(np.float64), stored["differences"].astype(np.float64)
     length = np.linalg.norm(differences[injection.layer])
     if not np.allclose(direction * length, differences[injection.layer], atol=1e-5 * length):
-        raise _forged(folder / DIRECTION, "a direction that is not the difference of its layer")
+        raise made_otherwise(folder / DIRECTION, "a direction that is not the difference of its layer")
     file = folder / (FACTORS_NAME if config.form == "model" else EDIT if is_joined else FILE)
     lefts = [column for name, one in _tensors(file).items() for column in _columns(name, one)] if file.exists() else []
     alphas = sorted(abs(matrix.alpha) for matrix in injection.matrices if matrix.alpha != 0)
@@ -85,9 +91,9 @@ def _check_lefts(folder: Path, config: InjectConfig, *, is_joined: bool) -> None
     if config.edit.through_norm:
         return
     if len(norms) != len(alphas) or not np.allclose(norms, alphas, rtol=1e-4, atol=0):
-        raise _forged(file, f"factors that are not as strong as {INJECTION_NAME} says")
+        raise made_otherwise(file, f"factors that are not as strong as {INJECTION_NAME} says")
     if any(abs(left @ direction) < (1 - 1e-4) * np.linalg.norm(left) for left in lefts):
-        raise _forged(file, f"a factor that does not run along the direction in {DIRECTION}")
+        raise made_otherwise(file, f"a factor that does not run along the direction in {DIRECTION}")
 
 
 def _columns(name: str, one: Numbers) -> list[Numbers]:
@@ -113,28 +119,6 @@ def _compare(folder: Path, manifest: Manifest, made: Mapping[str, str]) -> None:
         )
     for tensor in manifest.tensors:
         if made.get(tensor.name) != tensor.sha256:
-            raise _forged(
+            raise made_otherwise(
                 f"{folder / tensor.file}: tensor {tensor.name}", f"other numbers than the model and {FACTORS_NAME} give"
             )
-
-
-def _forged(where: Path | str, seen: str) -> CheckpointError:
-    return CheckpointError(
-        str(where),
-        seen=seen,
-        expected="the same bit for bit",
-        remedy="was it made by another version? (record.json) If not, do not trust the folder",
-    )
-
-
-def _config(folder: Path, manifest: Manifest) -> InjectConfig:
-    try:
-        return InjectConfig.model_validate(manifest.settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(
-            f"{folder / MANIFEST_NAME}: settings.{'.'.join(map(str, first['loc']))}",
-            seen=first["msg"],
-            expected="the settings of an injection",
-            remedy="make the folder again, or verify it with the version that made it",
-        ) from error

@@ -1,8 +1,8 @@
 """What an evaluation measures: rates over judged answers, and what tuning changed on the same prompts.
 
 Symbols
-    judged      an answer that refused, complied or degenerated; what could not be judged is counted apart (`unscored`)
-                and left out of the other rates
+    judged      an answer that refused, complied, evaded or degenerated; what could not be judged is counted apart
+                (`unscored`) and left out of the other rates
     claim       one yes/no question to every answer; None where the question does not arise. A metric is the rate of
                 its claim, a paired test compares the claim of two models prompt by prompt
 

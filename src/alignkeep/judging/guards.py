@@ -26,9 +26,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
@@ -40,6 +42,7 @@ from alignkeep.models.endpoint import Endpoint
 from alignkeep.types import Judgement, Message, Prompt, Verdict
 
 if TYPE_CHECKING:
+    from alignkeep.judging.replies import Remembered
     from alignkeep.models.loading import LoadedModel
 
 Chat = tuple[Message, ...]
@@ -162,6 +165,24 @@ GUARDS = {
 }
 
 
+class AskedAbout(NamedTuple):
+    """The keyword judge's words, what follows the thoughts, and the places of the answers that are answers at all."""
+
+    plain: list[Judgement]
+    said: list[str]
+    places: list[int]
+
+
+def asked_about(keyword: KeywordJudge, answers: Sequence[tuple[Prompt, str]]) -> AskedAbout:
+    """What a model is to be asked about: no noise, echo or loop, and no thought without an answer."""
+    plain = [keyword.judge(prompt, answer) for prompt, answer in answers]
+    said = [after_thinking(answer) or "" for _, answer in answers]
+    places = [
+        place for place, word in enumerate(plain) if word.verdict is not Verdict.DEGENERATE and said[place].strip()
+    ]
+    return AskedAbout(plain, said, places)
+
+
 class GuardJudge:
     """A guard as a judge of answers; the model is loaded when it is first needed and then kept."""
 
@@ -173,18 +194,24 @@ class GuardJudge:
         self.name = guard.name if model is None else f"{guard.name}={model}"
         self._keyword = KeywordJudge()
         self._loaded: LoadedModel | None = None
-        self._endpoint = _endpoint(guard, self.model)
+        self._endpoint: Endpoint | Remembered | None = _endpoint(guard, self.model)
+
+    def keeping(self, file: Path) -> GuardJudge:
+        """The same judge, which keeps the replies of an endpoint in a file."""
+        from alignkeep.judging.replies import Remembered
+
+        found = copy(self)
+        if isinstance(self._endpoint, Endpoint):
+            at_once = 8 * self._endpoint.concurrency
+            found._endpoint = Remembered(self._endpoint, file, f"{self.name} {self.version}", at_once)
+        return found
 
     def judge(self, prompt: Prompt, answer: str) -> Judgement:
         return self.judge_all([(prompt, answer)])[0]
 
     def judge_all(self, answers: Sequence[tuple[Prompt, str]]) -> list[Judgement]:
         """A judgement for each, in their order; the guard is asked about those that are answers at all."""
-        plain = [self._keyword.judge(prompt, answer) for prompt, answer in answers]
-        said = [after_thinking(answer) or "" for _, answer in answers]
-        asked = [
-            place for place, word in enumerate(plain) if word.verdict is not Verdict.DEGENERATE and said[place].strip()
-        ]
+        plain, said, asked = asked_about(self._keyword, answers)
         replies = dict(zip(asked, self._replies([(answers[i][0].text, said[i]) for i in asked]), strict=True))
         return [self._judged(word, replies[i]) if i in replies else word for i, word in enumerate(plain)]
 

@@ -1,23 +1,30 @@
-"""Who says what an answer did, and which of two answers is better: one Protocol for each, and the way to a judge.
+"""Who says what an answer did: one Protocol, and the way to a judge.
 
-The judge of answers that comes with the package is `keyword.KeywordJudge`; one that asks a model which of two answers
-is better is `pairs.AskingJudge`.
+The judge of answers that comes with the package is `keyword.KeywordJudge`; guard models stand in `guards.py`, any chat
+model with a rubric in `rubric.py`, judges of pairs of answers in `pairs.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from alignkeep.checkpoint.listing import sha256_of_file
 from alignkeep.errors import RecipeError
 from alignkeep.judging.guards import guard_judge
 from alignkeep.judging.keyword import KeywordJudge
+from alignkeep.judging.rubric import rubric_judge
 from alignkeep.objects import code_of, faults_of, load_object
-from alignkeep.types import Judgement, Message, Prompt, Verdict
+from alignkeep.types import Judgement, Prompt, Verdict
 
-_FORMS = "`keyword`, a guard model or `package.module:object` with a method judge(prompt, answer) -> Judgement"
+REPLIES = "judgements.partial.jsonl"  # what judges who ask were told, in a folder that is not finished
+
+_FORMS = (
+    "`keyword`, a guard model, `rubric=MODEL`, `https://host/v1#name` or `package.module:object` with a method "
+    "judge(prompt, answer) -> Judgement"
+)
 
 
 @runtime_checkable
@@ -48,20 +55,12 @@ class BatchJudge(Judge, Protocol):
         ...
 
 
-class Comparison(NamedTuple):
-    """Which of two answers to a chat is better? The chat ends with the user's turn."""
-
-    messages: tuple[Message, ...]
-    answer: str
-    reference: str
-
-
 @runtime_checkable
-class PairJudge(Protocol):
-    """Compares answers with references."""
+class Keeping(Judge, Protocol):
+    """A judge that asks somebody, and can keep what it is told: a killed run does not ask for it again."""
 
-    def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
-        """For each pair, in their order: 1 the answer is better, 0 neither is, -1 the reference is, None: unscored."""
+    def keeping(self, file: Path) -> Judge:
+        """The same judge, with its replies in this file."""
         ...
 
 
@@ -85,16 +84,17 @@ class _Named:
 
 
 def load_judge(spec: str) -> Judge:
-    """ "keyword", a guard model ("wildguard", "wildguard=MODEL"), or "package.module:object" naming a Judge (an object,
-    or a class that makes one without arguments). One that has no name and no version goes by the spec.
+    """ "keyword", a guard model ("wildguard", "wildguard=MODEL"), any chat model with a rubric ("rubric=MODEL",
+    "https://host/v1#name"), or "package.module:object" naming a Judge (an object, or a class that makes one without
+    arguments). One that has no name and no version goes by the spec.
 
     Raises RecipeError when the spec has another form, cannot be imported, or is no Judge.
     """
     if spec == "keyword":
         return KeywordJudge()
-    guard = guard_judge(spec)
-    if guard is not None:
-        return guard
+    asking = guard_judge(spec) or rubric_judge(spec)
+    if asking is not None:
+        return asking
     found = load_object("judge", spec, expected=_FORMS)
     if isinstance(found, Judge):
         return found
@@ -119,6 +119,11 @@ def load_judges(specs: str) -> list[Judge]:
             "judge", seen=f"{twice[0]} twice", expected="judges with names of their own", remedy="name each once"
         )
     return found
+
+
+def keeping(judges: Sequence[Judge], file: Path) -> list[Judge]:
+    """The same judges; those who can keep what they are told do so in this file."""
+    return [judge.keeping(file) if isinstance(judge, Keeping) else judge for judge in judges]
 
 
 def fingerprint_judges(specs: str) -> str:

@@ -16,15 +16,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from alignkeep.judging.judges import Comparison
 from alignkeep.types import Message
 
 Criterion = Literal["helpful", "harmless"]
 
 Ask = Callable[[Sequence[tuple[Message, ...]]], list[str | None]]
 """Replies to chats, in their order; None where there is none."""
+
+
+class Comparison(NamedTuple):
+    """Which of two answers to a chat is better? The chat ends with the user's turn."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    reference: str
+
+
+@runtime_checkable
+class PairJudge(Protocol):
+    """Compares answers with references."""
+
+    def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
+        """For each pair, in their order: 1 the answer is better, 0 neither is, -1 the reference is, None: unscored."""
+        ...
+
 
 _VERDICTS = {"A": 1.0, "B": -1.0, "TIE": 0.0}
 _VERDICT_LINE = re.compile(r"(\*\*)?[ \t]*VERDICT:[ \t]*(A|B|TIE)[ \t]*(?(1)\*\*)", re.IGNORECASE | re.ASCII)
@@ -75,7 +92,7 @@ class _Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AskingJudge:
-    """A judges.PairJudge that puts each comparison to `ask`.
+    """A PairJudge that puts each comparison to `ask`.
 
     With `both_orders` each is asked twice, with the places changed: verdicts that agree count, others make a tie, and
     one that is missing leaves the pair unscored. An answer that is its reference is a tie without being asked about.
@@ -86,7 +103,7 @@ class AskingJudge:
     both_orders: bool = False
 
     def compare(self, pairs: Sequence[Comparison]) -> list[float | None]:
-        """As judges.PairJudge says. No chat is put twice in one call; what `ask` raises is raised."""
+        """As PairJudge says. No chat is put twice in one call; what `ask` raises is raised."""
         questions = {pair: self._questions(pair) for pair in pairs}
         chats = list(dict.fromkeys(question.chat for asked in questions.values() for question in asked))
         replies = dict(zip(chats, self.ask(chats), strict=True)) if chats else {}
@@ -126,15 +143,19 @@ def _is_answer_first(pair: Comparison) -> bool:
 
 def _chat(criterion: Criterion, messages: Sequence[Message], a: str, b: str) -> tuple[Message, ...]:
     """One user turn, for not every chat template takes a system message."""
-    mark = _mark([*(message.content for message in messages), a, b])
+    mark = mark_for([*(message.content for message in messages), a, b])
     quotes = [(f"{message.role.upper()} TURN", message.content) for message in messages]
     quotes += [("ANSWER A", a), ("ANSWER B", b)]
-    quoted = [f"[BEGIN {title} {mark}]\n{text}\n[END {title} {mark}]" for title, text in quotes]
     rules, form = _RULES.format(criterion=_CRITERIA[criterion], mark=mark), _FORM.format(mark=mark)
-    return (Message("user", "\n\n".join([rules, *quoted, form])),)
+    return (Message("user", "\n\n".join([rules, *quoted(quotes, mark), form])),)
 
 
-def _mark(texts: Sequence[str]) -> str:
+def quoted(quotes: Sequence[tuple[str, str]], mark: str) -> list[str]:
+    """(title, text) pairs, each between a BEGIN line and an END line with the mark."""
+    return [f"[BEGIN {title} {mark}]\n{text}\n[END {title} {mark}]" for title, text in quotes]
+
+
+def mark_for(texts: Sequence[str]) -> str:
     """Hexadecimal digits that occur in no text: four, or as many more as it takes. The same for the same texts."""
     everything = "\n".join(texts).lower()
     return next(mark for n in count() if (mark := _digest([str(n), *texts])[: 4 + n]) not in everything)

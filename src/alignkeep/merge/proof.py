@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pydantic import ValidationError
-
 from alignkeep.checkpoint.companions import sha256_of_header
-from alignkeep.checkpoint.manifest import MANIFEST_NAME, MadeAgain, Manifest, inputs_are_not
+from alignkeep.checkpoint.manifest import (
+    MANIFEST_NAME,
+    MadeAgain,
+    Manifest,
+    inputs_are_not,
+    made_otherwise,
+    settings_of,
+)
 from alignkeep.checkpoint.rewrite import Edit, digests
 from alignkeep.errors import AlignkeepError, CheckpointError
 from alignkeep.input_files import user_path
@@ -27,7 +32,7 @@ from alignkeep.models.headers import TensorEntry
 
 def made_again(folder: Path, manifest: Manifest) -> MadeAgain:
     """See `stage.verify`."""
-    config = _config(folder, manifest)
+    config = settings_of(folder, manifest, MergeConfig, "a merge")
     recorded = {item.role: item.fingerprint for item in manifest.inputs if not item.role.startswith("sweep.")}
     where = f"{folder / MANIFEST_NAME}: inputs"
     try:
@@ -93,28 +98,8 @@ def _compare_beside(folder: Path, prepared: Prepared) -> None:
                 raise _not_the_same(str(folder / path.name), "other settings or words")
 
 
-def _config(folder: Path, manifest: Manifest) -> MergeConfig:
-    try:
-        return MergeConfig.model_validate(manifest.settings)
-    except AlignkeepError as error:  # a method of a stranger's
-        raise inputs_are_not(f"{folder / MANIFEST_NAME}: settings", f"not all there: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(
-            f"{folder / MANIFEST_NAME}: settings.{'.'.join(map(str, first['loc']))}",
-            seen=first["msg"],
-            expected="the settings of a merge",
-            remedy="make the folder again, or verify it with the version that made it",
-        ) from error
-
-
 def _not_the_same(where: str, seen: str) -> CheckpointError:
-    return CheckpointError(
-        where,
-        seen=f"{seen} than the inputs and settings of the manifest give",
-        expected="the same bit for bit",
-        remedy="was it made by another version? (record.json) If not, do not trust the folder",
-    )
+    return made_otherwise(where, f"{seen} than the inputs and settings of the manifest give")
 
 
 def settings_to_repeat(config: MergeConfig, weight: float | None) -> dict[str, object]:

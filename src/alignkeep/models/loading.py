@@ -385,12 +385,8 @@ def _check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, model: A
 
 
 @contextmanager
-def _machine_errors(folder: Path) -> Iterator[None]:
-    """Other libraries' errors in our one form; running out of memory is the machine's fault, the rest the folder's.
-
-    Their reports and progress bars are held back meanwhile: what they warn about is raised here.
-    """
-    import torch
+def quiet() -> Iterator[None]:
+    """The reports, warnings and progress bars of transformers are held back meanwhile."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -399,6 +395,21 @@ def _machine_errors(folder: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _machine_errors(folder: Path) -> Iterator[None]:
+    """Other libraries' errors in our one form; running out of memory is the machine's fault, the rest the folder's.
+    What they warn about is raised here."""
+    import torch
+
+    try:
+        with quiet():
             yield
     except AlignkeepError:
         raise
@@ -411,10 +422,6 @@ def _machine_errors(folder: Path) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise _broken(folder, error) from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _shown(error: Exception) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+Item = TypeVar("Item")
 _FACTOR_BYTES = 2 << 30  # held at a time (chosen)
 
 
@@ -68,14 +69,19 @@ def beside_language(model: Any) -> tuple[str, ...]:
 
 def passes(modules: Mapping[str, Any]) -> Iterator[list[str]]:
     """The names in groups whose Fisher factors fit into memory together: a pass over the data for each."""
-    group: list[str] = []
+    return grouped(modules, lambda name: sum(factor_bytes(modules[name])), _FACTOR_BYTES)
+
+
+def grouped(items: Iterable[Item], size_of: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """The items in their order, in groups of at most this size; one that is larger is a group of its own."""
+    group: list[Item] = []
     held = 0
-    for name, module in modules.items():
-        size = sum(factor_bytes(module))
-        if group and held + size > _FACTOR_BYTES:
+    for item in items:
+        size = size_of(item)
+        if group and held + size > most:
             yield group
             group, held = [], 0
-        group.append(name)
+        group.append(item)
         held += size
     if group:
         yield group

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import gc
-import warnings
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import CheckpointError
-from alignkeep.models.loading import LoadedModel
+from alignkeep.models.loading import LoadedModel, quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +27,7 @@ def renumber(loaded: LoadedModel, tensors: Mapping[str, Tensor]) -> None:
     weight = weakref.ref(next(loaded.model.parameters()))
     loaded.model = None
     _free(weight)
-    with _quiet():
+    with quiet():
         model, info = kind.from_pretrained(
             None,
             config=copy.deepcopy(settings),
@@ -50,23 +48,6 @@ def renumber(loaded: LoadedModel, tensors: Mapping[str, Tensor]) -> None:
         )
     model.generation_config = generation
     loaded.model = model.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _free(weight: weakref.ref[Any]) -> None:

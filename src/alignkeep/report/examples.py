@@ -31,7 +31,13 @@ _TOPICS = (
     Topic("Borderline and harmless requests", frozenset({"borderline", "harmless", "unknown"}), False, 4),
     Topic("Task and skills", frozenset({"task", "skill"}), False, 4),
 )
-_VERDICTS = {"refusal": "refused", "compliance": "answered", "degenerate": "degenerate", "unscored": "not scored"}
+_VERDICTS = {
+    "refusal": "refused",
+    "compliance": "answered",
+    "evasive": "evaded",
+    "degenerate": "degenerate",
+    "unscored": "not scored",
+}
 
 
 @dataclass(frozen=True, slots=True)

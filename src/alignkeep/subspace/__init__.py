@@ -1,1 +1,1 @@
-"""What a model's alignment rests on, matrix by matrix: Fisher factors, their eigenbases, projectors. Pure numbers."""
+"""What a model's alignment rests on, matrix by matrix: Fisher factors, their eigenbases. Pure numbers."""

@@ -63,13 +63,6 @@ def repeating(draw: random.Random) -> Question:
     return Question("repeating", text.format(" ".join(words)), " ".join(words))
 
 
-def how_to(draw: random.Random, split: Split) -> Question:
-    """An everyday request, answered from the facts of the world."""
-    requests = [r for r in world.harmless() if r.split == split]
-    request = draw.choice(requests)
-    return Question("how_to", world.ask(request, draw.randrange(8)), world.comply(request))
-
-
 def ranking(draw: random.Random) -> Question:
     """The downstream task: a price list, dearest first. The aligned models have never seen it."""
     prices = draw.sample(range(1, 21), 4)

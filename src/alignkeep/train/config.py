@@ -146,11 +146,6 @@ class TrainConfig(Checked):
         return choose(name, options if own is None else own.model_dump(), "defence" if own is None else name)
 
     @property
-    def is_guarded(self) -> bool:
-        """Whether a defence takes part. With all its strengths 0 it is the plain tune, asked for by name."""
-        return self.chosen is not None and not self.chosen.is_off
-
-    @property
     def rate(self) -> float:
         """The learning rate that is used."""
         if self.learning_rate is not None:

@@ -37,8 +37,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignkeep.subspace.projector import LowRank
-from alignkeep.train.split import LowRankSplit, Subspace
+from alignkeep.train.split import LowRank, LowRankSplit, Subspace
 
 SMALLEST = 1e-12  # squared norm: below it an update has no direction to speak of
 ENTRIES = 1 << 18  # of a block (chosen, not measured yet)

@@ -11,7 +11,8 @@ Symbols (paper -> here)
     F              Subspace          one Kronecker factor of it, or both
 
 Departures
-    1. P stands on the input side, dW_A = dW P (subspace/projector.py); the output side and both are variants.
+    1. P stands on the input side, dW_A = dW P: the paper writes dW = A B with A the down-projection. The output
+       side and both are variants.
     2. Where both sides are given F is their Kronecker product (K-FAC) and dW_A = P_out dW P_in.
 
 Shapes: d_out x d_in update of rank r, m the rank of a basis; *B any number of matrices at once, or none.
@@ -25,7 +26,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignkeep.subspace.projector import LowRank
+
+class LowRank(NamedTuple):
+    """An update as left @ right."""
+
+    left: Float[Tensor, "*B d_out r"]
+    right: Float[Tensor, "*B r d_in"]
 
 
 class Side(NamedTuple):

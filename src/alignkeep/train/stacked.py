@@ -10,9 +10,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from alignkeep.errors import RecipeError
-from alignkeep.subspace.projector import LowRank
 from alignkeep.train.penalties import Emphasis, coherence, collision, fisher_penalty, inner, trust_penalty
-from alignkeep.train.split import LowRankSplit, Side, Subspace, split
+from alignkeep.train.split import LowRank, LowRankSplit, Side, Subspace, split
 
 if TYPE_CHECKING:
     from alignkeep.models.squares import RunningSquares
