@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile test-adapters test-families test-wheel lint format bench-evaluate bench-real real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
+.PHONY: help demo test test-hostile test-adapters test-families test-wheel lint format bench-evaluate bench-real compatibility real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -66,6 +66,9 @@ bench-evaluate: $(VENV)/stamp-run  ## Batched answers against one prompt at a ti
 
 bench-real: $(VENV)/stamp-run  ## Training and answers of a real model: make bench-real MODEL=FOLDER DATA="FILE ..."
 	$(BIN)/python benchmarks/bench_real.py --model $(MODEL) --data $(DATA)
+
+compatibility: $(VENV)/stamp-dev  ## The ends of the ranges of versions, each in an environment of its own: docs/compatibility.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compatibility.py --root $(VENV)-compatibility
 
 real: $(VENV)/stamp-dev  ## The study on a real model, in cells of at most 20 minutes: make real SOURCES=FOLDER
 	$(BIN)/python benchmarks/real/study.py --sources $(SOURCES)

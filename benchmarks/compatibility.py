@@ -114,7 +114,7 @@ def page(table: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         for one in table["environments"]
         for name in found.get(one["name"], {}).get("failed", ())
     ]
-    text = WORDS.replace("TABLE", "\n".join(lines))
+    text = WORDS.replace("TORCH", str(table["torch"])).replace("TABLE", "\n".join(lines))
     return text + ("\nWhat failed:\n\n" + "\n".join(failed) + "\n" if failed else "")
 
 
@@ -139,20 +139,36 @@ def _store(name: str, one: Mapping[str, Any]) -> None:
 
 WORDS = """# Compatibility
 
-`pip install alignkeep` brings what measuring, gating, merging, injecting, curating and reporting need.
-`pip install 'alignkeep[train]'` adds TRL, whose trainers `alignkeep train` and `align` are built on, and
-`alignkeep[hub]` the package `datasets`, for data sets of the hub. `pyproject.toml` holds the ranges of versions.
-`alignkeep doctor` says whether what is installed is within them.
+| | brings | for |
+| --- | --- | --- |
+| `pip install alignkeep` | torch, transformers, PEFT | measuring, gating, merging, injecting, curating, reporting |
+| `pip install 'alignkeep[train]'` | TRL, datasets | `train`, `align`, `demo`, recipes with these stages |
+| `pip install 'alignkeep[hub]'` | datasets | data sets of the hub (`org/name` in place of a file) |
 
-`make compatibility` makes the environments below, installs the package into each as you would, and runs the tests named
-there: *core* is everything without training, *train* is `train` and `align`. This page is written by it.
+A command whose extra is not there, or there in another version, says so in one line before it does any work.
+`alignkeep doctor` shows the versions that are here, and whether they are within the ranges of `pyproject.toml`.
+
+`make compatibility` makes the environments below, installs the package into each as you would, runs a part of its
+tests there and writes this page. *core* are tests of loading, answering, evaluating, merging, injecting and verifying,
+*train* those of the trainers that `train` and `align` stand on; `benchmarks/compatibility.yaml` names them. All of it
+is on a CPU with torch TORCH. Of Axolotl and LLaMA-Factory the libraries were installed that both sides use, not the
+tools themselves.
 
 TABLE
 
-TRL 1.15 is the first whose trainers give the probability of every token without the logits of all of them, which the
-weights of examples multiply. Beside an older one everything but `train`, `align`, `demo` and recipes with those stages
-works: these say so before any work, and name the extra. It then belongs into an environment of its own, since it would
-move the TRL that is there.
+What is skipped says so: tests of a command without its extra where the extra is there, tests of experts with PEFT 0.18.
+
+## Why not older ones
+
+- **transformers** before 5: how weights are renamed in loading is not there to be asked. 5.0 does not read the number
+  of experts that later versions write, 5.1 lacks a setting of the trainer, and 5.2 does not say which tensors a folder
+  lacks when it is looked at without loading its numbers. The cache of GIT gives other numbers up to 5.16 at least, and
+  that model is refused there.
+- **PEFT** 0.18 keeps adapters of fused experts (`target_parameters`) with their matrices turned round, and no version
+  turns them back: such adapters are refused, made with it or to be loaded by it.
+- **TRL** before 1.15 has no head that gives the probability of every answer token without all logits, which example
+  weights multiply; that of 1.15 wants Triton, which a CPU or a Mac has not. Axolotl 0.19.0 pins 1.9.0 and LLaMA-Factory
+  0.9.5 at most 0.24.0: beside them alignkeep does everything but train, and training wants an environment of its own.
 """
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.errors import CheckpointError
-from alignkeep.inject.ablation import bypass_layer, projected_out
+from alignkeep.inject.ablation import Left, bypass_layer, projected_out
 from alignkeep.inject.bypass import ablated
-from alignkeep.inject.direction import Effect
 from alignkeep.inject.rank_one import applied
 from alignkeep.models.architecture import Writer, blocks_of
 from test_families import differing, loaded, logits, state, tiny_of
@@ -32,12 +31,14 @@ def test_a_direction_is_taken_out_by_hand():
     )
 
 
-def test_the_layer_is_that_of_the_least_refusal_within_the_bound_or_the_gentlest_by_hand():
-    effects = {0: Effect(1.0, 0.01), 1: Effect(-4.0, 0.05), 2: Effect(-9.0, 0.2), 3: Effect(-4.0, 0.1)}
-    assert bypass_layer(effects, most=0.1) == 1  # 2 diverges too far, 3 is no better than 1
-    assert bypass_layer(effects, most=0.001) == 0
+def test_the_layer_is_that_of_the_fewest_refusals_within_the_bound_or_the_gentlest_by_hand():
+    before = Left(1.0, 1.0)
+    left = {0: Left(0.9, 1.0), 1: Left(0.2, 0.9375), 2: Left(0.0, 0.5), 3: Left(0.2, 1.0), 4: Left(0.2, 1.0)}
+    assert bypass_layer(left, before, loss=0.1) == 3  # 2 costs too much, 3 refuses as often as 1 and helps more
+    assert bypass_layer(left, before, loss=0.5) == 2
+    assert bypass_layer({1: Left(0.5, 0.25), 2: Left(0.1, 0.125)}, before, loss=0.1) == 1
     with pytest.raises(ValueError):
-        bypass_layer({}, most=0.1)
+        bypass_layer({}, before, loss=0.1)
 
 
 # Laws

@@ -343,20 +343,20 @@ def other(settings: PeftConfig) -> Any:
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "DoRA": (lambda: lora(tiny(), use_dora=True), "layers.0.self_attn.q_proj: found DoraLinearVariant.*use_dora"),
-    "bias": (lambda: lora(tiny("qwen2"), lora_bias=True), "found lora_bias=True; .*lora_bias=False"),
+    "bias": (lambda: lora(tiny("qwen2"), lora_bias=True), "found lora_bias=True, .*lora_bias=False"),
     "experts": (
         lambda: lora(tiny("qwen3_moe"), target_parameters=["mlp.experts.gate_up_proj"]),
-        "mlp.experts: found a layer of the kind .*ParamWrapper; .*target_parameters",
+        "mlp.experts: found a layer of the kind .*ParamWrapper, .*target_parameters",
     ),
     "convolution": (
         lambda: lora(nn.Sequential(nn.Conv1d(4, 4, 1)), target_modules=["0"]),
         "adapter of 0: found a layer of the kind .*Conv1d",
     ),
-    "tokens": (lambda: lora(tiny(), trainable_token_indices=[1]), "TrainableTokensLayer; .*trainable_token_indices"),
+    "tokens": (lambda: lora(tiny(), trainable_token_indices=[1]), "TrainableTokensLayer, .*trainable_token_indices"),
     "AdaLoRA": (lambda: other(AdaLoraConfig(target_modules=ATTENTION, total_step=9, tinit=1, tfinal=1)), "SVDLinear"),
-    "IA3": (lambda: other(IA3Config(target_modules=ATTENTION, feedforward_modules=[])), r"ia3.*Linear; .*use_vllm"),
+    "IA3": (lambda: other(IA3Config(target_modules=ATTENTION, feedforward_modules=[])), r"ia3.*Linear, .*use_vllm"),
     "prompt": (lambda: other(PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)), "no LoRA layer"),
-    "8 bits": (with_8_bits, "a weight of torch.float8_e4m3fn in a Parameter; .*load the base unquantised"),
+    "8 bits": (with_8_bits, "a weight of torch.float8_e4m3fn in a Parameter, .*load the base unquantised"),
     "none active": (lambda: after(lora(tiny()), lambda model: model.base_model.set_adapter([])), "no LoRA layer.*set_"),
     "disabled": (
         lambda: after(lora(tiny()), lambda model: model.base_model.disable_adapter_layers()),
@@ -364,7 +364,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "merged": (
         lambda: after(lora(tiny()), lambda model: model.merge_adapter()),
-        r"\['default'\] merged already; .*again",
+        r"\['default'\] merged already, .*again",
     ),
     "head of a tied pair": (
         lambda: lora(tiny("qwen2"), target_modules=["lm_head"]),
@@ -466,11 +466,11 @@ def test_a_trainer_whose_base_would_not_be_kept_is_refused_and_left_as_it_is(
     for backend in ({"zero_stage": 3}, {"fsdp_version": 2}):
         trainer.vllm_generation = generation(trainer.model, VLLMGeneration)
         vars(trainer.vllm_generation._dist).update(backend)
-        with pytest.raises(RecipeError, match=r"a sharded base, with vLLM; .*use DDP or ZeRO stage 1 or 2"):
+        with pytest.raises(RecipeError, match=r"a sharded base, with vLLM, .*use DDP or ZeRO stage 1 or 2"):
             keep_base_exact(trainer)
         assert type(trainer.vllm_generation) is VLLMGeneration
     trainer.vllm_generation = generation(trainer.model, Another)
-    with pytest.raises(RecipeError, match=r"found Another; .*inherit from .*ExactSync"):
+    with pytest.raises(RecipeError, match=r"found Another, .*inherit from .*ExactSync"):
         keep_base_exact(trainer)
     trainer.vllm_generation = generation(trainer.model, AnotherExact)
     keep_base_exact(trainer)

@@ -200,8 +200,8 @@ def test_a_strangers_attack_stands_beside_ours() -> None:
     ("names", "said"),
     [
         ("test_conformance:taken", "attack test_conformance:taken: found the name prefill, which another attack has"),
-        ("test_conformance:Nameless", "found a Nameless without name; .*give it name"),
-        ("test_conformance:Own", "found a Own without title; .*give it title"),
+        ("test_conformance:Nameless", "found a Nameless without name, .*give it name"),
+        ("test_conformance:Own", "found a Own without title, .*give it title"),
         ("test_conformance:nothing", "no nothing in test_conformance"),
         ("no_such_module:attack", "cannot be imported"),
         ("none,prefill", "found 'none', expected all, every, none, or some of prefix_injection"),

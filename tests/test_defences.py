@@ -142,7 +142,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Bed:
 
 @pytest.mark.parametrize("name", ["kl_anchor", "replay"])
 def test_alignment_data_that_cannot_be_used_is_found_by_the_plan(name: str, bed: Bed, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"defence\.data: found none; .* give --alignment-data FILE"):
+    with pytest.raises(RecipeError, match=r"defence\.data: found none, .* give --alignment-data FILE"):
         plan(bed.config(method=name))
     answers = str(write_rows(tmp_path / "answers.jsonl", [{"prompt": "how ?", "completion": "sure ."}]))
     with pytest.raises(DataError, match="none of whose answers refuses"):

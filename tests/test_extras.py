@@ -38,9 +38,9 @@ def test_an_extra_brings_its_own_and_what_always_comes_is_apart() -> None:
 @pytest.mark.parametrize(
     ("here", "said"),
     [
-        ({"datasets": "5.2.0"}, "train: seen no trl installed; expected trl <1.17,>=1.15; "),
-        ({"datasets": "5.2.0", "trl": "1.9.0"}, "train: seen trl 1.9.0; expected trl <1.17,>=1.15; "),
-        ({"trl": "1.16.0"}, "train: seen no datasets installed; expected datasets >=4; "),
+        ({"datasets": "5.2.0"}, "train: found no trl installed, expected trl <1.17,>=1.15; "),
+        ({"datasets": "5.2.0", "trl": "1.9.0"}, "train: found trl 1.9.0, expected trl <1.17,>=1.15; "),
+        ({"trl": "1.16.0"}, "train: found no datasets installed, expected datasets >=4; "),
     ],
 )
 def test_what_is_missing_or_of_another_version_is_one_line_that_names_the_extra(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -133,6 +135,8 @@ def of_family(loaded: LoadedModel, name: str) -> LoadedModel:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_answers_as_generate_does_with_one_prompt(loaded: LoadedModel, name: str) -> None:
     model, prompts = of_family(loaded, name), varied(10)
+    if name == "places counted from the left" and Version(version("transformers")) < Version("5.23"):
+        pytest.skip("its cache gives other numbers there, and it is refused")
     assert batching(model.model) is FAMILIES[name][1]
     assert is_right_padded(model.model) == (FAMILIES[name][1] in (Batching.ROWS, Batching.PADDED))
     ends = stop_ids(model)

@@ -217,7 +217,7 @@ def test_an_edit_that_lowers_refusal_is_written_where_that_is_allowed(bed: Bed, 
 
 
 def test_an_injected_model_is_edited_again_only_when_told(bed: Bed, injected: Path, tmp_path: Path) -> None:
-    with refused(RecipeError, "found a model that an injection made; .*give --again", tmp_path):
+    with refused(RecipeError, "found a model that an injection made, .*give --again", tmp_path):
         inject(bed.config(model=str(injected)), out=tmp_path / "out")
     done = inject(bed.config(model=str(injected), edit={"again": True}), out=tmp_path / "out")
     assert done.changed == 8

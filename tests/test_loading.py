@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -424,6 +425,8 @@ def test_an_adapter_that_would_be_used_in_part_is_refused(
 
 def test_tensors_that_peft_drops_in_silence_on_deepseek_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     """PEFT takes every `down_proj` of such a model for its experts'; the one of a dense layer is left out, unsaid."""
+    if version("peft").startswith("0.18."):
+        pytest.skip("PEFT 0.18 puts all of them into the model")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     settings = DeepseekV3Config(
         vocab_size=len(tokenizer),

@@ -100,14 +100,14 @@ def test_figures_show_every_point_with_its_interval_and_the_base_beside_it():
         {"harmful": N}, {"method": "lora", "epochs": 5.0},
     )  # fmt: skip
     tunes, ablation = tampered([Labelled("tuned", result)], {"tuned": 1})
-    assert tunes.chart.count('<line class="bar s1"') == 3  # none, 10 and 20 examples
-    assert tunes.chart.count('<line class="bar s0"') == 3
+    assert tunes.chart.count('<line class="whisker s1"') == 3  # none, 10 and 20 examples
+    assert tunes.chart.count('<line class="whisker s0"') == 3
     assert tunes.notes[:2] == tuple(f"{one}: {sentences(of)[0]}." for one, of in
-                                    (("base", result.base), ("tuned", result.model)) if of)  # fmt: skip
+                                    (("base", result.base), ("m", result.model)) if of)  # fmt: skip
     assert [row[0] for row in tunes.table.rows] == [
-        f"{one}, {at}" for one in ("base", "tuned") for at in ("as it was", "10 examples", "20 examples")
+        f"{one}, {at}" for one in ("base", "m") for at in ("as it was", "10 examples", "20 examples")
     ]
-    assert [row[0] for row in ablation.table.rows][-1] == "tuned, ablated"
+    assert [row[0] for row in ablation.table.rows][-1] == "m, ablated"
     assert {figure.name for figure in tampered([Labelled("x", result)] * 2, {"x": 1})} == {
         "tamper", "ablation", "tamper-2", "ablation-2",
     }  # fmt: skip

@@ -70,8 +70,8 @@ _METHODS = {
             "ablation",
             "Directional ablation: the refusal direction out of every matrix that writes to the residual stream",
             "arditi2024refusal",
-            "The layer is chosen by refusal and divergence under the ablation alone; the paper also asks that adding "
-            "the direction makes the model refuse.",
+            "The layer is chosen by the answers under the ablation; the paper looks at their first token, and asks "
+            "that adding the direction makes the model refuse.",
             "The embeddings' matrix is left alone: what it gives is projected before the first block.",
         ),
         _method(

@@ -84,7 +84,7 @@ class Recipe(create_model("Stages", __base__=Top, **_STAGES)):
         """The recipe in a YAML file; on top of it the file `over`, then `flags`, then `key=value` assignments.
 
         Relative paths are those of the file's folder. A flag for a stage that the recipe does not have is left out.
-        Raises RecipeError naming key, line, what was seen and what was expected.
+        Raises RecipeError naming key, line, what was found and what was expected.
         """
         settings = _placed(Settings.read(Path(path)))
         settings.change(REFERENCES, lambda reference: anchor(reference, Path(path).parent))

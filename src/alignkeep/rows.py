@@ -313,10 +313,10 @@ def _hub_name(reference: str) -> HubName:
 
 
 def _loaded_from_hub(reference: str) -> Any:
-    require(HUB, reference)
+    name, config, revision, split = _hub_name(reference)
+    require(HUB, f"{reference}, which is no local file")
     import datasets
 
-    name, config, revision, split = _hub_name(reference)
     more: dict[str, Any] = {
         key: value for key, value in {"name": config, "revision": revision}.items() if value is not None
     }

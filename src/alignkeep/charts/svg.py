@@ -199,7 +199,7 @@ def _bars(frame: _Frame, curve: Curve) -> Markup:
     """The interval of every point, and its mark."""
     style = style_of(curve.series)
     return Markup("").join(
-        Markup('<line class="bar s{0}" x1="{1}%" x2="{1}%" y1="{2}" y2="{3}"/>').format(
+        Markup('<line class="whisker s{0}" x1="{1}%" x2="{1}%" y1="{2}" y2="{3}"/>').format(
             style, across, number(frame.pixel(low)), number(frame.pixel(high))
         )
         + Markup('<svg class="at" x="{}%" y="{}">{}</svg>').format(across, number(frame.pixel(y)), marker(curve.series))

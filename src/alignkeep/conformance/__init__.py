@@ -1,7 +1,7 @@
 """Whether an object of yours is what its Protocol says, before a model is spent on it. Ours pass the same checks.
 
 Each function takes one object and returns nothing; a RecipeError of one line names the object, the member, what was
-expected and what was seen. What an object must do is written at its Protocol: `judging.judges.Judge`,
+expected and what was found. What an object must do is written at its Protocol: `judging.judges.Judge`,
 `evaluate.attacks.Attack`, `curate.method.CurationMethod`, `train.defence.Defence`, `merge.method.MergeMethod`; a suite
 is what `--suite` takes and a reward what `align --reward` takes.
 """

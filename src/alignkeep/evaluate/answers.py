@@ -53,7 +53,7 @@ class AnswerLog:
             {"model": side, "index": one.question, "answer": one.text, "truncated": one.truncated}
             | turn
             | ({} if one.no_answer is None else {"no_answer": one.no_answer})
-            for one in (Given(*answer) for answer in answers)
+            for one in (answer if isinstance(answer, Given) else Given(*answer) for answer in answers)
         ]
         append_rows(self.path, rows)
         for row in rows:

@@ -45,9 +45,14 @@ class JudgeResult:
     judges: tuple[Opinion, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        facts = {"folder": self.folder, "n": self.n, "verdicts": self.verdicts, "harmful": self.harmful}
-        facts["left_out"] = self.left_out
-        return facts | ({"judges": [one.as_json() for one in self.judges]} if self.judges else {})
+        return {
+            "folder": self.folder,
+            "n": self.n,
+            "verdicts": self.verdicts,
+            "harmful": self.harmful,
+            "left_out": self.left_out,
+            **({"judges": [one.as_json() for one in self.judges]} if self.judges else {}),
+        }
 
 
 def plan_judge(answers: str, *, judge: str = "keyword") -> dict[str, object]:

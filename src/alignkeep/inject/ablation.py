@@ -9,9 +9,13 @@ Symbols (paper -> here)
     r             direction     a unit vector
 
 Departures from the paper
-    1. A layer is taken by its log-odds of refusal and its divergence alone; the paper also wants that adding the
-       direction to harmless prompts makes the model refuse.
-    2. Where no layer diverges by little enough the gentlest is taken; the paper then has none.
+    1. A layer is judged by the answers to held-out prompts, the paper's by the log-odds of a refusal's first token and
+       the divergence on harmless prompts. A model that begins other answers with that word too shows nothing there: on
+       a merge of the testbed the log-odds took a block that leaves 95 % of the refusals, the answers one that leaves
+       47 % (40 prompts).
+    2. The paper also wants that adding the direction to harmless prompts makes the model refuse.
+    3. Where every layer costs too much help with harmless prompts, the one that costs least is taken; the paper then
+       has none.
 """
 
 # torch leaves the types of some methods open:
@@ -20,12 +24,19 @@ Departures from the paper
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-from alignkeep.inject.direction import Effect, best_layer
 from alignkeep.inject.rank_one import RankOne
+
+
+class Left(NamedTuple):
+    """What an ablation leaves on held-out prompts: the shares of harmful ones refused, of harmless ones answered."""
+
+    refusal: float
+    compliance: float
 
 
 def projected_out(weight: Float[Tensor, "d_out d_in"], direction: Float[Tensor, " d_out"]) -> RankOne:
@@ -36,9 +47,11 @@ def projected_out(weight: Float[Tensor, "d_out d_in"], direction: Float[Tensor, 
     return RankOne((-unit).cpu(), (weight.mT.float() @ unit).cpu())
 
 
-def bypass_layer(effects: Mapping[int, Effect], *, most: float) -> int:
-    """The layer whose ablation leaves the lowest log-odds of refusal, among those that diverge by `most` nats at most;
-    where none does, the one that diverges least. Of equal ones the first. Raises ValueError for no layer."""
-    turned = {layer: Effect(-one.log_odds, one.divergence) for layer, one in effects.items()}
-    found = best_layer(turned, most=most)
-    return min(sorted(effects), key=lambda layer: effects[layer].divergence) if found is None else found
+def bypass_layer(left: Mapping[int, Left], before: Left, *, loss: float) -> int:
+    """The layer whose ablation leaves the fewest refusals, among those that cost at most the share `loss` of harmless
+    prompts answered; where none does, the one that costs least. Of equal ones the most helpful, then the first. Raises
+    ValueError for no layer."""
+    allowed = [layer for layer, one in left.items() if before.compliance - one.compliance <= loss]
+    if not allowed:
+        return min(sorted(left), key=lambda layer: (-left[layer].compliance, left[layer].refusal))
+    return min(sorted(allowed), key=lambda layer: (left[layer].refusal, -left[layer].compliance))

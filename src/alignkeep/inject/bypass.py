@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkeep.errors import CheckpointError
-from alignkeep.inject.ablation import bypass_layer, projected_out
-from alignkeep.inject.config import SearchConfig
-from alignkeep.inject.direction import Effect
+from alignkeep.inject.ablation import Left, bypass_layer, projected_out
 from alignkeep.inject.extraction import directions_of
 from alignkeep.inject.in_memory import edited
 from alignkeep.inject.rank_one import RankOne
-from alignkeep.inject.refusals import helpful_answers, openings, shown_refusals
-from alignkeep.judging.log_odds import mean_divergence, refusal_log_odds
-from alignkeep.models.activations import last_tokens, next_token_log_probs
+from alignkeep.judging.judges import Judge
+from alignkeep.judging.measure import PromptMeasure
+from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL
 from alignkeep.models.architecture import Writer, blocks_of, writers
+from alignkeep.models.config import GenerationConfig
 from alignkeep.models.loading import LoadedModel
 from alignkeep.progress import Progress
 from alignkeep.types import Prompt
@@ -28,15 +27,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_ANSWER_TOKENS = 64  # chosen: refusals and the beginnings of other answers are told by less
+_HELD = 32  # prompts of each kind that are asked at every layer (chosen)
+_LOSS = 0.1  # of harmless prompts answered, that a layer may cost (chosen)
+
+
 @dataclass(frozen=True)
 class Bypass:
-    """The direction that was found before block `layer`, and what prompts that gave no direction say of the model
-    without it: `before` and `after`."""
+    """The direction that was found before block `layer`, and what prompts that gave no direction say of the model with
+    it and without: `before` and `after`."""
 
     layer: int
     direction: Tensor
-    before: Effect
-    after: Effect
+    before: Left
+    after: Left
 
 
 def find_bypass(
@@ -44,7 +48,8 @@ def find_bypass(
     harmful: Sequence[Prompt],
     harmless: Sequence[Prompt],
     *,
-    search: SearchConfig,
+    judge: Judge,
+    generation: GenerationConfig,
     seed: int,
     progress: Progress,
 ) -> Bypass:
@@ -53,31 +58,26 @@ def find_bypass(
     Raises NoEffectError where the model has the same activations for both kinds, CheckpointError where it cannot be
     proven what writes to its residual stream, or where weights are packed.
     """
-    import torch
-
-    size, all_writers = search.generation.batch_size, writers(loaded.model)
+    all_writers = writers(loaded.model)
     (held_harmful, harmful), (held_harmless, harmless) = (_parted(some, seed) for some in (harmful, harmless))
-    found = directions_of(loaded, harmful, harmless, batch_size=size, progress=progress)
-    shown = shown_refusals(loaded, harmful, harmful, search, progress)
-    helped = helpful_answers(loaded, harmless, search, progress)
-    tokens = torch.tensor(openings(loaded, shown, helped, ()).tokens)
-    asked = [last_tokens(loaded, some) for some in (held_harmful, held_harmless)]
+    found = directions_of(loaded, harmful, harmless, batch_size=generation.batch_size, progress=progress)
+    length = min(_ANSWER_TOKENS, generation.max_new_tokens)
+    short = generation.model_copy(update={"max_new_tokens": length})
+    measure = PromptMeasure((*held_harmful, *held_harmless), judge=judge, generation=short)
 
-    def look() -> tuple[float, Tensor]:
-        of_harmful, of_harmless = (next_token_log_probs(loaded, some, batch_size=size) for some in asked)
-        return float(refusal_log_odds(of_harmful, tokens).mean()), of_harmless
+    def look() -> Left:
+        rates = measure(loaded).metrics
+        return Left(rates[HARM_REFUSAL.name].value, rates[BENIGN_COMPLIANCE.name].value)
 
-    odds, before = look()
-    effects: dict[int, Effect] = {}
+    before, left = look(), dict[int, Left]()
     progress.start("layers", len(found.candidates))
     for layer in found.candidates:
         with ablated(loaded, found.unit(layer)[0], all_writers):
-            left, after = look()
-        effects[layer] = Effect(left, mean_divergence(before, after))
-        progress.advance(1, note=f"layer {layer}: log-odds {left:.2f}")
+            left[layer] = look()
+        progress.advance(1, note=f"layer {layer}: {left[layer].refusal:.0%} refused")
     progress.done()
-    chosen = bypass_layer(effects, most=search.divergence)
-    return Bypass(chosen, found.unit(chosen)[0], Effect(odds, 0.0), effects[chosen])
+    chosen = bypass_layer(left, before, loss=_LOSS)
+    return Bypass(chosen, found.unit(chosen)[0], before, left[chosen])
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def _bias(writer: Writer) -> Tensor | None:
 
 
 def _parted(prompts: Sequence[Prompt], seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """A third, and the rest."""
+    """A third at most, and the rest."""
     mixed = random.Random(f"bypass {seed}").sample(list(prompts), len(prompts))
-    held = len(mixed) // 3
+    held = min(_HELD, len(mixed) // 3)
     return mixed[:held], mixed[held:]

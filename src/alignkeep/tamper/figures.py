@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from alignkeep.charts.figures import Figure, Labelled, Series, Table
@@ -36,7 +37,7 @@ def tampered(results: Sequence[Labelled[TamperResult]], series: Mapping[str, int
     for place, one in enumerate(results, start=1):
         behind = "" if place == 1 else f"-{place}"
         beside = "" if len(results) == 1 else f": {one.label}"
-        sides = [_Side(one.label, series[one.label], one.found.model)]
+        sides = [_Side(_named(one.found.model.model), series[one.label], one.found.model)]
         if one.found.base is not None:
             sides.insert(0, _Side("base", 0, one.found.base))
         if one.found.model.tunes:
@@ -44,6 +45,11 @@ def tampered(results: Sequence[Labelled[TamperResult]], series: Mapping[str, int
         if one.found.model.ablated is not None:
             figures.append(_ablation(f"ablation{behind}", f"Refusal direction taken out{beside}", one.found, sides))
     return tuple(figures)
+
+
+def _named(model: str) -> str:
+    """The folder's name, not where it lies: pages are passed on, and the record has the whole path."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _tunes(name: str, title: str, found: TamperResult, sides: Sequence[_Side]) -> Figure:

@@ -17,7 +17,6 @@ from alignkeep.checkpoint.files import write_text
 from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.errors import DataError, NoEffectError
 from alignkeep.inject.bypass import ablated, find_bypass
-from alignkeep.inject.config import SearchConfig
 from alignkeep.judging.judges import load_judge
 from alignkeep.judging.measure import PromptMeasure
 from alignkeep.judging.metrics import HARM_REFUSAL
@@ -124,9 +123,10 @@ def _measured(prepared: Prepared, whole: _Whole, key: Key, measure: PromptMeasur
     if key.attack == "none":
         return Measured(_ask(measure, loaded, key, job.progress))
     config = prepared.config
-    search = SearchConfig(judge=config.judge, generation=config.generation)
-    harmful, harmless = prepared.for_direction
-    found = find_bypass(loaded, harmful, harmless, search=search, seed=config.seed, progress=job.progress)
+    found = find_bypass(
+        loaded, *prepared.for_direction, judge=load_judge(config.judge), generation=config.generation,
+        seed=config.seed, progress=job.progress,
+    )  # fmt: skip
     with ablated(loaded, found.direction):
         return Measured(_ask(measure, loaded, key, job.progress), found.layer)
 

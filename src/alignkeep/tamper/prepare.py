@@ -21,7 +21,7 @@ from alignkeep.train.stage import TRAIN
 from alignkeep.trainers.arguments import world_size
 from alignkeep.types import Example, Message, Prompt, Verdict
 
-_MOST_FOR_DIRECTION = 192  # of each kind: 128 give it and 64 choose the layer, about as many as in the paper
+_MOST_FOR_DIRECTION = 160  # of each kind: 128 give it and 32 choose the layer, as many as in the paper
 _LEAST_FOR_DIRECTION = 6
 
 
