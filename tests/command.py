@@ -5,6 +5,7 @@ Children are forked from a server that has imported the heavy libraries once, so
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -26,9 +27,9 @@ _WORK = (
     *("train.tuning", "merge.prepare", "merge.writing", "merge.adapter_form", "evaluate.questions", "evaluate.asking"),
     *("evaluate.scoring", "inject.prepare", "inject.edit", "curate.prepare", "curate.scoring", "align.aligning"),
 )
-_SERVER.set_forkserver_preload(
-    ["torch", "transformers", "peft", "trl", *(f"alignkeep.{name}" for name in _WORK), "frozen"]
-)
+_LIBRARIES = ("torch", "transformers", "datasets", "peft", "trl", "trl.trainer.sft_trainer", "trl.trainer.grpo_trainer")
+_OURS = (f"alignkeep.{name}" for name in ("cli.app", "lifecycle", "report.stage", *_WORK))
+_SERVER.set_forkserver_preload([*_LIBRARIES, *_OURS])
 
 
 class Finished(NamedTuple):
@@ -41,9 +42,14 @@ class Finished(NamedTuple):
 
 def start(target: Callable[..., object], *arguments: object) -> ForkServerProcess:
     """Call `target(*arguments)` in a child."""
-    child = _SERVER.Process(target=target, args=arguments)
+    child = _SERVER.Process(target=_begin, args=(target, *arguments))
     child.start()
     return child
+
+
+def _begin(target: Callable[..., object], *arguments: object) -> None:
+    gc.freeze()  # what the server imported is not gone through by every collection: a second, and a copy of its memory
+    target(*arguments)
 
 
 def command(*arguments: object, folder: Path) -> ForkServerProcess:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from alignkeep.judging.judges import Comparison
+from alignkeep.judging.pairs import Comparison
 
 
 def overlap(*, completions: list[Any], reference: list[str], **columns: Any) -> list[float]:

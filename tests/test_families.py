@@ -27,7 +27,7 @@ from alignkeep.models.activations import Tokens, next_token_log_probs, residual_
 from alignkeep.models.adapters import attach_adapter
 from alignkeep.models.architecture import Writer, blocks_of, writers
 from alignkeep.models.folders import tensor_entries
-from alignkeep.models.stored import Stored, stored_as
+from alignkeep.models.stored import Parameter, Part, Stored, _stored, stored_as  # pyright: ignore[reportPrivateUsage]
 from checkpoints import bits, hashes, read_checkpoint
 from families import BLOCKS, TINY, WIDTH, write_tiny
 from micro import write_rows
@@ -409,6 +409,16 @@ def test_a_writer_that_is_stored_twice_not_at_all_or_with_other_numbers_is_an_er
         save_file(wrong, tiny.folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(CheckpointError, match=rf"tensor {re.escape(name)}: found {said}"):
             stored_as([writer], tiny.model, tensor_entries(tiny.folder, adapter=False))
+
+
+def test_of_experts_stored_one_by_one_and_turned_round_each_is_its_own_tensor_the_other_way_round() -> None:
+    """In memory (experts, in, out) = (2, 5, 3), on disk two matrices (3, 5)."""
+    parts = tuple(Part(f"experts.{n}.w2", n, slice(0, 5), slice(0, 3), turned=True) for n in range(2))
+    for expert in range(2):
+        writer = Writer("experts", 0, None, "down_proj", expert, inputs_first=True)
+        assert _stored(writer, Parameter((2, 5, 3), parts, True)) == Stored(f"experts.{expert}.w2", None, False)
+    half = Parameter((2, 5, 3), (Part("experts.0.w2", 0, slice(0, 2), slice(0, 3)),), True)
+    assert _stored(Writer("experts", 0, None, "down_proj", 0), half) is None
 
 
 def test_a_text_model_within_a_vision_model_is_found_and_the_vision_tower_is_left_alone(tmp_path: Path) -> None:

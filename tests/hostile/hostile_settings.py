@@ -74,16 +74,16 @@ def _keys(config: type[BaseModel], above: str = "") -> Iterator[str]:
 def any_setting(draw: random.Random, folder: Path, assets: Path) -> Order:
     """A key of a verb's own settings, or a field of the trainer's, with a value of no regard."""
     from alignkeep.align.config import AlignConfig
-    from alignkeep.cli.configs import TestbedSettings
     from alignkeep.curate.config import CurateConfig
     from alignkeep.evaluate.config import EvaluateConfig, JudgeConfig
     from alignkeep.inject.config import InjectConfig
     from alignkeep.merge.config import MergeConfig
+    from alignkeep.testbed.stage import TestbedConfig
     from alignkeep.train.config import TrainConfig
 
     configs = {
         "train": TrainConfig, "align": AlignConfig, "merge": MergeConfig, "inject": InjectConfig,
-        "evaluate": EvaluateConfig, "curate": CurateConfig, "judge": JudgeConfig, "testbed": TestbedSettings,
+        "evaluate": EvaluateConfig, "curate": CurateConfig, "judge": JudgeConfig, "testbed": TestbedConfig,
     }  # fmt: skip
     trainer = [
         "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm", "warmup_steps", "logging_steps",

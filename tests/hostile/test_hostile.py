@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,13 @@ __all__ = ["assets", "server"]
 def test_hostile_input_ends_as_promised(case: Case, server: Server, assets: Path, tmp_path: Path) -> None:
     faults = faults_of(case, tmp_path / "case", assets, server)
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("family", sorted({case.family for case in cases(each=100)}))
+def test_a_generated_case_can_be_built(family: str, assets: Path, tmp_path: Path) -> None:
+    """Those of `make test-hostile` too, which nobody runs every day."""
+    case = [case for case in cases(each=100) if case.family == family][-1]
+    assert case.build(random.Random(case.name), tmp_path, assets).arguments
 
 
 def test_the_page_says_how_many_cases_there_are() -> None:
