@@ -79,7 +79,9 @@ def test_the_first_repeated_name_is_that_of_a_plain_loop(names: list[str]) -> No
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
 def test_what_is_in_bounds_is_read_as_pyyaml_wrote_it(value: object) -> None:
-    assert read_yaml(yaml.safe_dump(value, allow_unicode=True)).value == value
+    """Which is not always what was written: a lone "\\x85" is written as a line break by PyYAML itself."""
+    text = yaml.safe_dump(value, allow_unicode=True)
+    assert read_yaml(text).value == yaml.safe_load(text)
 
 
 def test_aliases_are_counted_as_often_as_they_stand_for_something() -> None:

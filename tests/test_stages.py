@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from alignkeep.checkpoint.listing import CLAIM_NAME
 from alignkeep.checkpoint.records import Record
 from alignkeep.errors import AlignkeepError, DataError, MachineError, NoEffectError, RecipeError
 from alignkeep.evaluate.stage import EVALUATE
@@ -83,6 +84,18 @@ def test_a_stage_is_done_once_and_read_back_after_without_being_prepared(config:
     assert stage.done == ["prepare", "work"]
     assert perform(stage, config, out=tmp_path / "out", resume=False, overwrite=True) == 3
     assert stage.done == ["prepare", "work"] * 2
+
+
+def test_the_claim_that_a_kill_behind_the_last_rename_leaves_goes_with_the_same_command(
+    config: CountConfig, tmp_path: Path
+) -> None:
+    stage, out = CountStage(), tmp_path / "out"
+    perform(stage, config, out=out)
+    record = Record.read(out)
+    (out / CLAIM_NAME).write_text(json.dumps({"stage": record.stage, "identity": record.identity}))
+    assert perform(stage, config, out=out) == 3
+    assert sorted(path.name for path in out.iterdir()) == ["counted", "record.json"]
+    assert stage.done == ["prepare", "work"]
 
 
 def test_the_record_says_what_was_done_on_what(config: CountConfig, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _COLUMNS = {
     "benign_compliance": "benign compliance",
     "task_accuracy": "SST-2",
 }
-_BLOCK = re.compile(r"(<!-- (cells|fronts): ([\w ]+) -->\n).*?(<!-- end -->)", re.S)
+_BLOCK = re.compile(r"(<!-- (cells|fronts|probe): ([\w ]+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
 
 def filled(text: str) -> str:
     """The page with every block written anew."""
-    writers = {"cells": cells_table, "fronts": fronts_table}
+    writers = {"cells": cells_table, "fronts": fronts_table, "probe": probe_table}
     return _BLOCK.sub(lambda found: f"{found[1]}{writers[found[2]](found[3].split())}{found[4]}", text)
 
 
@@ -70,6 +70,23 @@ def fronts_table(names: list[str]) -> str:
             shares = (share(metrics[key]) for key in ("harm_refusal", "over_refusal", "task_accuracy"))
             lines.append(f"| `{name}` | {weight} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n" + open_cells(missing)
+
+
+def probe_table(rates: list[str]) -> str:
+    """What linear readings of the raw model refuse wrongly, a row for each set they were trained on (probe.py)."""
+    found: dict[str, Any] = json.loads((RESULTS.parent / "real_probe.json").read_text(encoding="utf-8"))
+    titles = ["area under the curve", *(f"over-refusal at {rate} % harm refusal" for rate in rates)]
+    lines = [
+        f"| trained on | prompts | block | {' | '.join(titles)} |",
+        f"| --- | {' | '.join(['---:'] * (2 + len(titles)))} |",
+    ]
+    for name, row in found.items():
+        value, low, high = (row["area"][key] for key in ("value", "low", "high"))
+        area = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        shares = (share(row[f"over at {rate}%"]) for rate in rates)
+        prompts = " + ".join(map(str, row["prompts"]))
+        lines.append(f"| {name} | {prompts} | {row['layer']} | {area} | {' | '.join(shares)} |")
+    return "\n".join(lines) + "\n"
 
 
 def share(metric: dict[str, Any]) -> str:

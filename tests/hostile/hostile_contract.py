@@ -93,7 +93,7 @@ def faults_of(case: Case, folder: Path, assets: Path, server: Server) -> list[st
         faults.append(f"code {code}, not one of {order.codes}")
     faults += _faults_of_streams(code, texts, order)
     if not order.delete_folder:
-        faults += _faults_of_files(code, before, {**snapshot(given), **snapshot(assets)})
+        faults += _faults_of_files(code, before, {**snapshot(given), **snapshot(assets)}, killed=order.kill is not None)
     if order.kill is not None:
         faults += _faults_of_recovery(order, given, streams, server)
     return [*faults, *(f"{name}: {text[-600:]!r}" for name, text in texts.items())] if len(faults) > 1 else []
@@ -158,10 +158,13 @@ def _faults_of_streams(code: int | None, texts: Mapping[str, str], order: Order)
     return faults
 
 
-def _faults_of_files(code: int | None, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+def _faults_of_files(
+    code: int | None, before: Mapping[str, str], after: Mapping[str, str], *, killed: bool
+) -> list[str]:
+    """A signal may come behind the last write: then the result is there, whole, which the recovery looks at."""
     faults = [f"{path} was changed or removed" for path, is_ in before.items() if after.get(path) != is_]
     new = {Path(path) for path in after.keys() - before.keys()}
-    state = (".out.partial",)
+    state = (".out.partial", "out") if killed else (".out.partial",)
     allowed = {0: ("out",), 1: (), 4: state, 130: state}.get(code or 0, state)
     for path in new:
         parts = path.parts[path.parts.index("given") + 1 :] if "given" in path.parts else ("outside",)

@@ -6,23 +6,23 @@ a line out: `{"code", "seconds"}`; the code is negative for a signal, null for a
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
 import time
-from typing import Any
+from typing import IO, Any
 
 LIMIT = 40.0  # seconds; a command of the suite takes one or two
 
 
-def child(order: dict[str, Any]) -> None:
+def child(order: dict[str, Any], begun: int) -> None:
     """The command, in this process; the streams are those of the order. Does not return.
 
-    An interruption waits until the command has begun: what is before is not the command's.
+    `begun` is a descriptor that is closed when the command begins.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,10 +53,7 @@ def child(order: dict[str, Any]) -> None:
     try:
         from alignkeep.cli import main
 
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        except KeyboardInterrupt:  # it had come before
-            os._exit(130)
+        os.close(begun)
         main()
     except SystemExit as left:
         code = left.code
@@ -70,19 +67,28 @@ def child(order: dict[str, Any]) -> None:
 
 def run(order: dict[str, Any]) -> dict[str, object]:
     """One command to its end, or to the signal that the order sends after a while."""
-    began = time.monotonic()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    started = time.monotonic()
+    begun, beginning = os.pipe()
     process = os.fork()
     if process == 0:
-        child(order)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.close(begun)
+        child(order, beginning)
+    os.close(beginning)
+    with os.fdopen(begun) as stream:
+        return watched(order, process, stream, started)
+
+
+def watched(order: dict[str, Any], process: int, begun: IO[str], started: float) -> dict[str, object]:
     strike, number = order.get("kill") or (None, 0)
+    commanded = None
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
-        spent = time.monotonic() - began
+        spent = time.monotonic() - started
         if done:
             return {"code": os.waitstatus_to_exitcode(status), "seconds": spent}
-        if strike is not None and spent > strike:
+        if commanded is None and select.select([begun], [], [], 0)[0]:
+            commanded = spent
+        if strike is not None and commanded is not None and spent - commanded > strike:
             os.kill(process, number)
             strike = None
         if spent > LIMIT:
@@ -103,7 +109,6 @@ def serve() -> None:
     import alignkeep.cli.app, alignkeep.lifecycle, alignkeep.merge.stage, alignkeep.report.stage, alignkeep.train.stage  # noqa: E401, F401
 
     torch.set_num_threads(1)
-    gc.freeze()  # no fork goes through all that was imported
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     answers.write("ready\n")

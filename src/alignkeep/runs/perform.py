@@ -51,6 +51,7 @@ def perform(
     identity = identity_of(stage.name, deciding, inputs.fingerprints)
     refuse_overlap(out, inputs.paths)
     if resume and _is_finished(out, stage.name, identity):
+        OutputFolder.open(out, stage=stage.name, identity=identity).close()  # clears what a kill may have left
         return stage.result(out)
     prepared = task.prepared
     owner = owner_of(out)
