@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -434,9 +433,6 @@ def test_a_killed_evaluation_goes_on_and_no_answer_is_counted_twice(serve: Serve
     assert len(server.asked) <= 60 + 8
 
 
-@pytest.mark.skipif(
-    find_spec("fastapi") is None or find_spec("uvicorn") is None, reason="transformers serve wants them"
-)
 def test_transformers_serve_gives_the_answers_that_the_model_gives_here(tmp_path: Path) -> None:
     model = str(materialise("models/weak", tmp_path))
     with socket.socket() as free:
