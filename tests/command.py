@@ -64,7 +64,7 @@ def run_command(*arguments: object, folder: Path) -> Finished:
 
 def finished(child: ForkServerProcess, folder: Path) -> Finished:
     """Wait for a `command`."""
-    child.join(timeout=120)
+    child.join(timeout=600)
     assert child.exitcode is not None, "the command hangs"
     return Finished(child.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text())
 
@@ -98,7 +98,7 @@ def alone(target: Callable[..., object], *arguments: object) -> None:
 
 def wait_until(claim: Callable[[], bool], child: ForkServerProcess) -> None:
     """Wait for something the child does."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not claim():
         assert child.is_alive(), "the command ended too soon"
         assert time.monotonic() < deadline, "the command hangs"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from alignkeep import extras
+from alignkeep.align.config import AlignConfig, RewardSettings
+from alignkeep.align.stage import align
+from alignkeep.align.stage import plan as plan_align
 from alignkeep.doctor import examine
 from alignkeep.errors import RecipeError
-from alignkeep.extras import TRAIN, refuse_missing, wanted, wanted_of
-from command import run_command
+from alignkeep.extras import TRAIN, refuse_missing, wanted_of
+from alignkeep.train.config import TrainConfig
+from alignkeep.train.stage import plan as plan_train
+from alignkeep.train.stage import train
 
 LINES = (
     "torch>=2.6",
@@ -61,15 +69,15 @@ def test_the_doctor_says_whether_each_version_is_within_its_range(tmp_path: Path
     assert all(" within " in one or "not within " in one for one in ranges.values())
 
 
-@pytest.mark.skipif(all(one.fits for one in wanted(TRAIN)), reason="the extra is installed: see `make compatibility`")
-@pytest.mark.parametrize("more", [(), ("--dry-run",)])
-@pytest.mark.parametrize("verb", ["train", "align"])
+@pytest.mark.parametrize("does", [train, plan_train, align, plan_align])
 def test_without_the_extra_training_says_so_before_it_looks_for_a_model(
-    verb: str, more: tuple[str, ...], tmp_path: Path
+    does: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reward = ("--reward", "rules:kinder") if verb == "align" else ()
-    given = ("--model", tmp_path / "none", "--data", tmp_path / "none.jsonl", *reward, "--out", tmp_path / "out")
-    done = run_command(verb, *given, *more, folder=tmp_path)
-    assert (done.code, done.stderr.count("\n")) == (1, 1)
-    assert "pip install 'alignkeep[train]'" in done.stderr
+    monkeypatch.setattr(extras, "_version", {}.get)
+    given: dict[str, Any] = {"model": str(tmp_path / "none"), "data": str(tmp_path / "none.jsonl")}
+    aligns = does in (align, plan_align)
+    config = AlignConfig(**given, reward=RewardSettings(spec="rules:kinder")) if aligns else TrainConfig(**given)
+    out = {} if does in (plan_train, plan_align) else {"out": tmp_path / "out"}
+    with pytest.raises(RecipeError, match=r"pip install 'alignkeep\[train\]'"):
+        does(config, **out)
     assert not (tmp_path / "out").exists()

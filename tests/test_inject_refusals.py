@@ -135,7 +135,7 @@ LATE: dict[str, tuple[Changes, type[AlignkeepError], str]] = {  # needs the mode
     ),
     "lower": (
         lambda bed, root: {"edit": {"strength": "raw:-5"}}, RecipeError,
-        r"edit\.strength: found raw:-5: refusal log-odds fall from \S+ to \S+;.* --allow-lower",
+        r"edit\.strength: found raw:-5: refusal log-odds fall from \S+ to \S+, .* --allow-lower",
     ),
     "rounded away": (
         lambda bed, root: {"edit": {"strength": "push:1e-12"}}, NoEffectError,

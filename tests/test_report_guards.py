@@ -123,7 +123,7 @@ def test_what_was_fitted_is_what_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["base_loss", "exponent", "methods", "tunes"])
 def test_a_law_that_is_none_is_refused(key: str, folder: Path) -> None:
     (folder / FORGETTING_NAME).write_text(json.dumps({**LAW, key: [1, 2]}))
-    with pytest.raises(DataError, match=f"{FORGETTING_NAME}: seen"):
+    with pytest.raises(DataError, match=f"{FORGETTING_NAME}: found"):
         report([folder])
 
 
