@@ -82,7 +82,7 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
         columns=tuple(RATES.values()),
         rows=tuple(_table_row(subject) for subject in subjects),
         notes=_notes(subjects),
-        figures=(*figures_of(subjects), *_of_stages(sources, subjects)),
+        figures=(*(figures_of(subjects) if subjects else ()), *_of_stages(sources, subjects)),
         sections=sections_of(subjects, full=full_answers),
         full_answers=full_answers,
         records=tuple(_record(record) for record in sources.records),
@@ -106,7 +106,7 @@ def _about(subjects: Sequence[Subject]) -> tuple[tuple[str, str], ...]:
     judges = sorted({str(subject.settings["judge"]) for subject in subjects if subject.settings.get("judge")})
     # The file's name, not where it lies: pages are passed on, and the record below has the whole path.
     tasks = sorted({Path(str(s.settings["task"])).name for s in subjects if s.settings.get("task")})
-    facts = [("Models", str(len(subjects))), ("Suite", ", ".join(suites)), ("Task", ", ".join(tasks))]
+    facts = [("Models", str(len(subjects) or "")), ("Suite", ", ".join(suites)), ("Task", ", ".join(tasks))]
     return tuple((name, value) for name, value in [*facts, ("Judge", ", ".join(judges))] if value)
 
 

@@ -49,7 +49,7 @@ def tampered(results: Sequence[Labelled[TamperResult]], series: Mapping[str, int
 
 def _named(model: str) -> str:
     """The folder's name, not where it lies: pages are passed on, and the record has the whole path."""
-    return Path(model).name if Path(model).is_absolute() else model
+    return Path(model).name or model
 
 
 def _tunes(name: str, title: str, found: TamperResult, sides: Sequence[_Side]) -> Figure:
