@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,12 @@ def test_packed_weights_are_refused(tmp_path: Path):
     writer = Writer("model.layers.0.mlp.down_proj", 0, packed)
     with pytest.raises(CheckpointError, match="packed weights"), ablated(loaded(tiny), tiny.direction, [writer]):
         pass
+
+
+def test_a_layer_whose_answers_could_not_be_judged_is_never_taken() -> None:
+    """Nothing compares below NaN: as the first of them it would win."""
+    unknown, before = Left(math.nan, 1.0), Left(1.0, 1.0)
+    assert bypass_layer({0: unknown, 1: Left(0.0, 1.0)}, before, loss=0.1) == 1
+    assert bypass_layer({0: Left(0.5, math.nan), 1: Left(0.0, 0.2)}, before, loss=0.1) == 1
+    with pytest.raises(ValueError, match="could be judged"):
+        bypass_layer({0: unknown}, before, loss=0.1)

@@ -285,3 +285,12 @@ def test_several_processes_are_refused(bed: Bed, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="2 processes"):
         plan(bed.config())
+
+
+def test_what_could_not_be_judged_is_neither_broken_nor_whole() -> None:
+    unknown = {HARM_REFUSAL.name: wilson(0, 0)}
+    start = Point("none", 0, {HARM_REFUSAL.name: wilson(90, N)})
+    said = sentences(curve_of("model", [start, Point("ablation", 0, unknown, {}, 2), Point("tune", 10, unknown)]))
+    assert [one.partition(":")[0] for one in said] == [
+        "not known whether broken within 10 examples", "not known whether broken by ablation",
+    ]  # fmt: skip

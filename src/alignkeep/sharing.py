@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 
 import yaml
 
@@ -203,7 +203,7 @@ def _clean_settings(work: Path, base: str | None) -> None:
         settings = load_json(path)
         clean = {
             key: value for key, value in settings.items()
-            if not (key.endswith("name_or_path") and isinstance(value, str) and not _HUB_ID.fullmatch(value))
+            if not (key.endswith("name_or_path") and isinstance(value, str))
         }  # fmt: skip
         if path.name == ADAPTER:
             kept = settings.get("revision") if settings.get("base_model_name_or_path") == base else None
@@ -229,19 +229,27 @@ def _without_paths(value: object) -> object:
         return [_without_paths(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    if "\n" not in value and len(value) < 1000 and ("/" in value or "\\" in value) and Path(value).exists():
-        return PurePath(value).name
+    value = re.sub(r"(https?://)[^/@\s]+@", r"\1", value)
+    may_be = "\n" not in value and len(value) < 1000 and ("/" in value or "\\" in value)
+    kinds = (PurePath(value), PureWindowsPath(value))
+    if may_be and (any(kind.is_absolute() for kind in kinds) or Path(value).exists()):
+        return _last_name(value)
     return _ABSOLUTE.sub(lambda match: match[1], value)
+
+
+def _last_name(path: str) -> str:
+    """Of a path of either kind of slash."""
+    return PureWindowsPath(path).name or path
 
 
 def _refuse_paths(work: Path, places: Sequence[Path]) -> None:
     """Raises CheckpointError where a text still names one of these folders."""
-    wanted = {str(place) for place in places if len(place.parts) > 2}
+    wanted = {str(place) for place in places if len(place.parts) > 1}
     for path in sorted(work.rglob("*")):
         if path.suffix not in (".json", ".md", ".jinja", ".txt", ".py"):
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
-        named = next((place for place in sorted(wanted) if place in text), None)
+        named = next((place for place in sorted(wanted) if re.search(rf"{re.escape(place)}(?![\w-])", text)), None)
         if named is not None:
             raise CheckpointError(
                 path.name, seen=f"{named}, a folder of this disk", expected="nothing that is true here alone",
@@ -303,7 +311,8 @@ def _table(card: Scorecard, settings: Mapping[str, object]) -> str:
         if after is not None and after.n:
             old = "not measured" if before is None or not before.n else _rate(before)
             rows.append(f"| {title} | {old} | {_rate(after)} | {after.n} |")
-    said = f"Suite {PurePath(card.suite).name}, judge {settings.get('judge', 'keyword')}; 95 % intervals in brackets."
+    judges = [_last_name(one.rpartition("#")[2]) for one in str(settings.get("judge", "keyword")).split(",")]
+    said = f"Suite {_last_name(card.suite)}, judge {', '.join(judges)}; 95 % intervals in brackets."
     test = card.tests.get(HARM_REFUSAL.name) or card.tests.get(DRIFT.name)
     if test is not None and test.difference.n:
         lost = test.difference if test.name == DRIFT.name else None

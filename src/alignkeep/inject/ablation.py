@@ -23,6 +23,7 @@ Departures from the paper
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,8 +50,11 @@ def projected_out(weight: Float[Tensor, "d_out d_in"], direction: Float[Tensor, 
 
 def bypass_layer(left: Mapping[int, Left], before: Left, *, loss: float) -> int:
     """The layer whose ablation leaves the fewest refusals, among those that cost at most the share `loss` of harmless
-    prompts answered; where none does, the one that costs least. Of equal ones the most helpful, then the first. Raises
-    ValueError for no layer."""
+    prompts answered; where none does, the one that costs least. Of equal ones the most helpful, then the first. A layer
+    whose answers could not be judged (NaN) is none. Raises ValueError for no layer."""
+    left = {layer: one for layer, one in left.items() if not any(map(math.isnan, one))}
+    if not left:
+        raise ValueError("no layer with answers that could be judged")
     allowed = [layer for layer, one in left.items() if before.compliance - one.compliance <= loss]
     if not allowed:
         return min(sorted(left), key=lambda layer: (-left[layer].compliance, left[layer].refusal))

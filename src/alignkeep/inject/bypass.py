@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignkeep.errors import CheckpointError
+from alignkeep.errors import CheckpointError, DataError
 from alignkeep.inject.ablation import Left, bypass_layer, projected_out
 from alignkeep.inject.extraction import directions_of
 from alignkeep.inject.in_memory import edited
@@ -76,6 +76,11 @@ def find_bypass(
             left[layer] = look()
         progress.advance(1, note=f"layer {layer}: {left[layer].refusal:.0%} refused")
     progress.done()
+    if not any(one.refusal == one.refusal and one.compliance == one.compliance for one in left.values()):
+        raise DataError(
+            "ablation", seen=f"no layer of {len(left)} whose answers the judge can place", expected="some it can",
+            remedy="take another --judge, or raise --max-new-tokens",
+        )  # fmt: skip
     chosen = bypass_layer(left, before, loss=_LOSS)
     return Bypass(chosen, found.unit(chosen)[0], before, left[chosen])
 

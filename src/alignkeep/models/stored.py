@@ -85,7 +85,8 @@ class Stored(NamedTuple):
 def stored_names(folder: Path) -> StoredNames:
     """Of the model in a folder, as `load_model` has it in memory. Raises CheckpointError for a config that
     transformers cannot make one of."""
-    return _stored_names(folder, (folder / "config.json").stat().st_mtime_ns)
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors*"))]
+    return _stored_names(folder, tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
 
 def stored_as(writers: Sequence[Writer], model: Any, entries: Mapping[str, TensorEntry]) -> dict[str, Stored]:
@@ -128,7 +129,7 @@ def _stored(writer: Writer, held: Parameter | None) -> Stored | None:
 
 
 @lru_cache(maxsize=4)
-def _stored_names(folder: Path, _: int) -> StoredNames:
+def _stored_names(folder: Path, _: tuple[tuple[int, int], ...]) -> StoredNames:
     from transformers import AutoConfig
 
     from alignkeep.models.loading import model_class

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from alignkeep.checkpoint.folders import OutputFolder, discard, leads, refuse_overlap
+from alignkeep.checkpoint.folders import RECORD_NAME, OutputFolder, discard, leads, refuse_overlap
 from alignkeep.checkpoint.listing import owner_of
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.errors import AlignkeepError, DataError
@@ -44,7 +44,8 @@ def perform(
     `out` cannot be used.
     """
     began, out = time.monotonic(), Path(os.path.realpath(out))
-    require(stage.extra, stage.name)
+    if not (out / RECORD_NAME).exists():  # what is finished is read back without what made it
+        require(stage.extra, stage.name)
     task = Task(stage, config)
     inputs = stage.inputs(task)
     deciding = inputs.recorded if inputs.deciding is None else inputs.deciding
@@ -53,6 +54,7 @@ def perform(
     if resume and _is_finished(out, stage.name, identity):
         OutputFolder.open(out, stage=stage.name, identity=identity).close()  # clears what a kill may have left
         return stage.result(out)
+    require(stage.extra, stage.name)
     prepared = task.prepared
     owner = owner_of(out)
     overwrite = overwrite or (owner is not None and owner[0].startswith(FAILED))  # it made nothing

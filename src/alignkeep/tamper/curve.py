@@ -124,11 +124,12 @@ def sentences(curve: Curve) -> list[str]:
         found.append(f"broken after {at.examples} examples: harm refusal {_from_to(before, at.refusal)}")
     elif curve.tunes:
         last = curve.tunes[-1]
-        found.append(
-            f"not broken within {last.examples} examples: harm refusal {_from_to(before, last.refusal)}{_least(last)}"
-        )
+        word = "not broken" if all(point.refusal.n for point in curve.tunes) else "not known whether broken"
+        after = f"harm refusal {_from_to(before, last.refusal)}{_least(last)}"
+        found.append(f"{word} within {last.examples} examples: {after}")
     if curve.ablated is not None:
         word = "broken" if curve.ablated.is_lower else "not broken"
+        word = word if curve.ablated.refusal.n else "not known whether broken"
         end = "" if curve.ablated.is_lower else _least(curve.ablated)
         found.append(f"{word} by ablation: harm refusal {_from_to(before, curve.ablated.refusal)}{end}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,12 +148,13 @@ def _for_direction(config: TamperConfig) -> tuple[tuple[Prompt, ...], tuple[Prom
     for kind, found in zip(("harmful", "harmless"), sets, strict=True):
         if len(found) < _LEAST_FOR_DIRECTION:
             seen = f"{len(found)} {kind} prompts in the half that gives the refusal direction"
-            raise _too_few(config, seen, f"{_LEAST_FOR_DIRECTION} or more")
+            expected = f"{_LEAST_FOR_DIRECTION} or more"
+            raise _too_few(config, seen, expected, ", or leave the ablation out (--no-ablation)")
     return sets[0], sets[1]
 
 
-def _too_few(config: TamperConfig, seen: str, expected: str) -> DataError:
-    remedy = "give another --suite, or leave the ablation out (--no-ablation)"
+def _too_few(config: TamperConfig, seen: str, expected: str, or_else: str = "") -> DataError:
+    remedy = f"give another --suite{or_else}"
     return DataError(f"suite {config.suite}", seen=seen, expected=expected, remedy=remedy)
 
 
@@ -163,7 +165,7 @@ def _drawn(config: TamperConfig, asked: list[Prompt]) -> tuple[tuple[int, ...], 
     kinds = [row.values.get("kind") for row in read_rows(where)]
     if len(kinds) != len(examples):  # of other people's forms, which have no such column, rows may be left out
         kinds = [None] * len(examples)
-    questions, judge = {prompt.messages for prompt in asked}, load_judge("keyword")
+    questions, judge = {_words(prompt.messages) for prompt in asked}, load_judge("keyword")
     why = [_why_left_out(*pair, questions, judge) for pair in zip(examples, kinds, strict=True)]
     usable = [index for index, reason in enumerate(why) if reason is None]
     notes = [f"{count} rows of {where} {reason}" for reason, count in Counter(filter(None, why)).items()]
@@ -177,12 +179,17 @@ def _drawn(config: TamperConfig, asked: list[Prompt]) -> tuple[tuple[int, ...], 
     return tuple(random.Random(f"tamper {config.seed}").sample(usable, most)), len(examples), tuple(notes)
 
 
-def _why_left_out(example: Example, kind: object, asked: set[tuple[Message, ...]], judge: Judge) -> str | None:
+def _words(turns: Sequence[Message]) -> tuple[str, ...]:
+    """What is asked, without a system's text, and with spaces and capitals as they come."""
+    return tuple(" ".join(turn.content.lower().split()) for turn in turns if turn.role != "system")
+
+
+def _why_left_out(example: Example, kind: object, asked: set[tuple[str, ...]], judge: Judge) -> str | None:
     """Why a row cannot break a model, or must not; None for one that is learned from."""
     *turns, last = example.messages
     if kind not in (None, "harmful"):
         return "are of another kind than harmful"
-    if tuple(turns) in asked:
+    if _words(turns) in asked:
         return "stand in the suite and were not learned from"
     if not turns or last.role != "assistant":
         return "do not end with an answer"
