@@ -93,8 +93,8 @@ def test_a_model_that_was_better_before_the_end_is_said_to_have_been(config, tmp
     made = _with(config, reward=RewardSettings(spec="rewards:best_at_step_2"))
     (note,) = align(made, out=tmp_path / "fallen").notes
     assert note.startswith("it was better before: 100.0% at step 2, 0.0% at the end; end at trainer.max_steps=2, or ")
-    floor = made.objective.model_copy(update={"min_reference_advantage": 0.0})
-    (note,) = align(_with(made, objective=floor), out=tmp_path / "held").notes
+    bound = made.objective.model_copy(update={"bounded": True})
+    (note,) = align(_with(made, objective=bound), out=tmp_path / "held").notes
     assert note.endswith("end at trainer.max_steps=2")
     at_two = made.trainer | {"max_steps": 2}
     assert align(_with(made, trainer=at_two), out=tmp_path / "risen").notes == ()

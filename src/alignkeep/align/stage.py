@@ -302,8 +302,8 @@ def _fallen(aligned: Aligned, config: AlignConfig) -> list[str]:
     if not fall.high < 0:
         return []
     remedy = f"end at trainer.max_steps={step}" if step else "lower the learning rate"
-    if config.method == "grao" and config.objective.min_reference_advantage is None:
-        remedy += ", or set objective.min_reference_advantage=0 (a beaten reference is unlearned without bound)"
+    if config.method == "grao" and not config.objective.bounded:
+        remedy += ", or set objective.bounded=true (a beaten reference is unlearned without bound)"
     return [f"it was better before: {then.mean():.1%} at step {step}, {end.mean():.1%} at the end; {remedy}"]
 
 
