@@ -167,12 +167,12 @@ def refuse_same(tune: str, base: str) -> None:
 
 def _next(config: EvaluateConfig, verdict: GateResult, out: Path, policy: str) -> str:
     """What to do with that answer, as a command."""
+    models = (config.model, str(config.base))
+    tune, base = (f"FOLDER_OF_{short_name(name)}" if is_endpoint(name) else name for name in models)
     if verdict.answer is Answer.PASS:
-        return f"alignkeep export {config.model} --measured {out} --out ready"
+        return f"alignkeep export {tune} --measured {out} --out ready"
     if verdict.answer is Answer.UNDECIDED:
         return f"alignkeep check {config.model} --base {config.base} --suite FILE.yaml   # with more prompts"
     suite = "" if config.suite == EvaluateConfig.model_fields["suite"].default else f" --suite {config.suite}"
     rules = "" if policy == "default" else f" --policy {policy}"
-    models = (config.model, str(config.base))
-    tune, base = (f"FOLDER_OF_{short_name(name)}" if is_endpoint(name) else name for name in models)
     return f"alignkeep fix {tune} --base {base} --task {config.task or 'TASK.jsonl'}{suite}{rules} --out fixed"

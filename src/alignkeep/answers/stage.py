@@ -19,7 +19,7 @@ from pydantic import Field
 from alignkeep.checkpoint.files import write_text
 from alignkeep.checkpoint.records import Record
 from alignkeep.data import fingerprint_data, local_file
-from alignkeep.errors import DataError, NoEffectError
+from alignkeep.errors import AlignkeepError, DataError, NoEffectError
 from alignkeep.judging.prompts import MOST_UNKNOWN, harm_prompts, limit_prompts
 from alignkeep.models.config import EndpointConfig, GenerationConfig, LoadConfig
 from alignkeep.models.endpoint import is_endpoint
@@ -115,10 +115,13 @@ class AnswersStage(Stage[AnswersConfig, Asked, AnswersResult]):
         return Asked(config, limit_prompts(prompts, config.limit, config.seed))
 
     def inputs(self, task: Task[AnswersConfig, Asked]) -> Inputs:
+        from alignkeep.judging.judges import fingerprint_judge
+
         config = task.config
         found = {
             "model": fingerprint_target(config.model, config.load.revision),
             "prompts": _through_file(config, fingerprint_data),
+            "judge": fingerprint_judge(config.judge),
         }
         named = [] if is_endpoint(config.model) else [Path(config.model)]
         named += [] if config.prompts == SHIPPED else [local_file(config.prompts)]
@@ -134,8 +137,14 @@ class AnswersStage(Stage[AnswersConfig, Asked, AnswersResult]):
     def work(self, prepared: Asked, job: Job) -> dict[str, object]:
         return _ask(prepared, job.folder, job.progress)
 
+    def is_worth_keeping(self, error: AlignkeepError, folder: Path) -> bool:
+        """What an endpoint said is."""
+        return any((folder / name).is_file() for name in self.leftovers())
+
     def leftovers(self) -> tuple[str, ...]:
-        return (REPLIES,)
+        from alignkeep.judging.judges import REPLIES as JUDGEMENTS
+
+        return (REPLIES, JUDGEMENTS)
 
     def result(self, folder: Path) -> AnswersResult:
         found: dict[str, Any] = dict(Record.read(folder).result)
@@ -157,12 +166,14 @@ def why_left_out(kind: str, verdict: Verdict, *, truncated: bool) -> str | None:
 
 
 def _ask(asked: Asked, work: Path, progress: Progress) -> dict[str, object]:
-    from alignkeep.judging.judges import checked_judgements, load_judge
+    from alignkeep.judging.judges import REPLIES as JUDGEMENTS
+    from alignkeep.judging.judges import checked_judgements, keeping, load_judge
 
     config, prompts = asked.config, asked.prompts
     said, told = (_there if is_endpoint(config.model) else _here)(asked, work, progress)
     answered = [pair for pair in zip(prompts, said, strict=True) if pair[1].no_answer is None]
-    words = checked_judgements(load_judge(config.judge), [(prompt, answer.text) for prompt, answer in answered])
+    (judge,) = keeping([load_judge(config.judge)], work / JUDGEMENTS)
+    words = checked_judgements(judge, [(prompt, answer.text) for prompt, answer in answered])
     kept, left_out, lines = Counter[str](), Counter[str](), list[str]()
     left_out[NO_ANSWER] += len(said) - len(answered)
     for (prompt, answer), word in zip(answered, words, strict=True):

@@ -11,9 +11,19 @@ from alignkeep.errors import RecipeError
 from alignkeep.evaluate.answers import ANSWERS, Given, Side
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Preparation, Question
+from alignkeep.models.endpoint import is_endpoint
 
 # What an answer depends on besides the question and the model.
-_SAME = ("load.dtype", "generation.max_new_tokens", "generation.backend")
+_SAME = (
+    "load.dtype",
+    "load.quantization",
+    "load.template",
+    "generation.max_new_tokens",
+    "generation.backend",
+    "generation.thinking_tokens",
+    "generation.vllm",
+)
+_SAME_SERVED = ("generation.max_new_tokens", "endpoint.body")
 
 
 def check_reusable(
@@ -30,8 +40,8 @@ def check_reusable(
         raise _mismatch(where, f"the result of {record.stage}", "the folder of an evaluation")
     if record.inputs.get("questions") != prepared.fingerprint:
         raise _mismatch(where, *_first_difference(config, prepared, record))
-    for key in _SAME:
-        then, now = _setting(record.config, key), _setting(config.model_dump(mode="json"), key)
+    for key in _SAME_SERVED if is_endpoint(str(config.base)) else _SAME:
+        then, now = _setting(record.config, key) or None, _setting(config.model_dump(mode="json"), key) or None
         if then != now:
             raise _mismatch(where, f"{key} {then}", f"{key} {now}")
     if base_fingerprint is None or record.inputs.get("model") == base_fingerprint:

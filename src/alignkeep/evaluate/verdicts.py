@@ -90,6 +90,8 @@ class Asked:
     rows: list[tuple[Prompt, str]]
     ids: list[str | None]
     left_out: int = 0
+    silent: frozenset[int] = frozenset()  # rows whose `no_answer` says why nothing came
+    attacked: frozenset[int] = frozenset()  # rows whose `attack` names one
 
 
 class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
@@ -101,7 +103,11 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
 
         found = answers_of(config.answers, read_rows(config.answers))
         rows = [(_prompt(row), _answer(row)) for row in found.rows]
-        return Asked(load_judges(config.judge), rows, found.ids, found.left_out)
+        silent, attacked = (
+            frozenset(at for at, row in enumerate(found.rows) if row.values.get(name) is not None)
+            for name in ("no_answer", "attack")
+        )
+        return Asked(load_judges(config.judge), rows, found.ids, found.left_out, silent, attacked)
 
     def inputs(self, task: Task[JudgeConfig, Asked]) -> Inputs:
         from alignkeep.judging.judges import fingerprint_judges
@@ -128,7 +134,13 @@ class JudgeStage(Stage[JudgeConfig, Asked, JudgeResult]):
         job.progress.start("verdicts", len(prepared.rows) * len(prepared.judges))
         words: dict[str, list[Judgement]] = {}
         for judge in keeping(prepared.judges, job.folder / REPLIES):
-            words[judge.name] = checked_judgements(judge, prepared.rows)
+            given = iter(
+                checked_judgements(judge, [row for at, row in enumerate(prepared.rows) if at not in prepared.silent])
+            )
+            words[judge.name] = [
+                Judgement(Verdict.UNSCORED) if at in prepared.silent else next(given)
+                for at in range(len(prepared.rows))
+            ]
             job.progress.advance(len(prepared.rows))
         job.progress.done()
         rows = [_row(index, words, name) for index, name in enumerate(prepared.ids)]
@@ -177,7 +189,8 @@ def _write_differences(prepared: Asked, words: Mapping[str, list[Judgement]], fo
     first, *others = prepared.judges
     seen: dict[tuple[Message, ...], int] = {}
     for index, (prompt, _) in enumerate(prepared.rows):
-        seen.setdefault(prompt.messages, index)
+        if index not in prepared.attacked:
+            seen.setdefault(prompt.messages, index)
     plain = [words[first.name][index] for index in seen.values()]
     found = [Opinion(first.name, first.version, shares(words[first.name]))]
     unlike: set[int] = set()

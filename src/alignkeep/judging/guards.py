@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -281,4 +282,4 @@ def _endpoint(guard: Guard, model: str) -> Endpoint | None:
             expected="a folder or hub id: it is asked without a chat" if guard.text else "https://host/v1#name",
             remedy="give the model itself" if guard.text else "add # and the name that the endpoint knows it by",
         )
-    return Endpoint(url, name, max_tokens=guard.tokens)
+    return Endpoint(url, name, max_tokens=guard.tokens, hopeless=sys.maxsize, spares_faults=False)

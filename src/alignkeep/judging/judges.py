@@ -13,9 +13,10 @@ from typing import Protocol, runtime_checkable
 
 from alignkeep.checkpoint.listing import sha256_of_file
 from alignkeep.errors import RecipeError
-from alignkeep.judging.guards import guard_judge
+from alignkeep.judging.guards import GuardJudge, guard_judge
 from alignkeep.judging.keyword import KeywordJudge
-from alignkeep.judging.rubric import rubric_judge
+from alignkeep.judging.rubric import RubricJudge, rubric_judge
+from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.objects import code_of, faults_of, load_object
 from alignkeep.types import Judgement, Prompt, Verdict
 
@@ -136,6 +137,9 @@ def fingerprint_judge(spec: str) -> str:
     count the file that it stands in."""
     judge = load_judge(spec)
     file = code_of(spec) if judge.version is None else None
+    model = spec.partition("=")[2]
+    if isinstance(judge, RubricJudge | GuardJudge) and Path(model or "/dev/null").is_dir():
+        return f"{judge.name} {judge.version} {fingerprint_model(model)}"
     return f"{judge.name} {judge.version}" if file is None else f"sha256:{sha256_of_file(file)}"
 
 

@@ -11,6 +11,7 @@ from alignkeep.checkpoint.parts import append_rows, recover_rows
 from alignkeep.judging.pairs import Ask
 from alignkeep.models.chat import encode_prompt, without_marks
 from alignkeep.models.config import GenerationConfig, LoadConfig
+from alignkeep.models.endpoint import Endpoint
 from alignkeep.models.generation import context_length, generate_answers
 from alignkeep.models.loading import LoadedModel, load_model
 from alignkeep.types import Message, Prompt
@@ -32,6 +33,8 @@ class Remembered:
         """The replies in the order of the chats. Equal chats are asked once, and none if all are known."""
         keys = [self._key(chat) for chat in chats]
         missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in self._replies}
+        if isinstance(self._ask, Endpoint) and len(missing) < len(set(keys)):
+            self._ask.has_answered.set()
         names, asked = list(missing), list(missing.values())
         size = self._at_once or len(asked) or 1
         for start in range(0, len(asked), size):

@@ -12,6 +12,7 @@ answer to the plain request.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -129,7 +130,9 @@ def rubric_judge(spec: str) -> RubricJudge | None:
 
 def _ask(model: str) -> Ask:
     if is_endpoint(model):
-        return Endpoint(*url_and_name(model, "judge"), max_tokens=_LONGEST_REPLY)
+        return Endpoint(
+            *url_and_name(model, "judge"), max_tokens=_LONGEST_REPLY, hopeless=sys.maxsize, spares_faults=False
+        )
     from alignkeep.judging.replies import LocalJudge
     from alignkeep.models.folders import resolve
 

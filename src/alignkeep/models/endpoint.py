@@ -96,6 +96,7 @@ class Endpoint:
     retries: int = 4
     concurrency: int = 8
     hopeless: int = 1
+    spares_faults: bool = True
     body: Mapping[str, object] = field(default_factory=dict[str, object])
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     has_answered: Event = field(default_factory=Event, repr=False, compare=False)
@@ -116,11 +117,13 @@ class Endpoint:
         """
         replies: list[str | None] = []
         refusals: list[RecipeError] = []
-        failed, few = 0, self.hopeless if self.has_answered.is_set() else 1
+        last: str | None = None
+        lost, failed, few = 0, 0, self.hopeless if self.has_answered.is_set() else 1
         with self._asked(chats) as futures:
             for future in futures:
                 reply, fault, refusal = future.result()
                 failed = 0 if fault is None else failed + 1
+                lost, last = (lost + 1, fault) if fault is not None else (lost, last)
                 if fault is None and refusal is None:
                     self.has_answered.set()
                 if refusal is not None:
@@ -130,6 +133,8 @@ class Endpoint:
                 if failed >= min(max(len(chats), few), HOPELESS):
                     raise self.failure(f"{failed} requests in a row", fault)
                 replies.append(None if reply is None or reply.truncated else reply.text)
+        if lost and not self.spares_faults:
+            raise self.failure(f"{lost} of {len(chats)} requests", last)
         return replies
 
     def failure(self, what: str, fault: str | None) -> MachineError:
@@ -154,7 +159,12 @@ class Endpoint:
                 while not arrived.empty():
                     batch.append(arrived.get())
                 left -= len(batch)
-                yield [(futures[future], future.result()) for future in batch]
+                failed = [future for future in batch if future.exception() is not None]
+                came = [(futures[future], future.result()) for future in batch if future not in failed]
+                if came:
+                    yield came  # what was paid for is kept before the error
+                if failed:
+                    failed[0].result()
 
     @contextmanager
     def _asked(self, chats: Sequence[tuple[Message, ...]]) -> Iterator[dict[Future[Outcome], int]]:
