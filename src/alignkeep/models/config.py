@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Literal
 
@@ -94,6 +95,10 @@ class EndpointConfig(Checked):
         taken = sorted({"messages", "model", "n", "stream"} & body.keys())
         if taken:
             raise ValueError(f"fields that the verb does not fill itself, unlike {taken[0]}")
+        try:
+            json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"values that JSON has ({error})") from error
         return body
 
     @property

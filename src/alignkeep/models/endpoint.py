@@ -2,8 +2,8 @@
 
 Requests are tried again where waiting may help (429, 408, 5xx, no connection, no reply in time, a reply that is no chat
 completion). Where it cannot, one chat is left without a reply if the request itself is refused (400, 413, 422: a
-content filter, a text too long), and any other status stops the run. The key in OPENAI_API_KEY goes to this endpoint
-and nowhere else: no redirection is followed, and no error repeats it.
+content filter, a text too long), and any other status stops the run. The key in OPENAI_API_KEY goes to the endpoints
+that the command names and nowhere else: no redirection is followed, and no error repeats it.
 """
 
 from __future__ import annotations
