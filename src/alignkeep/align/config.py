@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from alignkeep.errors import NoEffectError
 from alignkeep.formats import Columns
-from alignkeep.models.config import LoadConfig
+from alignkeep.models.config import LoadConfig, checked_body
 from alignkeep.settings import Checked
 from alignkeep.trainers.config import LoraSettings
 
@@ -38,10 +38,7 @@ class RewardSettings(Checked):
     @field_validator("body")
     @classmethod
     def _ours(cls, body: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted({"messages", "model", "n", "stream"} & body.keys())
-        if taken:
-            raise ValueError(f"fields that the judge does not fill itself, unlike {taken[0]}")
-        return body
+        return checked_body(body, "the judge")
 
     @model_validator(mode="after")
     def _acts(self) -> RewardSettings:

@@ -92,16 +92,21 @@ class EndpointConfig(Checked):
     @field_validator("body")
     @classmethod
     def _ours(cls, body: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted({"messages", "model", "n", "stream"} & body.keys())
-        if taken:
-            raise ValueError(f"fields that the verb does not fill itself, unlike {taken[0]}")
-        try:
-            json.dumps(body, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"values that JSON has ({error})") from error
-        return body
+        return checked_body(body, "the verb")
 
     @property
     def deciding(self) -> EndpointConfig:
         """What decides on an answer alone."""
         return EndpointConfig(body=self.body)
+
+
+def checked_body(body: dict[str, Any], filler: str) -> dict[str, Any]:
+    """Further fields of a request; ValueError for what `filler` fills itself, and for what JSON cannot hold."""
+    taken = sorted({"messages", "model", "n", "stream"} & body.keys())
+    if taken:
+        raise ValueError(f"fields that {filler} does not fill itself, unlike {taken[0]}")
+    try:
+        json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"values that JSON has ({error})") from error
+    return body

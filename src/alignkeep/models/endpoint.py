@@ -3,7 +3,8 @@
 Requests are tried again where waiting may help (429, 408, 5xx, no connection, no reply in time, a reply that is no chat
 completion). Where it cannot, one chat is left without a reply if the request itself is refused (400, 413, 422: a
 content filter, a text too long), and any other status stops the run. The key in OPENAI_API_KEY goes to the endpoints
-that the command names and nowhere else: no redirection is followed, and no error repeats it.
+that the command names, or those of them that OPENAI_API_KEY_HOSTS names, and nowhere else: no redirection is followed,
+and no error repeats it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from alignkeep.errors import MachineError, RecipeError
 from alignkeep.types import Message
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+HOSTS_VARIABLE = "OPENAI_API_KEY_HOSTS"
 _LONGEST_WAIT = 60.0  # seconds, chosen: a server that asks for more is asked again and counts as failing
 HOPELESS = 32  # chosen: so many requests in a row, each tried to the end, do not fail by chance
 _PASSING = frozenset({408, 429})
@@ -174,7 +176,7 @@ class Endpoint:
         Its threads are daemons and no ThreadPoolExecutor's, for Python waits for those before it exits: Ctrl-C would
         hang until the slowest reply.
         """
-        line = _Line(self, build_opener(_NoRedirection), _key(), Event())
+        line = _Line(self, build_opener(_NoRedirection), _key(self.url), Event())
         futures: dict[Future[Outcome], int] = {Future(): place for place in range(len(chats))}
         waiting: SimpleQueue[tuple[Future[Outcome], tuple[Message, ...]]] = SimpleQueue()
         for job in zip(futures, chats, strict=True):
@@ -292,7 +294,13 @@ class _NoRedirection(HTTPRedirectHandler):
         return None
 
 
-def _key() -> str:
+def _key(url: str) -> str:
+    """The key; none where OPENAI_API_KEY_HOSTS names the hosts (HOST or HOST:PORT, with commas) that may have it and
+    this is none of them."""
+    hosts = {host.strip().lower() for host in os.environ.get(HOSTS_VARIABLE, "").split(",")} - {""}
+    parts = urlsplit(url)
+    if hosts and not hosts & {parts.netloc.lower(), parts.hostname}:
+        return ""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not re.fullmatch(r"[!-~]*", key):
         raise RecipeError(
