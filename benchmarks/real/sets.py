@@ -97,9 +97,8 @@ def suites(sets: dict[str, Rows], out: Path) -> set[str]:
         text = f"name: real-{part}\ndescription: prompts of the study on a real model\nprompts:\n{files}"
         (out / f"{part}.yaml").write_text(text, encoding="utf-8")
     # What a sweep looks at, and what an injection takes its direction from.
-    write(
-        out / "sweep.jsonl", [{**row, "kind": kind} for kind, rows in parts["validation"].items() for row in rows[:40]]
-    )
+    sweep = [{**row, "kind": kind} for kind, rows in parts["validation"].items() for row in spread(rows, 40)]
+    write(out / "sweep.jsonl", sweep)
     return words
 
 
@@ -142,6 +141,11 @@ def training(sets: dict[str, Rows], own: Rows, daily: Rows, measured: set[str], 
     draw.shuffle(task)
     write(out / "sst2_validation.jsonl", task[:100])
     write(out / "sst2_test.jsonl", task[100:300])
+
+
+def spread(rows: Rows, count: int) -> Rows:
+    """`count` rows from all over a list: its parts come from different sets."""
+    return [rows[place * len(rows) // count] for place in range(count)] if count < len(rows) else rows
 
 
 def columns(rows: Rows) -> Rows:
