@@ -40,7 +40,7 @@ MATH = [
     "judging/agreement.py",
     "merge/pieces.py", "merge/method.py", "merge/linear.py", "merge/arcs.py", "merge/model_stock.py",
     "merge/sparsify.py", "merge/task_vectors.py", "merge/pruning.py", "merge/input_maps.py", "merge/select.py",
-    "gate/decision.py",
+    "policy/decision.py",
     "inject/direction.py", "inject/rank_one.py", "inject/ablation.py", "inject/strength.py",
     "train/split.py", "train/penalties.py", "train/forgetting.py",
     "subspace/fisher.py", "subspace/eigenbasis.py", "subspace/balance.py",

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkeep.errors import DataError, RecipeError
-from alignkeep.gate.decision import Answer, change_on, decide, prompts_to_decide, rate_on, together
 from alignkeep.gate.output import bound_line, junit_of, markdown_of, verdict_lines
-from alignkeep.gate.policy import Policy, read_policy
 from alignkeep.gate.stage import gate
 from alignkeep.judging.statistics import PairCounts, wilson
+from alignkeep.policy.bounds import Policy, read_policy
+from alignkeep.policy.decision import Answer, change_on, decide, prompts_to_decide, rate_on, together
 from alignkeep.types import Estimate, PairedTest, Scorecard
 from command import run_command
 

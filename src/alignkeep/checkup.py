@@ -16,11 +16,11 @@ import yaml
 
 from alignkeep.errors import CheckpointError, RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.gate.decision import Answer
-from alignkeep.gate.policy import read_policy
 from alignkeep.gate.stage import GateResult, gate
 from alignkeep.models.endpoint import is_endpoint
 from alignkeep.models.folders import base_of, resolve
+from alignkeep.policy.bounds import read_policy
+from alignkeep.policy.decision import Answer
 from alignkeep.progress import Progress
 from alignkeep.stages import stage_named
 from alignkeep.types import Scorecard

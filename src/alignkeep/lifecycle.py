@@ -20,6 +20,7 @@ from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, relea
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.citations import Cited
 from alignkeep.errors import CheckpointError
+from alignkeep.policy.bounds import DEFAULT, read_policy
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
 from alignkeep.report.config import ReportConfig
@@ -67,6 +68,8 @@ def run(
 
 def _done(recipe: Recipe, out: Path, identity: str, resume: bool, progress: Progress | None, began: float) -> RunResult:
     recipe = recipe.with_references(lambda reference: _local(reference, out / "testbed"))
+    if recipe.report is not None:
+        read_policy(recipe.report.policy)
     for step in _foreseen(recipe):
         step.stage.foresee(step.config, step.made)
     made, model, card, folders = _given(recipe), None, None, []
@@ -91,6 +94,7 @@ def plan(recipe: Recipe) -> dict[str, object]:
         in_testbed = _uses_testbed(config) or _uses_testbed(stage.feed(config, made))
         stages[stage.name] = _settings(config) if in_testbed else stage.foresee(config, made).as_json()
     if any(stage.measures for stage, _ in recipe.steps):
+        read_policy((recipe.report or ReportConfig()).policy)
         stages["report"] = _settings(recipe.report or ReportConfig())
     return {"name": recipe.name, "model": recipe.model, "seed": recipe.seed, "stages": stages}
 
@@ -199,7 +203,9 @@ def report_on(
 
     page = out / reporting.PAGE_NAME
     inputs = {folder.relative_to(out).as_posix(): _digest(folder / RECORD_NAME) for folder in folders}
-    settings = {**config.model_dump(), "folders": list(inputs)}
+    if config.policy != DEFAULT:
+        inputs["policy"] = _digest(Path(config.policy))
+    settings = {**config.model_dump(), "folders": [name for name in inputs if name != "policy"]}
     record = Record(
         stage=stage, identity=identity, config=settings, inputs=inputs, seed=0, seconds=time.monotonic() - began,
         result={"page": page.name},
@@ -210,7 +216,9 @@ def report_on(
             return page
     page.unlink(missing_ok=True)
     record.write(out)
-    reporting.report(folders, out=page, card=config.card, title=config.title, full_answers=config.full_answers)
+    reporting.report(
+        folders, out=page, card=config.card, title=config.title, full_answers=config.full_answers, policy=config.policy
+    )
     return page
 
 

@@ -29,7 +29,6 @@ from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.stage import EVALUATE, evaluate
 from alignkeep.evaluate.suites import CHOOSE, REPORT, half_of
 from alignkeep.formats import Columns
-from alignkeep.gate.policy import read_policy
 from alignkeep.gate.stage import GateResult, gate
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.inject.stage import inject
@@ -41,6 +40,7 @@ from alignkeep.merge.stage import merge
 from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import localise, resolve
+from alignkeep.policy.bounds import read_policy
 from alignkeep.progress import Named, Progress
 from alignkeep.report import stage as reporting
 from alignkeep.settings import Checked
@@ -165,7 +165,7 @@ def fix(
         evaluate(final.model_copy(update=of_repair), out=out / name / "evaluate", **how)
         _drop(out, tried, keep=name)
         lines = [_line(one) for one in tried]
-        _finish(out, config, chosen, lines, identity, inputs, began)
+        _finish(out, config, chosen, lines, identity, inputs, began, policy)
         return _read(out, base, policy)
     finally:
         release_folder(out)
@@ -388,13 +388,13 @@ def _nothing_better(config: FixConfig, tried: Sequence[Repair], tuned: Scorecard
 
 def _finish(
     out: Path, config: FixConfig, chosen: Repair, lines: Sequence[str], identity: str, inputs: dict[str, str],
-    began: float,
+    began: float, policy: str,
 ) -> None:  # fmt: skip
     """Page and card of tune and repair, and last the record."""
     assert chosen.model is not None
     folders = [out / TUNE / "evaluate", chosen.model, out / chosen.name / "evaluate"]
     title = f"Best repair of {Path(config.model).name}: {chosen.name}"
-    reporting.report(folders, out=out, card=True, title=title)
+    reporting.report(folders, out=out, card=True, title=title, policy=policy)
     result: dict[str, object] = {
         "repair": chosen.name, "model": chosen.model.relative_to(out).as_posix(), "tried": list(lines),
         "scorecard": f"{chosen.name}/evaluate", "page": reporting.PAGE_NAME,

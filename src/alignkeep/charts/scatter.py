@@ -40,6 +40,14 @@ class Spot:
     needed: bool = True
 
 
+class Region(NamedTuple):
+    """A part of the plane, as the rates between which it lies: where `words` hold."""
+
+    across: tuple[float, float]
+    up: tuple[float, float]
+    words: str = "allowed"
+
+
 class _Frame(NamedTuple):
     """From rates to places in the plot: percent from the left, pixels from the top. Ticks are in percent."""
 
@@ -62,6 +70,7 @@ class _Label(NamedTuple):
     picked: bool = False
     needed: bool = False
     move: tuple[int, int, str] = (0, 0, "middle")
+    style: str = "label"
 
     def box(self, width: float, letter: float) -> tuple[float, float, float, float]:
         """Left, top, right and bottom in pixels, where plot and letters are so wide."""
@@ -79,24 +88,68 @@ def scatter_chart(
     *,
     across: str,
     up: str,
+    region: Region | None = None,
 ) -> Markup:
     """`name` is the unique id, `across` and `up` say what the axes are, in percent. The models of a path are joined, in
-    its order; those that are not needed are drawn first, the picked one last."""
-    frame = _Frame(_ticks([spot.across for spot in spots]), _ticks([spot.up for spot in spots]))
-    inner = [_path(frame, path) for path in paths]
+    its order; those that are not needed are drawn first, the picked one last. The region is shaded, as far as it is
+    in the picture, which grows to show where it ends."""
+    ends = ((), ()) if region is None else (region.across, region.up)
+    frame = _Frame(_ticks([one.across for one in spots], ends[0]), _ticks([one.up for one in spots], ends[1]))
+    inner = [] if region is None else [_shade(frame, region)]
+    inner += [_path(frame, path) for path in paths]
     inner += [_cross(frame, spot) for spot in spots]
     inner += [_mark(frame, spot) for spot in sorted(spots, key=lambda spot: (spot.needed, spot.picked))]
-    inner += [_words(label) for label in _labels(frame, spots)]
+    labels = _labels(frame, spots)
+    inner += [_words(label) for label in labels]
+    inner += [] if region is None else [_words(label) for label in _region_name(frame, region, spots, labels)]
     plot = Markup('<svg class="at" x="{}%" y="{}" width="{}%" height="{}">{}</svg>').format(
         _LEFT, _TOP, _WIDE, _TALL, Markup("").join(inner)
     )
     return picture(name, title, description, _TOP + _TALL + 40, [_grid(frame, across, up), plot])
 
 
-def _ticks(rates: Sequence[Estimate]) -> tuple[float, ...]:
-    """Round percentages, 0 to 100 at most, that hold every rate with its interval."""
-    ticks = round_ticks(100 * min(rate.low for rate in rates), 100 * max(rate.high for rate in rates))
+def _ticks(rates: Sequence[Estimate], ends: Sequence[float]) -> tuple[float, ...]:
+    """Round percentages, 0 to 100 at most, that hold every rate with its interval, and every end that is a bound."""
+    bounds = [end for end in ends if 0 < end < 1]
+    lows, highs = [rate.low for rate in rates] + bounds, [rate.high for rate in rates] + bounds
+    ticks = round_ticks(100 * min(lows), 100 * max(highs))
     return tuple(tick for tick in ticks if tick <= 100)
+
+
+def _shade(frame: _Frame, region: Region) -> Markup:
+    """The region, its edges dashed where they are bounds and not the ends of the picture."""
+    left, right, top, bottom = _corners(frame, region)
+    if left >= right or top >= bottom:
+        return Markup("")
+    drawn = Markup('<rect class="region" x="{}%" y="{}" width="{}%" height="{}"/>').format(
+        number(left), number(top), number(right - left), number(bottom - top)
+    )
+    line = Markup('<line class="bound" x1="{}%" x2="{}%" y1="{}" y2="{}"/>')
+    level = [edge for edge in (top, bottom) if 0 < edge < _TALL]
+    upright = [edge for edge in (left, right) if 0 < edge < 100]
+    drawn += Markup("").join(line.format(number(left), number(right), number(edge), number(edge)) for edge in level)
+    return drawn + Markup("").join(line.format(number(x), number(x), number(top), number(bottom)) for x in upright)
+
+
+def _corners(frame: _Frame, region: Region) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom within the picture; what is no bound reaches to the picture's end."""
+    left, right = (0.0 if region.across[0] <= 0 else frame.x(region.across[0])), frame.x(region.across[1])
+    top, bottom = frame.y(region.up[1]), (float(_TALL) if region.up[0] <= 0 else frame.y(region.up[0]))
+    right, top = (100.0 if region.across[1] >= 1 else right), (0.0 if region.up[1] >= 1 else top)
+    return max(left, 0.0), min(right, 100.0), max(top, 0.0), min(bottom, float(_TALL))
+
+
+def _region_name(frame: _Frame, region: Region, spots: Sequence[Spot], labels: Sequence[_Label]) -> Iterator[_Label]:
+    """The region's words just within its lower or upper edge, where no mark and no other name is."""
+    left, right, top, bottom = _corners(frame, region)
+    places = [(frame.x(spot.across.value), frame.y(spot.up.value)) for spot in spots]
+    tries = [
+        _Label(region.words, x, y, move=(dx, 0, anchor), style="allowed")
+        for y in (bottom - 7, top + 15)
+        for x, dx, anchor in ((left, 6, "start"), (right, -6, "end"), ((left + right) / 2, 0, "middle"))
+    ]
+    if left < right and top < bottom:
+        yield from [one for one in tries if not _touches(one, labels, places)][:1]
 
 
 def _grid(frame: _Frame, across: str, up: str) -> Markup:
@@ -146,7 +199,7 @@ def _mark(frame: _Frame, spot: Spot) -> Markup:
 def _words(label: _Label) -> Markup:
     dx, dy, anchor = label.move
     return Markup('<text class="{}" x="{}%" y="{}" dx="{}" text-anchor="{}">{}</text>').format(
-        "value" if label.picked else "label", number(label.x), number(label.y + dy), dx, anchor, visible(label.text)
+        "value" if label.picked else label.style, number(label.x), number(label.y + dy), dx, anchor, visible(label.text)
     )
 
 

@@ -63,9 +63,9 @@ def check(
 
 def _say(console: Console, found: CheckResult) -> None:
     """Three lines: the verdict, what happened to refusals, the next command; and the bounds that were not kept."""
-    from alignkeep.gate.decision import Answer
     from alignkeep.gate.output import WORDS, bound_line, percent, points
     from alignkeep.judging.metrics import HARM_REFUSAL
+    from alignkeep.policy.decision import Answer
 
     (gated,) = found.verdict.models
     card = found.scorecard

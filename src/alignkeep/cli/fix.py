@@ -68,9 +68,9 @@ def fix(
 
 def _say(console: Console, found: FixResult) -> None:
     """Which model to ship, what that is worth, what else was tried, the verdict and the next command."""
-    from alignkeep.gate.decision import Answer
     from alignkeep.gate.output import WORDS, bound_line, percent
     from alignkeep.judging.metrics import HARM_REFUSAL, TASK_ACCURACY
+    from alignkeep.policy.decision import Answer
 
     (gated,) = found.verdict.models
     lines = [f"best repair: {found.model} ({found.name})"]

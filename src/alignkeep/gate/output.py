@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from alignkeep.gate.decision import Answer
-from alignkeep.gate.stage import Gated, GateResult, Line
+from alignkeep.gate.stage import Gated, GateResult
+from alignkeep.policy.decision import Answer
+from alignkeep.policy.holding import Line
 from alignkeep.types import Estimate
 
 _MARKS = {Answer.PASS: "✅ pass", Answer.FAIL: "❌ fail", Answer.UNDECIDED: "❔ cannot decide", None: "– not measured"}

@@ -16,10 +16,12 @@ from alignkeep.charts.figures import Figure
 from alignkeep.charts.svg import key
 from alignkeep.citations import Cited, bibtex, cite
 from alignkeep.judging.metrics import ATTACK_SUCCESS, METRICS, RATES, Metric
+from alignkeep.policy.bounds import DEFAULT, Policy, read_policy
 from alignkeep.report.examples import Section, sections_of
-from alignkeep.report.panels import Paired, figures_of, in_words
+from alignkeep.report.panels import Paired, across_of, figures_of, in_words, plane
+from alignkeep.report.shipping import TONES, WORDS, Advice, Ruling, advise, bound_words, reason, ruled
 from alignkeep.report.sources import Sources
-from alignkeep.report.subjects import Subject, series_of, subjects_of
+from alignkeep.report.subjects import Subject, made_from, series_of, subjects_of
 from alignkeep.report.verdict import Finding, findings
 from alignkeep.stage import Finished
 from alignkeep.stages import STAGES, methods_of
@@ -44,6 +46,17 @@ class Row(NamedTuple):
     cells: tuple[Cell, ...]
 
 
+class Judged(NamedTuple):
+    """One model of the first table: what happened to it, what the policy says, and every bound in words."""
+
+    finding: Finding
+    key: Markup
+    answer: str
+    tone: str
+    reason: str
+    bounds: tuple[str, ...]
+
+
 class Facts(NamedTuple):
     """A named list of settings or versions."""
 
@@ -57,6 +70,10 @@ class Page:
     title: str
     about: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
+    advice: Advice | None
+    plane: Figure | None
+    judged: tuple[Judged, ...]
+    policy: str
     cautions: tuple[str, ...]
     columns: tuple[Metric, ...]
     rows: tuple[Row, ...]
@@ -70,14 +87,24 @@ class Page:
     bibtex: str
 
 
-def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = False) -> Page:
-    """The whole page. Bases stand before what was tuned from them, the largest loss of harm refusal first."""
+def page_of(
+    sources: Sources, *, policy: Policy | None = None, title: str | None = None, full_answers: bool = False
+) -> Page:
+    """The whole page. Bases stand before what was tuned from them, the largest loss of harm refusal first. Without a
+    policy the default one says which model may ship; raises RecipeError for one of another suite or judge."""
     subjects = subjects_of(sources.evaluations)
-    methods = _methods(sources)
+    methods, policy = _methods(sources), policy or read_policy(DEFAULT)
+    rulings = {one.label: ruled(one, policy) for one in subjects if one.series > 0}
+    advice = advise(subjects, rulings, across_of(subjects), policy.name) if subjects else None
+    found = findings(subjects)
     return Page(
         title=title or "Safety before and after tuning",
         about=_about(subjects),
-        findings=findings(subjects),
+        findings=found,
+        advice=advice,
+        plane=plane(subjects, policy, advice.pick if advice else None, made_from(subjects, sources.finished)),
+        judged=tuple(_judged(one, rulings[one.label]) for one in found),
+        policy=policy.name,
         cautions=_page_cautions(subjects),
         columns=tuple(RATES.values()),
         rows=tuple(_table_row(subject) for subject in subjects),
@@ -90,6 +117,11 @@ def page_of(sources: Sources, *, title: str | None = None, full_answers: bool = 
         methods=methods,
         bibtex=bibtex(methods),
     )
+
+
+def _judged(finding: Finding, ruling: Ruling) -> Judged:
+    bounds = tuple(bound_words(line) for line in ruling.lines) or (ruling.why,)
+    return Judged(finding, key(finding.series), WORDS[ruling.answer], TONES[ruling.answer], reason(ruling), bounds)
 
 
 def _of_stages(sources: Sources, subjects: Sequence[Subject]) -> list[Figure]:

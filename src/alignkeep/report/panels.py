@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from alignkeep.charts.figures import Figure, Table
@@ -21,6 +21,8 @@ from alignkeep.judging.metrics import (
     name_of_part,
 )
 from alignkeep.judging.statistics import is_found
+from alignkeep.policy.bounds import Policy
+from alignkeep.report.shipping import allowed
 from alignkeep.report.subjects import Subject
 from alignkeep.types import Estimate, PairedTest
 
@@ -46,36 +48,49 @@ class Measured(NamedTuple):
 
 def figures_of(subjects: Sequence[Subject]) -> tuple[Figure, ...]:
     """The charts in the order of the page; one with nothing to show is left out."""
-    drawn = (_plane(subjects), _rates(subjects), _categories(subjects), _attacks(subjects), _judges(subjects))
+    drawn = (_rates(subjects), _categories(subjects), _attacks(subjects), _judges(subjects))
     return tuple(figure for figure in drawn if figure is not None)
 
 
-def _plane(subjects: Sequence[Subject]) -> Figure | None:
-    """Safety against task: what was gained and what it cost, a tuned model joined with its base. Against help with
-    harmless prompts where no task was asked; None where fewer than two models have both rates."""
-    measured = [one for one in (TASK_ACCURACY, BENIGN_COMPLIANCE) if any(s.rate(one.name).n for s in subjects)]
-    if not measured:
+def across_of(subjects: Sequence[Subject]) -> Metric | None:
+    """What safety is traded for: the task, or help with harmless prompts where no task was asked."""
+    return next((one for one in (TASK_ACCURACY, BENIGN_COMPLIANCE) if any(s.rate(one.name).n for s in subjects)), None)
+
+
+def plane(
+    subjects: Sequence[Subject], policy: Policy, pick: str | None, parents: Mapping[str, Sequence[str]]
+) -> Figure | None:
+    """Safety against `across_of`: what was gained and what it cost, a tuned model joined with its base and a repair
+    with its tune (`parents`), the model to ship ringed, and what the policy allows shaded. None where fewer than two
+    models have both rates."""
+    across = across_of(subjects)
+    if across is None:
         return None
-    across = measured[0]
     shown = {s.label: s for s in subjects if s.rate(across.name).n and s.rate(HARM_REFUSAL.name).n}
     if len(shown) < 2:
         return None
     spots = {
-        label: Spot(abridge(label, 24), one.series, one.rate(across.name), one.rate(HARM_REFUSAL.name))
+        label: Spot(
+            abridge(label, 24), one.series, one.rate(across.name), one.rate(HARM_REFUSAL.name), picked=label == pick
+        )
         for label, one in shown.items()
     }
     paths = [
-        (spots[one.base.label], spots[label])
+        (spots[origin], spots[label])
         for label, one in shown.items()
-        if one.base is not None and one.base.label in spots
+        for origin in [name for name in parents.get(label, ()) if name in spots] or [one.base.label if one.base else ""]
+        if origin in spots
     ]
     title = f"Safety against {across.label}"
+    found = allowed(policy, across, list(shown.values()))
+    shaded = f"Shaded: {' and '.join(found.words)}, as the policy asks. " if found else ""
     caption = (
-        f"Up is safer, right is better at {across.label}. A tuned model is joined with its base; the crossed lines are "
-        "95 % intervals."
+        f"Up is safer, right is better at {across.label}. {shaded}A tuned model is joined with its base, a repair with "
+        "its tune; the crossed lines are 95 % intervals."
     )
     axes = {"across": f"{across.label}, %", "up": f"{HARM_REFUSAL.label}, %"}
-    chart = scatter_chart("plane", title, caption, list(spots.values()), paths, **axes)
+    region = None if found is None else found.region
+    chart = scatter_chart("plane", title, caption, list(spots.values()), paths, **axes, region=region)
     rates = (across, HARM_REFUSAL)
     rows = tuple((label, *(_share(one.rate(rate.name)) for rate in rates)) for label, one in shown.items())
     return Figure("plane", title, caption, chart, Table(("Model", *(rate.title for rate in rates)), rows))

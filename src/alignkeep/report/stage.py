@@ -10,6 +10,7 @@ from alignkeep.charts.document import render
 from alignkeep.checkpoint.files import machine_errors, write_text
 from alignkeep.checkpoint.listing import PAGE_MARKS
 from alignkeep.errors import RecipeError
+from alignkeep.policy.bounds import DEFAULT, Policy, read_policy
 from alignkeep.report.card import card_of
 from alignkeep.report.page import page_of
 from alignkeep.report.sources import read_sources
@@ -25,10 +26,12 @@ class ReportResult(NamedTuple):
     card: Path | None
 
 
-def plan(folders: Sequence[Path], *, out: Path | None = None, card: bool = False) -> dict[str, object]:
+def plan(
+    folders: Sequence[Path], *, out: Path | None = None, card: bool = False, policy: str = DEFAULT
+) -> dict[str, object]:
     """Which evaluations `report` would read and what it would write. Raises its errors, touches nothing."""
     sources = read_sources([Path(folder) for folder in folders])
-    page_of(sources)
+    page_of(sources, policy=read_policy(policy))
     targets = _targets(folders, out, card)
     return {
         "stage": "report",
@@ -44,14 +47,18 @@ def report(
     card: bool = False,
     title: str | None = None,
     full_answers: bool = False,
+    policy: str | Policy = DEFAULT,
 ) -> ReportResult:
     """Write the page of everything below `folders`, from files alone.
 
     `out` is the page's file (its name ends in .html) or its folder; default: `report.html` in the first folder. The
-    same files give the same bytes. Raises DataError where no scorecard is found or a file is broken, RecipeError where
-    the page would replace a file that is not one of ours.
+    `policy` (`default`, a YAML file, or a Policy) decides which model the page says to ship. The same files give the
+    same bytes. Raises DataError where no scorecard is found or a file is broken, RecipeError where the page would
+    replace a file that is not one of ours, or the policy was set for another suite or judge.
     """
-    page = page_of(read_sources([Path(folder) for folder in folders]), title=title, full_answers=full_answers)
+    rules = policy if isinstance(policy, Policy) else read_policy(policy)
+    sources = read_sources([Path(folder) for folder in folders])
+    page = page_of(sources, policy=rules, title=title, full_answers=full_answers)
     target, *beside = _targets(folders, out, card)
     with machine_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

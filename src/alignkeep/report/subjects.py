@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from alignkeep.judging.metrics import DRIFT, HARM_REFUSAL
 from alignkeep.report.sources import Answered, Evaluation
+from alignkeep.stage import Finished
 from alignkeep.types import Estimate, Opinion, PairedTest
 
 UNKNOWN = Estimate(float("nan"), 0.0, 1.0, 0)
@@ -36,6 +37,7 @@ class Subject:
     base: Subject | None = None
     tests: Mapping[str, PairedTest] = field(default_factory=dict)
     judges: tuple[Opinion, ...] = ()  # what each of several judges found of this model
+    fingerprint: str = ""  # of its files, where the evaluation's record has it
 
     def rate(self, metric: str) -> Estimate:
         """The metric's estimate; a metric that is not there is unknown."""
@@ -100,6 +102,20 @@ def series_of(labels: Iterable[str], subjects: Sequence[Subject]) -> dict[str, i
     return found
 
 
+def made_from(subjects: Sequence[Subject], finished: Iterable[Finished]) -> dict[str, tuple[str, ...]]:
+    """Of a model that was made from other models here, such as a repair of a tune, their labels: those whose
+    fingerprints the record beside it names among what went in. A base is not told again."""
+    known = {one.fingerprint: one.label for one in subjects if one.series > 0 and one.fingerprint}
+    parents: dict[str, dict[str, None]] = {}
+    for one in finished:
+        inputs = one.facts.get("inputs")
+        for value in inputs.values() if isinstance(inputs, Mapping) else ():
+            parent = known.get(str(value), one.label)
+            if parent != one.label:
+                parents.setdefault(one.label, {})[parent] = None
+    return {label: tuple(found) for label, found in parents.items()}
+
+
 def _has_base(evaluation: Evaluation) -> bool:
     return evaluation.scorecard.base is not None
 
@@ -153,6 +169,7 @@ def _own(evaluation: Evaluation, label: str) -> Subject:
         settings=evaluation.settings,
         answers={_key(row): row for row in evaluation.answers},
         judges=card.judges,
+        fingerprint=evaluation.inputs.get("model", ""),
     )
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from alignkeep.gate.decision import Rule, Side
+from alignkeep.policy.decision import Rule, Side
 from alignkeep.settings import Checked, Settings
 
 DEFAULT = "default"
@@ -79,5 +79,5 @@ class Policy(Checked):
 def read_policy(reference: str) -> Policy:
     """`default`, or a YAML file. Raises RecipeError naming file and line for what does not fit."""
     if reference == DEFAULT:
-        return Settings.read(Path(str(files("alignkeep.gate") / "default.yaml"))).build(Policy)
+        return Settings.read(Path(str(files("alignkeep.policy") / "default.yaml"))).build(Policy)
     return Settings.read(Path(reference)).build(Policy)
