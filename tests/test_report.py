@@ -28,8 +28,9 @@ from alignkeep.charts.svg import Curve, Group, Mark, dot_chart, line_chart, roun
 from alignkeep.charts.text import abridge, p_value, percent, points, shorten, visible
 from alignkeep.citations import bibtex, cite
 from alignkeep.errors import DataError, RecipeError
+from alignkeep.policy.bounds import read_policy
 from alignkeep.report.page import page_of
-from alignkeep.report.panels import figures_of
+from alignkeep.report.panels import plane
 from alignkeep.report.sources import read_sources
 from alignkeep.report.stage import report
 from alignkeep.report.subjects import UNKNOWN, subjects_of
@@ -399,7 +400,7 @@ def test_not_measured_is_said_and_differs_from_zero(tmp_path: Path):
     metrics = {"harm_refusal": rate(0, 40), "over_refusal": rate(0, 0)}
     page = report([write_scorecard(tmp_path / "a", metrics)]).page
     assert "0.0 % 0.0–8.8 % n 40" in plain(page)
-    assert plain(page).count("not measured") == 6
+    assert page.read_text().count('class="absent">not measured') == 6
     assert re.findall(r'class="group"[^>]*>([^<]*)', page.read_text()) == ["Harm refusal"]
 
 
@@ -747,16 +748,17 @@ def plain(page: Path) -> str:
 
 def test_the_first_picture_joins_every_tune_with_its_base_in_a_plane_of_task_and_safety(demo: Path) -> None:
     page = page_of(read_sources([demo]))
-    plane = page.figures[0]
-    assert plane.name == "plane"
-    assert [row[0] for row in plane.table.rows] == [row.label for row in page.rows]
+    drawn = page.plane
+    assert drawn is not None
+    assert [row[0] for row in drawn.table.rows] == [row.label for row in page.rows]
     tuned = [row for row in page.rows if any(cell.paired for cell in row.cells)]
-    assert str(plane.chart).count('class="path"') == len(tuned) > 0
+    assert str(drawn.chart).count('class="path"') == len(tuned) > 0
 
 
 def test_what_was_not_measured_has_no_plane(demo: Path) -> None:
     """A single model, and models without harmful prompts: there is nothing to trade."""
+    policy = read_policy("default")
     alone = subjects_of(read_sources([demo]).evaluations)[:1]
-    assert "plane" not in [figure.name for figure in figures_of(alone)]
+    assert plane(alone, policy, None, {}) is None
     unasked = [replace(one, metrics={**one.metrics, "harm_refusal": UNKNOWN}) for one in (*alone, *alone)]
-    assert "plane" not in [figure.name for figure in figures_of(unasked)]
+    assert plane(unasked, policy, None, {}) is None

@@ -22,7 +22,7 @@ from alignkeep.policy.holding import Line, held
 from alignkeep.report.subjects import Subject
 from alignkeep.types import Scorecard
 
-WORDS = {Answer.PASS: "passes", Answer.FAIL: "fails", Answer.UNDECIDED: "cannot decide", None: "not measured"}
+WORDS = {Answer.PASS: "passes", Answer.FAIL: "fails", Answer.UNDECIDED: "cannot decide", None: "no answer"}
 TONES = {Answer.PASS: "good", Answer.FAIL: "bad", Answer.UNDECIDED: "open", None: "open"}
 _KEPT = {Answer.PASS: "kept", Answer.FAIL: "broken", Answer.UNDECIDED: "not decided", None: "not measured"}
 
