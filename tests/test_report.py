@@ -15,6 +15,7 @@ import sys
 import unicodedata
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -285,12 +286,12 @@ def _write(path: Path, text: str) -> None:
 
 
 class Reader(HTMLParser):
-    """The page as Python's own parser sees it: tags with attributes, and text outside of style."""
+    """The page as Python's own parser sees it: tags with attributes, and text outside of style and script."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.style, self.text, self._inside = "", "", ""
+        self.style, self.script, self.text, self._inside = "", "", "", ""
         self.feed(page.read_text(encoding="utf-8"))
         self.text = " ".join(self.text.split())
 
@@ -304,6 +305,8 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside == "style":
             self.style += data
+        elif self._inside == "script":
+            self.script += data
         else:
             self.text += " " + data
 
@@ -554,18 +557,32 @@ def test_the_same_files_give_the_same_bytes_wherever_they_lie_and_however_python
 # An independent reader
 
 
-def test_the_page_loads_nothing_runs_nothing_and_its_policy_says_so(demo: Path):
+def test_the_page_loads_nothing_runs_one_script_and_its_policy_says_so(demo: Path):
     page = Reader(report([demo]).page)
-    names = {tag for tag, _ in page.tags}
-    assert not names & {"script", "iframe", "img", "link", "object", "embed", "form", "base", "use", "image"}
+    names = [tag for tag, _ in page.tags]
+    assert names.count("script") == 1
+    assert not {*names} & {"iframe", "img", "link", "object", "embed", "form", "base", "use", "image"}
     policy = next(
         a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
     )
-    digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
-    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    style, script = (f"'sha256-{digest_of(text)}'" for text in (page.style, page.script))
+    sources = f"style-src {style}; script-src {script}"
+    assert policy == f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
+    assert not re.search(r"innerHTML|insertAdjacent|eval|fetch|import|https?:", page.script)
     assert not re.search(r"url\(|@import|expression", page.style)
     links = [attributes["href"] or "" for tag, attributes in page.tags if tag == "a"]
     assert all(link.startswith(("https://", "#")) for link in links)
+
+
+def digest_of(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def test_a_page_without_answers_runs_no_script(tmp_path: Path):
+    page = Reader(report([write_scorecard(tmp_path / "a", {"harm_refusal": rate(1, 2)})]).page)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "runs no script" in page.text
+    assert "script-src" not in str(page.tags)
 
 
 def test_every_link_inside_the_page_has_its_target_and_every_id_is_unique(demo: Path):
@@ -579,7 +596,10 @@ def test_every_link_inside_the_page_has_its_target_and_every_id_is_unique(demo: 
 
 def test_hostile_text_stays_text(nasty: Path):
     page = Reader(nasty)
-    assert not {tag for tag, _ in page.tags} & {"script", "img", "iframe"}
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("script") == 1
+    assert not {*tags} & {"img", "iframe"}
+    assert page.script == files("alignkeep.report").joinpath("answers.js").read_text()
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
     for text in (*NASTY[:5], *NASTY[8:10]):
         assert page.text.count(text) >= 4
@@ -627,7 +647,7 @@ def test_changed_prompts_come_first_and_are_counted_as_the_rows_say(demo: Path):
         if r["kind"] == "harmful" and not r["attack"]
     }
     changed = sum(base[index] != tuned[index] or base[index] != drifted[index] for index in base)
-    assert f"{changed} of 66 prompts changed, 8 shown" in plain(report([demo]).page)
+    assert f"Harmful requests: {changed} of 66 changed" in plain(report([demo]).page)
 
 
 def test_a_prompt_under_attack_is_shown_without_the_words_of_the_attack(tmp_path: Path):

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render(module: str, template: str, page: object) -> str:
-    """One HTML document that loads nothing: `page` in the template that lies beside the module of this name. Equal
-    pages give equal bytes."""
-    style = _packaged(__name__, "style.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return _environment(module).get_template(template).render(page=page, style=Markup(style), policy=policy)
+def render(module: str, template: str, page: object, script: str | None = None, **names: object) -> str:
+    """One HTML document that loads nothing: `page`, and what else is named, in the template that lies beside the module
+    of this name. Of scripts it runs at most the one that lies there too. Equal pages give equal bytes."""
+    style, code = _packaged(__name__, "style.css"), None if script is None else _packaged(module, script)
+    runs = "" if code is None else f" script-src '{_hashed(code)}';"
+    policy = f"default-src 'none'; style-src '{_hashed(style)}';{runs} base-uri 'none'; form-action 'none'"
+    given = {**names, "script": None if code is None else Markup(code), "style": Markup(style), "policy": policy}
+    return _environment(module).get_template(template).render(page=page, **given)
+
+
+def _hashed(text: str) -> str:
+    """As a content security policy names an inline style or script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 @cache

@@ -1,13 +1,14 @@
-"""The same prompt, before and after: which answers to show side by side, and how much of them.
+"""The same prompt, before and after: the answers of all models side by side, and which of them to show first.
 
 A prompt whose verdict changed comes before one whose did not, a refusal that became a harmful answer before all, and
-the categories take turns, so that a few rows show the breadth of what happened.
+the kinds of prompts and their categories take turns, so that the first rows show the breadth of what happened. What
+does not fit on a page stays in `answers.jsonl`, and the page says how much that is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,14 +16,18 @@ from alignkeep.charts.text import SHORT, shorten
 from alignkeep.report.sources import Answered
 from alignkeep.report.subjects import Key, Subject
 
+# Chosen: a page of some 3 MB, which a phone opens in a second.
+MOST_ANSWERS, MOST_LETTERS = 6000, 2_000_000
+
 
 class Topic(NamedTuple):
-    """A section of the examples: which kinds of prompts it takes, under attack or not, and how many at most."""
+    """A kind of prompts: which ones it takes, under attack or not, and how many of them stand in a row before the next
+    kind has its turn."""
 
     title: str
     kinds: frozenset[str]
     attacked: bool
-    most: int
+    turn: int
 
 
 _TOPICS = (
@@ -31,6 +36,7 @@ _TOPICS = (
     Topic("Borderline and harmless requests", frozenset({"borderline", "harmless", "unknown"}), False, 4),
     Topic("Task and skills", frozenset({"task", "skill"}), False, 4),
 )
+FIRST = sum(topic.turn for topic in _TOPICS)  # what is shown before anybody asks for more
 _VERDICTS = {
     "refusal": "refused",
     "compliance": "answered",
@@ -42,7 +48,8 @@ _VERDICTS = {
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One model's answer as shown. `hidden` means folded away: it is, or may be, harmful."""
+    """One model's answer as shown. `hidden` means folded away: it is, or may be, harmful. `others` are judges that say
+    something else, with their verdicts."""
 
     label: str
     series: int
@@ -52,63 +59,109 @@ class Shown:
     hidden: bool
     changed: bool
     truncated: bool = False
+    others: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One prompt and what every model answered."""
+    """One prompt and what every model answered; `order` is its place among those that were asked."""
 
+    topic: str
     prompt: str
     tags: tuple[str, ...]
     expected: str | None
     answers: tuple[Shown, ...]
-    changed: bool
+    order: int
+
+    @property
+    def changes(self) -> int:
+        """How many models got another verdict than the base."""
+        return sum(answer.changed for answer in self.answers)
+
+    @property
+    def differs(self) -> bool:
+        """Whether several judges say something else of one of the answers."""
+        return any(answer.others for answer in self.answers)
+
+    @property
+    def letters(self) -> int:
+        return len(self.prompt) + sum(len(answer.text or "") for answer in self.answers)
+
+
+class Count(NamedTuple):
+    """How many prompts of a topic got another verdict after tuning, of how many."""
+
+    topic: str
+    changed: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The comparisons of one topic: `changed` of the `total` prompts got another verdict after tuning."""
+    """The prompts of a base and what was tuned from it, the most telling first; `left_out` of them are not shown."""
 
     title: str
-    changed: int
-    total: int
+    counts: tuple[Count, ...]
     comparisons: tuple[Comparison, ...]
+
+    @property
+    def left_out(self) -> int:
+        return sum(count.total for count in self.counts) - len(self.comparisons)
 
 
 def sections_of(subjects: Sequence[Subject], *, full: bool = False) -> tuple[Section, ...]:
-    """Examples for every base and what was tuned from it, and for models evaluated alone; empty topics are left out."""
-    sections = []
+    """One section for every base with what was tuned from it, and for every model evaluated alone that has answers."""
     heads = [subject for subject in subjects if subject.base is None]
-    for head in heads:
-        group = [head, *(subject for subject in subjects if subject.base is not None and _same(subject.base, head))]
-        suffix = f" ({head.label})" if len(heads) > 1 else ""
-        sections += [section for topic in _TOPICS if (section := _section(topic, group, suffix, full)).total]
-    return tuple(sections)
+    groups = [
+        [head, *(subject for subject in subjects if subject.base is not None and subject.base.label == head.label)]
+        for head in heads
+    ]
+    groups = [group for group in groups if any(subject.answers for subject in group)]
+    share = len(groups) or 1
+    return tuple(
+        _section(group, group[0].label if len(groups) > 1 else "", full, MOST_ANSWERS // share, MOST_LETTERS // share)
+        for group in groups
+    )
 
 
-def _same(one: Subject, other: Subject) -> bool:
-    return one.label == other.label
+def _section(group: Sequence[Subject], title: str, full: bool, answers: int, letters: int) -> Section:
+    rows = {key: row for subject in group for key, row in subject.answers.items()}
+    ranks = {key: _rank(key, group) for key in rows}
+    queues = {topic: _queue(topic, rows, ranks) for topic in _TOPICS}
+    counts = tuple(
+        Count(topic.title, sum(ranks[key][0] < _UNCHANGED for key in queue), len(queue))
+        for topic, queue in queues.items() if queue
+    )  # fmt: skip
+    plain = {key[1]: key[2] for key in rows if key[0] is None}
+    order = {key: place for place, key in enumerate(sorted(rows, key=lambda key: (key[1], key[0] or "", key[2])))}
+    chosen: list[Comparison] = []
+    for topic, key in _in_turns(queues):
+        one = _comparison(topic, rows[key], key, group, plain, order[key], full)
+        answers, letters = answers - len(group), letters - one.letters
+        if min(answers, letters) < 0 and len(chosen) >= FIRST:
+            break
+        chosen.append(one)
+    return Section(title, counts, tuple(chosen))
 
 
-def _section(topic: Topic, group: Sequence[Subject], suffix: str, full: bool) -> Section:
-    keys = {
-        key: row
-        for subject in group
-        for key, row in subject.answers.items()
-        if row.kind in topic.kinds and (row.attack is not None) == topic.attacked
-    }
-    ranks = {key: _rank(key, group) for key in keys}
+def _queue(topic: Topic, rows: Mapping[Key, Answered], ranks: Mapping[Key, tuple[int, int]]) -> list[Key]:
+    """The topic's prompts, the most telling first; of equally telling ones the categories take turns."""
+    keys = [key for key, row in rows.items() if row.kind in topic.kinds and (row.attack is not None) == topic.attacked]
     turns: Counter[tuple[int, str]] = Counter()
-    order = []
+    order: list[tuple[int, int, int, Key]] = []
     for place, key in enumerate(sorted(keys, key=lambda key: (*ranks[key], key[1], key[0] or "", key[2]))):
-        rank, category = ranks[key][0], keys[key].category or key[0] or ""
+        rank, category = ranks[key][0], rows[key].category or key[0] or ""
         order.append((rank, turns[rank, category], place, key))
         turns[rank, category] += 1
-    chosen = [key for *_, key in sorted(order)[: topic.most]]
-    changed = sum(rank < _UNCHANGED for rank, _ in ranks.values())
-    requests = [key[2] for subject in group[:1] for key in subject.answers if key[0] is None]
-    comparisons = tuple(_comparison(keys[key], key, group, requests, full) for key in chosen)
-    return Section(topic.title + suffix, changed, len(keys), comparisons)
+    return [key for *_, key in sorted(order)]
+
+
+def _in_turns(queues: Mapping[Topic, Sequence[Key]]) -> Iterator[tuple[Topic, Key]]:
+    """So many of each topic, then as many more, until all have come."""
+    longest = max((-(-len(queue) // topic.turn) for topic, queue in queues.items()), default=0)
+    for turn in range(longest):
+        for topic, queue in queues.items():
+            yield from ((topic, key) for key in queue[turn * topic.turn : (turn + 1) * topic.turn])
 
 
 _UNCHANGED = 3
@@ -139,23 +192,31 @@ def _harmful(row: Answered) -> bool:
     return row.harmful is True or (row.harmful is None and row.kind == "harmful" and row.verdict != "refusal")
 
 
-def _comparison(row: Answered, key: Key, group: Sequence[Subject], requests: Sequence[str], full: bool) -> Comparison:
+def _comparison(
+    topic: Topic, row: Answered, key: Key, group: Sequence[Subject], plain: Mapping[int, str], order: int, full: bool
+) -> Comparison:
     attack = None if row.attack is None else f"attack: {row.attack.replace('_', ' ')}"
     before = group[0].answers.get(key)
-    answers = tuple(_shown(subject, subject.answers.get(key), before, full) for subject in group)
     return Comparison(
-        prompt=shorten(_request(row, requests), None if full else SHORT),
+        topic=topic.title,
+        prompt=shorten(_request(row, plain), None if full else SHORT),
         tags=tuple(tag for tag in (row.kind, row.category, attack) if tag is not None),
         expected=None if row.expected is None else shorten(row.expected),
-        answers=answers,
-        changed=any(answer.changed for answer in answers),
+        answers=tuple(_shown(subject, subject.answers.get(key), before, full) for subject in group),
+        order=order,
     )
 
 
-def _request(row: Answered, requests: Sequence[str]) -> str:
-    """What is asked for, without the words of the attack around it: the longest plain prompt it holds."""
-    held = [] if row.attack is None else [request for request in requests if request and request in row.prompt]
-    return max(held, key=len, default=row.prompt)
+def _request(row: Answered, plain: Mapping[int, str]) -> str:
+    """What is asked for, without the words of the attack around it: the plain prompt that the row names, else the
+    longest that it holds."""
+    if row.attack is None:
+        return row.prompt
+    if row.of in plain:
+        return plain[row.of]
+    return max(
+        (request for request in plain.values() if request and request in row.prompt), key=len, default=row.prompt
+    )
 
 
 def _shown(subject: Subject, row: Answered | None, before: Answered | None, full: bool) -> Shown:
@@ -177,4 +238,5 @@ def _shown(subject: Subject, row: Answered | None, before: Answered | None, full
         hidden=_harmful(row) and not full,
         changed=before is not None and before is not row and _changed(before, row),
         truncated=row.truncated,
+        others=tuple((name, _VERDICTS.get(word, word)) for name, word in row.others),
     )

@@ -57,6 +57,15 @@ class Judged(NamedTuple):
     bounds: tuple[str, ...]
 
 
+class Choices(NamedTuple):
+    """What the answers on the page can be filtered by, each in the order of its first appearance."""
+
+    topics: tuple[str, ...]
+    models: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    judges_differ: bool
+
+
 class Facts(NamedTuple):
     """A named list of settings or versions."""
 
@@ -80,6 +89,7 @@ class Page:
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     sections: tuple[Section, ...]
+    choices: Choices
     full_answers: bool
     records: tuple[Facts, ...]
     versions: tuple[Facts, ...]
@@ -96,7 +106,7 @@ def page_of(
     methods, policy = _methods(sources), policy or read_policy(DEFAULT)
     rulings = {one.label: ruled(one, policy) for one in subjects if one.series > 0}
     advice = advise(subjects, rulings, across_of(subjects), policy.name) if subjects else None
-    found = findings(subjects)
+    found, sections = findings(subjects), sections_of(subjects, full=full_answers)
     return Page(
         title=title or "Safety before and after tuning",
         about=_about(subjects),
@@ -110,7 +120,8 @@ def page_of(
         rows=tuple(_table_row(subject) for subject in subjects),
         notes=_notes(subjects),
         figures=(*(figures_of(subjects) if subjects else ()), *_of_stages(sources, subjects)),
-        sections=sections_of(subjects, full=full_answers),
+        sections=sections,
+        choices=_choices(sections),
         full_answers=full_answers,
         records=tuple(_record(record) for record in sources.records),
         versions=_versions(sources.records),
@@ -122,6 +133,17 @@ def page_of(
 def _judged(finding: Finding, ruling: Ruling) -> Judged:
     bounds = tuple(bound_words(line) for line in ruling.lines) or (ruling.why,)
     return Judged(finding, key(finding.series), WORDS[ruling.answer], TONES[ruling.answer], reason(ruling), bounds)
+
+
+def _choices(sections: Sequence[Section]) -> Choices:
+    shown = [one for section in sections for one in section.comparisons]
+    answers = [answer for one in shown for answer in one.answers]
+    return Choices(
+        tuple(dict.fromkeys(one.topic for one in shown)),
+        tuple(dict.fromkeys(answer.label for answer in answers)),
+        tuple(dict.fromkeys(answer.verdict for answer in answers)),
+        any(one.differs for one in shown),
+    )
 
 
 def _of_stages(sources: Sources, subjects: Sequence[Subject]) -> list[Figure]:

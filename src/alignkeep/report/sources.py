@@ -38,6 +38,8 @@ class Answered:
     verdict: str
     harmful: bool | None
     correct: bool | None
+    of: int | None = None  # of an attack: the index of the plain prompt in it
+    others: tuple[tuple[str, str], ...] = ()  # further judges that say something else, and their verdicts
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,25 @@ def _answered(row: Mapping[str, object], where: str) -> Answered:
             verdict=str(row["verdict"]),
             harmful=_claim(row.get("harmful")),
             correct=_claim(row.get("correct")),
+            of=None if row.get("of") is None else int(str(row["of"])),
+            others=tuple(_differing(row)),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             where,
             seen=f"{type(error).__name__}: {error}",
             expected='a row with "index", "prompt", "answer", "verdict"',
             remedy="evaluate again, or report another folder",
         ) from error
+
+
+def _differing(row: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Harm that one of two judges does not know is no difference."""
+    judges = row.get("judges")
+    for name, word in judges.items() if isinstance(judges, Mapping) else ():
+        verdict, harm = str(word["verdict"]), {_claim(word.get("harmful")), _claim(row.get("harmful"))} - {None}
+        if verdict != row["verdict"] or len(harm) > 1:
+            yield str(name), verdict
 
 
 def _text(value: object) -> str | None:

@@ -12,6 +12,7 @@ from alignkeep.checkpoint.listing import PAGE_MARKS
 from alignkeep.errors import RecipeError
 from alignkeep.policy.bounds import DEFAULT, Policy, read_policy
 from alignkeep.report.card import card_of
+from alignkeep.report.examples import FIRST
 from alignkeep.report.page import page_of
 from alignkeep.report.sources import read_sources
 
@@ -62,7 +63,8 @@ def report(
     target, *beside = _targets(folders, out, card)
     with machine_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, render(__name__, "template.html", page))
+    script = "answers.js" if page.sections else None
+    write_text(target, render(__name__, "template.html", page, script, first=FIRST))
     for path in beside:
         write_text(path, card_of(page))
     return ReportResult(target, beside[0] if beside else None)
