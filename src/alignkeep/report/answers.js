@@ -10,12 +10,13 @@
   const first = section.querySelectorAll(".comparison:not(.rest)").length;
   const step = 100;
   const rows = [...section.querySelectorAll(".comparison")].map((node, place) => ({
-    node, place, parent: node.parentNode, topic: node.dataset.topic, order: +node.dataset.order,
+    node, place, list: node.parentNode, topic: node.dataset.topic, order: +node.dataset.order,
     changes: +node.dataset.changes, differs: "differs" in node.dataset,
     answers: [...node.querySelectorAll(".answer")].map(one => ({
       model: one.dataset.model, verdict: one.dataset.verdict, changed: one.classList.contains("changed"),
     })),
   }));
+  const lists = new Set(rows.map(row => row.list));
   let most = first, sorted = "";
 
   const fits = row => {
@@ -31,16 +32,15 @@
     order: (a, b) => a.order - b.order || a.place - b.place,
   };
   const show = () => {
-    if (asked.order.value !== sorted) {
-      sorted = asked.order.value;
-      rows.sort(orders[sorted]).forEach(row => row.parent.append(row.node));
-    }
-    let found = 0;
-    for (const row of rows) row.node.hidden = !(fits(row) && ++found <= most);
-    const shown = Math.min(found, most);
-    status.textContent = `${shown} of ${found} fitting prompts shown, ${rows.length} on this page.`;
-    more.hidden = shown === found;
-    more.textContent = `Show ${Math.min(step, found - shown)} more`;
+    const isMoved = sorted !== "" || asked.order.value !== "";
+    if (asked.order.value !== sorted) rows.sort(orders[sorted = asked.order.value]);
+    const found = rows.filter(fits), shown = new Set(found.slice(0, most));
+    for (const row of rows) row.node.hidden = !shown.has(row);
+    // Of thousands only those that are seen are moved.
+    for (const list of isMoved ? lists : []) list.prepend(...[...shown].filter(row => row.list === list).map(row => row.node));
+    status.textContent = `${shown.size} of ${found.length} fitting prompts shown, ${rows.length} on this page.`;
+    more.hidden = shown.size === found.length;
+    more.textContent = `Show ${Math.min(step, found.length - shown.size)} more`;
   };
   filters.addEventListener("change", () => { most = first; show(); });
   more.addEventListener("click", () => {

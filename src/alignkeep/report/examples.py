@@ -212,7 +212,7 @@ def _request(row: Answered, plain: Mapping[int, str]) -> str:
     longest that it holds."""
     if row.attack is None:
         return row.prompt
-    if row.of in plain:
+    if row.of is not None and row.of in plain:
         return plain[row.of]
     return max(
         (request for request in plain.values() if request and request in row.prompt), key=len, default=row.prompt
