@@ -26,6 +26,7 @@ ABOVE = {
     "checkup",
     "repair",
     "sharing",
+    "publishing",
     "starting",
     "tamper",
 }

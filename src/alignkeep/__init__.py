@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what an editor is told of the calls
     from alignkeep.lifecycle import run as run
     from alignkeep.lifecycle import verify as verify
     from alignkeep.merge.stage import merge as merge
+    from alignkeep.publishing import push as push
     from alignkeep.recipe import Recipe as Recipe
     from alignkeep.repair import fix as fix
     from alignkeep.report.stage import report as report
@@ -37,6 +38,7 @@ _NAMES = {
     "demo": "alignkeep.demonstration",
     "export": "alignkeep.sharing",
     "fix": "alignkeep.repair",
+    "push": "alignkeep.publishing",
     "run": "alignkeep.lifecycle",
     "verify": "alignkeep.lifecycle",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "fix",
     "inject",
     "merge",
+    "push",
     "report",
     "run",
     "tamper",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 
 import yaml
@@ -34,7 +34,7 @@ ADAPTER, TOKENIZER_SETTINGS = "adapter_config.json", "tokenizer_config.json"
 _WEIGHTS = ("model*.safetensors", INDEX, "adapter_model.safetensors")
 _PROOF = ("manifest.json", "injection.json", "sweep.json")
 _SAID = ("method", "weight", "layer", "strength", "right")  # of a stage's result, in the card
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ABSOLUTE = re.compile(r"(?<![\w/.:])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\\"',;:]+[\\/])+([^\s/\\\"',;:]*)")
 _LOADING = """\
 {importing}
@@ -87,7 +87,7 @@ def export(
     licence's id (else the one on the base's card). Raises RecipeError for an adapter whose base is a folder here and
     has no such id, DataError for an evaluation of another model, CheckpointError where a path of this disk would leave.
     """
-    model, numbers = _chosen(Path(folder), None if measured is None else Path(measured))
+    model, numbers = chosen(Path(folder), None if measured is None else Path(measured))
     found = resolve(str(model))
     assert found.folder is not None
     origin = _origin(model, is_adapter=found.is_adapter)
@@ -107,6 +107,8 @@ def export(
         _write_audit(model, numbers, target.work)
         card = None if numbers is None else read_scorecard(numbers / SCORECARD_NAME)
         write_text(target.work / CARD, _card(target, form, base, licensed, origin, card))
+        if card is not None:
+            _write_page(target)
         _refuse_paths(target.work, [Path.cwd(), Path.home(), model.resolve(), Path(origin.base or "/").resolve()])
         result: dict[str, object] = {"form": form, "base": base, "license": licensed, "notes": notes}
         target.finish(Record("export", target.identity, {"name": target.out.name}, {}, 0, 0.0, result))
@@ -118,15 +120,20 @@ def export(
     return ExportResult(target.out, form, base, licensed, tuple(notes))
 
 
+def copied(*, is_adapter: bool) -> tuple[str, ...]:
+    """Patterns of the files of a model or adapter that leave as they are: weights, settings, tokenizer."""
+    return (*_WEIGHTS, *((ADAPTER,) if is_adapter else CONFIG), *TOKENIZER)
+
+
 def _copy(model: Path, work: Path, origin: _Origin, base: str | None, *, is_adapter: bool) -> None:
     """Weights, settings and tokenizer: the base's, where a trainer left the adapter without one."""
-    copy_companions(model, work, (*_WEIGHTS, *((ADAPTER,) if is_adapter else CONFIG), *TOKENIZER))
+    copy_companions(model, work, copied(is_adapter=is_adapter))
     if not (work / TOKENIZER_SETTINGS).is_file() and origin.base is not None and Path(origin.base).is_dir():
         copy_companions(Path(origin.base), work, TOKENIZER)
     _clean_settings(work, base)
 
 
-def _chosen(folder: Path, measured: Path | None) -> tuple[Path, Path | None]:
+def chosen(folder: Path, measured: Path | None) -> tuple[Path, Path | None]:
     """The model in a folder, and its evaluation: of `fix` what it kept, else the folder itself."""
     told = Record.read(folder).result if (folder / "record.json").is_file() else {}
     model, scorecard = told.get("model"), told.get("scorecard")
@@ -162,9 +169,9 @@ def _origin(model: Path, *, is_adapter: bool) -> _Origin:
 
 
 def _on_hub(base: str | None, given: str | None, *, is_adapter: bool) -> str | None:
-    if given is not None and not _HUB_ID.fullmatch(given):
+    if given is not None and not HUB_ID.fullmatch(given):
         raise RecipeError("--hub-base", seen=given, expected="an id of the Hub (owner/name)", remedy="correct it")
-    if given is not None or base is None or (_HUB_ID.fullmatch(base) and not Path(base).exists()):
+    if given is not None or base is None or (HUB_ID.fullmatch(base) and not Path(base).exists()):
         return given or base
     if is_adapter:
         raise RecipeError(
@@ -181,7 +188,7 @@ def _license_of(base: str | None) -> str | None:
     if base is None:
         return None
     path = Path(base) / CARD
-    if not path.is_file() and _HUB_ID.fullmatch(base):
+    if not path.is_file() and HUB_ID.fullmatch(base):
         cached = try_to_load_from_cache(base, CARD)
         path = Path(cached) if isinstance(cached, str) else path
     if not path.is_file():
@@ -221,6 +228,16 @@ def _write_audit(model: Path, numbers: Path | None, work: Path) -> None:
             write_json(work / AUDIT / path.name, _without_paths(json.loads(path.read_text(encoding="utf-8"))))
 
 
+def _write_page(target: OutputFolder) -> None:
+    """The page of the numbers in `audit/`: of no answer, and under the model's name."""
+    from alignkeep.report.sources import read_sources
+    from alignkeep.report.stage import PAGE_NAME, write_page
+
+    sources = read_sources([target.work / AUDIT])
+    named = tuple(replace(one, label=target.out.name) for one in sources.evaluations)
+    write_page(target.work / PAGE_NAME, replace(sources, evaluations=named, finished=()), title=target.out.name)
+
+
 def _without_paths(value: object) -> object:
     """A path by its last name alone, wherever it stands."""
     if isinstance(value, dict):
@@ -246,7 +263,7 @@ def _refuse_paths(work: Path, places: Sequence[Path]) -> None:
     """Raises CheckpointError where a text still names one of these folders."""
     wanted = {str(place) for place in places if len(place.parts) > 1}
     for path in sorted(work.rglob("*")):
-        if path.suffix not in (".json", ".md", ".jinja", ".txt", ".py"):
+        if path.suffix not in (".json", ".md", ".jinja", ".txt", ".py", ".html"):
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
         named = next((place for place in sorted(wanted) if re.search(rf"{re.escape(place)}(?![\w-])", text)), None)
@@ -297,7 +314,8 @@ def _card(
         tokenizer="name" if has_tokenizer else json.dumps(base),
     )  # fmt: skip
     parts += ["## Load\n", f"```python\n{code.lstrip()}```\n"]
-    parts += ["`audit/` holds the scorecard and the manifest (SHA-256 of every tensor) without paths.\n"]
+    shown = "" if measured is None else "`report.html` shows the numbers. "
+    parts += [f"{shown}`audit/` holds the scorecard and the manifest (SHA-256 of every tensor) without paths.\n"]
     return "\n".join(parts)
 
 

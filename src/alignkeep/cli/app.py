@@ -26,6 +26,7 @@ from alignkeep.cli.inject import inject
 from alignkeep.cli.judge import judge
 from alignkeep.cli.merge import merge
 from alignkeep.cli.outcome import report_error
+from alignkeep.cli.push import push
 from alignkeep.cli.report import report
 from alignkeep.cli.run import run
 from alignkeep.cli.tamper import tamper
@@ -71,6 +72,7 @@ VERBS = (
     (gate, "alignkeep gate measured --policy policy.yaml", "gate.md"),
     (report, "alignkeep report measured --card", "evaluation.md"),
     (export, "alignkeep export fixed --hub-base OWNER/BASE --out ready", "use-the-result.md"),
+    (push, "alignkeep push fixed --hub-base OWNER/BASE --to OWNER/NAME", "use-the-result.md"),
     (cite, "alignkeep cite recipe.yaml", "recipes.md"),
     (init, "alignkeep init --model BASE --data notes.jsonl --task task.jsonl", "recipes.md"),
     (doctor, "alignkeep doctor", "first-hour.md"),

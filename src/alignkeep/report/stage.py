@@ -13,8 +13,8 @@ from alignkeep.errors import RecipeError
 from alignkeep.policy.bounds import DEFAULT, Policy, read_policy
 from alignkeep.report.card import card_of
 from alignkeep.report.examples import FIRST
-from alignkeep.report.page import page_of
-from alignkeep.report.sources import read_sources
+from alignkeep.report.page import Page, page_of
+from alignkeep.report.sources import Sources, read_sources
 
 PAGE_NAME = "report.html"
 CARD_NAME = "model_card.md"
@@ -59,15 +59,24 @@ def report(
     """
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     sources = read_sources([Path(folder) for folder in folders])
-    page = page_of(sources, policy=rules, title=title, full_answers=full_answers)
     target, *beside = _targets(folders, out, card)
     with machine_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    script = "answers.js" if page.sections else None
-    write_text(target, render(__name__, "template.html", page, script, first=FIRST))
+    page = write_page(target, sources, policy=rules, title=title, full_answers=full_answers)
     for path in beside:
         write_text(path, card_of(page))
     return ReportResult(target, beside[0] if beside else None)
+
+
+def write_page(
+    target: Path, sources: Sources, *, policy: Policy | None = None, title: str | None = None,
+    full_answers: bool = False,
+) -> Page:  # fmt: skip
+    """Write the page of what was read, and return what it says."""
+    page = page_of(sources, policy=policy, title=title, full_answers=full_answers)
+    script = "answers.js" if page.sections else None
+    write_text(target, render(__name__, "template.html", page, script, first=FIRST))
+    return page
 
 
 def _targets(folders: Sequence[Path], out: Path | None, card: bool) -> list[Path]:
