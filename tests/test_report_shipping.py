@@ -92,6 +92,20 @@ def test_a_model_that_gained_nothing_is_said_to_have_gained_nothing(tmp_path: Pa
     assert advice_on(tmp_path).reasons.endswith("Its task is not above that of its base beyond chance.")
 
 
+def test_what_else_was_lost_is_said_of_the_model_to_ship_though_the_policy_does_not_ask(tmp_path: Path) -> None:
+    """440 of 1000 skills lost; over-refusal, where more is worse, rose by 100; harmless prompts lost none."""
+    folder = model(tmp_path, "one", 1000, 600) / "evaluate" / "scorecard.json"
+    card = json.loads(folder.read_text())
+    for name, after, before in (("skill_accuracy", 560, 1000), ("over_refusal", 100, 0), ("benign_compliance", 9, 9)):
+        card["metrics"][name], card["base_metrics"][name] = rate(after, 1000), rate(before, 1000)
+        of = [[True] * count + [False] * (1000 - count) for count in (after, before)]
+        card["tests"][name] = paired_of(*of)
+    folder.write_text(json.dumps(card))
+    found = advice_on(tmp_path)
+    assert found.pick == "one"
+    assert "It lost against its base: skills \u221244.0 points, over-refusal +10.0 points." in found.reasons
+
+
 def test_what_was_not_measured_ships_nothing_and_is_named(tmp_path: Path) -> None:
     write_scorecard(tmp_path / "alone", {"harm_refusal": rate(9, 10)})
     found = advice_on(tmp_path)

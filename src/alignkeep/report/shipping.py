@@ -14,7 +14,16 @@ from typing import NamedTuple
 from alignkeep.charts.scatter import Region
 from alignkeep.charts.text import MINUS, interval, percent, points
 from alignkeep.errors import DataError
-from alignkeep.judging.metrics import HARM_REFUSAL, METRICS, Metric, name_of_part
+from alignkeep.judging.metrics import (
+    BENIGN_COMPLIANCE,
+    HARM_REFUSAL,
+    METRICS,
+    OVER_REFUSAL,
+    SKILL_ACCURACY,
+    TASK_ACCURACY,
+    Metric,
+    name_of_part,
+)
 from alignkeep.judging.statistics import is_found
 from alignkeep.policy.bounds import Policy
 from alignkeep.policy.decision import Answer, together
@@ -114,7 +123,19 @@ def _ship(passing: Sequence[Subject], asked: int, across: Metric | None, named: 
     gains = test is not None and is_found(test) and test.difference.value > 0
     if across is not None and across.kind == "task" and test is not None and not gains:
         words += f" Its {across.label} is not above that of its base beyond chance."
+    lost = _lost(best)
+    words += f" It lost against its base: {', '.join(lost)}. Look at that before you ship it." if lost else ""
     return Advice(best.label, "good", f"Ship {best.label}", words)
+
+
+def _lost(subject: Subject) -> list[str]:
+    """What else is worse than in the base, beyond chance, whether the policy asks for it or not."""
+    lost: list[str] = []
+    for metric in (SKILL_ACCURACY, BENIGN_COMPLIANCE, OVER_REFUSAL, TASK_ACCURACY):
+        test = subject.test(metric.name)
+        if test is not None and is_found(test) and (test.difference.value < 0) == (metric.better == "higher"):
+            lost.append(f"{metric.label} {points(test.difference.value)} points")
+    return lost
 
 
 def _merit(subject: Subject, across: Metric | None) -> tuple[float, float]:
