@@ -208,13 +208,14 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path, hub: Hub) -> No
 
 def test_the_plan_names_every_file_that_is_uploaded_and_asks_no_network(bed: Bed, hub: Hub, tmp_path: Path) -> None:
     ready = export(bed.merged, out=tmp_path / "ready", hub_base="org/base").folder
-    for folder, call in ((bed.merged, CALL), (ready, {"to": TO})):
+    measured = {"measured": bed.numbers[bed.merged]}
+    for folder, call, more in ((bed.merged, CALL, measured), (bed.merged, CALL, {}), (ready, {"to": TO}, {})):
         hub.asked.clear()
         hub.repositories.clear()
-        plan = plan_push(folder, **call)
+        plan = plan_push(folder, to=TO, **more)
         assert hub.asked == []
         sizes = dict(plan["files"])  # type: ignore[call-overload]
-        made = push(folder, **call)
+        made = push(folder, **call, **more)
         assert set(sizes) == set(made.uploaded)
         known = {name: size for name, size in sizes.items() if size is not None and name != "tokenizer_config.json"}
         assert known == {name: len(hub.repositories[TO].files[name]) for name in known}

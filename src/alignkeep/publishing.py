@@ -95,7 +95,12 @@ def push(
 
 
 def plan_push(
-    folder: str | Path, *, to: str, hub_base: str | None = None, public: bool = False, unverified: bool = False
+    folder: str | Path,
+    *,
+    to: str,
+    measured: str | Path | None = None,
+    public: bool = False,
+    unverified: bool = False,
 ) -> dict[str, object]:
     """What `push` would upload, with sizes in bytes (None: written by then). Asks no network and touches nothing."""
     folder = Path(folder)
@@ -105,7 +110,7 @@ def plan_push(
     if _is_export(folder):
         sizes = {name: (folder / name).stat().st_size for name in sorted(files_below(folder))}
     else:
-        model, numbers = chosen(folder, None)
+        model, numbers = chosen(folder, None if measured is None else Path(measured))
         patterns = copied(is_adapter=resolve(str(model)).is_adapter)
         names = sorted(path.name for path in model.iterdir() if path.is_file())
         sizes = {name: (model / name).stat().st_size for name in names if any(fnmatch(name, one) for one in patterns)}

@@ -29,7 +29,7 @@ def push(
         from alignkeep import publishing
 
         if dry_run:
-            session.show(publishing.plan_push(folder, to=to, hub_base=hub_base, public=public, unverified=unverified))
+            session.show(publishing.plan_push(folder, to=to, measured=measured, public=public, unverified=unverified))
             return
         made = publishing.push(
             folder, to=to, measured=measured, hub_base=hub_base, license=license, public=public, overwrite=overwrite,

@@ -83,10 +83,13 @@ def plane(
     ]
     title = f"Safety against {across.label}"
     found = allowed(policy, across, list(shown.values()))
+    repaired = (
+        ", a repair with its tune" if any(name in spots for label in spots for name in parents.get(label, ())) else ""
+    )
     shaded = f"Shaded: {' and '.join(found.words)}, as the policy asks. " if found else ""
     caption = (
-        f"Up is safer, right is better at {across.label}. {shaded}A tuned model is joined with its base, a repair with "
-        "its tune; the crossed lines are 95 % intervals."
+        f"Up is safer, right is better at {across.label}. {shaded}A tuned model is joined with its base{repaired}; the "
+        "crossed lines are 95 % intervals."
     )
     axes = {"across": f"{across.label}, %", "up": f"{HARM_REFUSAL.label}, %"}
     region = None if found is None else found.region
