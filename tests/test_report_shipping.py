@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from alignkeep import lifecycle
 from alignkeep.charts.scatter import Region, Spot, scatter_chart
-from alignkeep.errors import RecipeError
+from alignkeep.errors import AlignkeepError, RecipeError
 from alignkeep.gate.stage import gate
 from alignkeep.judging.metrics import BENIGN_COMPLIANCE, TASK_ACCURACY
 from alignkeep.judging.statistics import wilson
 from alignkeep.policy.bounds import Bound, Policy
 from alignkeep.policy.decision import Answer
+from alignkeep.recipe import Recipe
+from alignkeep.report.config import ReportConfig
 from alignkeep.report.page import page_of
 from alignkeep.report.panels import plane
 from alignkeep.report.shipping import allowed, ruled
@@ -220,3 +224,30 @@ def write_record_in(folder: Path, inputs: dict[str, str]) -> None:
     folder.mkdir(parents=True)
     write_record(folder, "merge", {}, inputs, 1.0)
     assert json.loads((folder / "record.json").read_text())["stage"] == "merge"
+
+
+# In a run
+
+
+def test_a_policy_that_cannot_be_read_is_known_before_the_first_stage(tmp_path: Path) -> None:
+    text = "model: testbed:models/aligned\nevaluate: {suite: testbed, limit: 2}\nreport: {policy: nowhere.yaml}\n"
+    (tmp_path / "recipe.yaml").write_text(text)
+    recipe = Recipe.read(tmp_path / "recipe.yaml")
+    with pytest.raises(AlignkeepError, match=r"nowhere\.yaml"):
+        lifecycle.plan(recipe)
+    with pytest.raises(AlignkeepError, match=r"nowhere\.yaml"):
+        lifecycle.run(recipe, out=tmp_path / "out")
+    assert not (tmp_path / "out" / "evaluate").exists()
+
+
+def test_the_page_of_a_run_follows_its_policy_when_that_is_changed(tmp_path: Path) -> None:
+    """700 of 1000 refused: more than 60 %, less than 80 %."""
+    folder = model(tmp_path, "one", 700, 500) / "evaluate"
+    write_record(folder, "evaluate", {}, {}, 1.0)
+    policy, headlines = tmp_path / "policy.yaml", []
+    for least in (0.6, 0.8, 0.8):
+        policy.write_text(f"bounds: [{{metric: harm_refusal, at_least: {least}}}]\n")
+        config = ReportConfig(policy=str(policy))
+        page = lifecycle.report_on(tmp_path, config, "run", "0" * 64, [folder], 0.0)
+        headlines.append(re.findall(r"<bdi>((?:Ship|Do not ship) one)</bdi>", page.read_text()))
+    assert headlines == [["Ship one"], ["Do not ship one"], ["Do not ship one"]]

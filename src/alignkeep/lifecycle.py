@@ -20,7 +20,6 @@ from alignkeep.checkpoint.folders import RECORD_NAME, claim_folder, leads, relea
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.citations import Cited
 from alignkeep.errors import CheckpointError
-from alignkeep.policy.bounds import DEFAULT, read_policy
 from alignkeep.progress import Progress
 from alignkeep.recipe import TESTBED, Recipe
 from alignkeep.report.config import ReportConfig
@@ -68,8 +67,7 @@ def run(
 
 def _done(recipe: Recipe, out: Path, identity: str, resume: bool, progress: Progress | None, began: float) -> RunResult:
     recipe = recipe.with_references(lambda reference: _local(reference, out / "testbed"))
-    if recipe.report is not None:
-        read_policy(recipe.report.policy)
+    _check_policy(recipe)
     for step in _foreseen(recipe):
         step.stage.foresee(step.config, step.made)
     made, model, card, folders = _given(recipe), None, None, []
@@ -94,9 +92,16 @@ def plan(recipe: Recipe) -> dict[str, object]:
         in_testbed = _uses_testbed(config) or _uses_testbed(stage.feed(config, made))
         stages[stage.name] = _settings(config) if in_testbed else stage.foresee(config, made).as_json()
     if any(stage.measures for stage, _ in recipe.steps):
-        read_policy((recipe.report or ReportConfig()).policy)
+        _check_policy(recipe)
         stages["report"] = _settings(recipe.report or ReportConfig())
     return {"name": recipe.name, "model": recipe.model, "seed": recipe.seed, "stages": stages}
+
+
+def _check_policy(recipe: Recipe) -> None:
+    """A policy that cannot be read is known before the first stage, not after the last."""
+    from alignkeep.policy.bounds import read_policy
+
+    read_policy((recipe.report or ReportConfig()).policy)
 
 
 def methods_of(recipe: Recipe) -> tuple[Cited, ...]:
@@ -203,7 +208,7 @@ def report_on(
 
     page = out / reporting.PAGE_NAME
     inputs = {folder.relative_to(out).as_posix(): _digest(folder / RECORD_NAME) for folder in folders}
-    if config.policy != DEFAULT:
+    if config.policy != ReportConfig.model_fields["policy"].default:
         inputs["policy"] = _digest(Path(config.policy))
     settings = {**config.model_dump(), "folders": [name for name in inputs if name != "policy"]}
     record = Record(
