@@ -24,7 +24,7 @@ ABOVE = {
     "conformance",
     "stages",
     "checkup",
-    "repair",
+    "repair", "halves", "keeping",
     "sharing",
     "starting",
     "tamper",
