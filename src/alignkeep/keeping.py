@@ -190,7 +190,7 @@ def keep(
         kept, tried = run.choose()
         run.report(kept)
         run.drop(kept)
-        _finish(out, config, kept, tried, identity, inputs, began)
+        _finish(out, config, kept, tried, identity, inputs, began, policy)
         return _read(out, policy)
     finally:
         release_folder(out)
@@ -407,11 +407,12 @@ def task_change(model: Path, plain: Path) -> Estimate:
 
 
 def _finish(
-    out: Path, config: KeepConfig, kept: Standing, lines: list[str], identity: str, inputs: dict[str, str], began: float
-) -> None:
+    out: Path, config: KeepConfig, kept: Standing, lines: list[str], identity: str, inputs: dict[str, str],
+    began: float, policy: str,
+) -> None:  # fmt: skip
     """Page and card of plain tune and kept model, and last the record."""
     folders = list(dict.fromkeys([out / PLAIN / "evaluate", kept.model, out / kept.name / "evaluate"]))
-    reporting.report(folders, out=out, card=True, title=f"Tuned and kept safe: {kept.name}")
+    reporting.report(folders, out=out, card=True, title=f"Tuned and kept safe: {kept.name}", policy=policy)
     result: dict[str, object] = {
         "name": kept.name, "model": kept.model.relative_to(out).as_posix(), "tried": lines,
         "scorecard": f"{kept.name}/evaluate", "page": reporting.PAGE_NAME,
