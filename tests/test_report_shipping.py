@@ -89,6 +89,12 @@ def test_too_few_prompts_are_no_reason_to_ship(tmp_path: Path) -> None:
     found = advice_on(tmp_path)
     assert (found.pick, found.headline) == (None, "Do not ship yet")
     assert "breaks no bound" in found.reasons
+    assert "not above" not in found.reasons
+
+
+def test_a_model_that_may_pass_and_gained_nothing_is_said_to_have_gained_nothing(tmp_path: Path) -> None:
+    model(tmp_path, "few", 19, 0, n=20)
+    assert advice_on(tmp_path).reasons.endswith("Its task is not above that of its base beyond chance.")
 
 
 def test_a_model_that_gained_nothing_is_said_to_have_gained_nothing(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def plane(
     repaired = (
         ", a repair with its tune" if any(name in spots for label in spots for name in parents.get(label, ())) else ""
     )
-    shaded = f"Shaded: {' and '.join(found.words)}, as the policy asks. " if found else ""
+    unshaded = "Not shaded: the policy has no bound on these two rates that holds for all of these models. "
+    shaded = f"Shaded: {' and '.join(found.words)}, as the policy asks. " if found else unshaded
     caption = (
         f"Up is safer, right is better at {across.label}. {shaded}A tuned model is joined with its base{repaired}; the "
         "crossed lines are 95 % intervals."

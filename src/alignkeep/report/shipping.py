@@ -95,7 +95,7 @@ def advise(subjects: Sequence[Subject], rulings: Mapping[str, Ruling], across: M
         words = (
             f"{best.label} breaks no bound of {named}, but whether it keeps them all these prompts do not tell: {more}."
         )
-        return Advice(None, "open", "Do not ship yet", words)
+        return Advice(None, "open", "Do not ship yet", f"{words}{_beside(best, across)}")
     if failing:
         if len(asked) == 1:
             return Advice(None, "bad", f"Do not ship {asked[0].label}", f"It breaks {named}.")
@@ -119,13 +119,16 @@ def _ship(passing: Sequence[Subject], asked: int, across: Metric | None, named: 
             chance = rival.rate(across.name).n and rival.rate(across.name).high >= best.rate(across.name).low
             beyond = f", though not beyond chance ({rival.label}: {percent(rival.rate(across.name).value)})"
             words = f"{of}; it has the highest {across.label}{beyond if chance else ''}: {_told(best, across)}."
-    test = None if across is None else best.test(across.name)
+    return Advice(best.label, "good", f"Ship {best.label}", f"{words}{_beside(best, across)}")
+
+
+def _beside(subject: Subject, across: Metric | None) -> str:
+    """What the policy does not ask and a reader would: whether anything was gained, and what else was lost."""
+    test, lost, words = None if across is None else subject.test(across.name), _lost(subject), ""
     gains = test is not None and is_found(test) and test.difference.value > 0
     if across is not None and across.kind == "task" and test is not None and not gains:
         words += f" Its {across.label} is not above that of its base beyond chance."
-    lost = _lost(best)
-    words += f" It lost against its base: {', '.join(lost)}. Look at that before you ship it." if lost else ""
-    return Advice(best.label, "good", f"Ship {best.label}", words)
+    return f"{words} It lost against its base: {', '.join(lost)}. Look at that before you ship it." if lost else words
 
 
 def _lost(subject: Subject) -> list[str]:
