@@ -119,7 +119,7 @@ def plan_push(
         sizes |= {} if numbers is None else {f"{AUDIT}/scorecard.json": None, "report.html": None}
     return {
         "to": to, "new_repository": "public" if public else "private", "files": sizes,
-        "bytes": sum(size or 0 for size in sizes.values()), "verified": not unverified,
+        "bytes": sum(size or 0 for size in sizes.values()), "to_be_verified": not unverified,
     }  # fmt: skip
 
 
