@@ -27,6 +27,7 @@ ABOVE = {
     "repair",
     "sharing",
     "starting",
+    "integrations",
     "tamper",
 }
 # The page is made of what the stages say of themselves.

@@ -203,13 +203,18 @@ class Harness:
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
         class Quiet(HFLM):
-            """Without bars of its own."""
+            """Without bars of its own, and answers as long as the task allows."""
 
             def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
                 return super().loglikelihood(requests, disable_tqdm=True)
 
             def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-                return super().generate_until(requests, disable_tqdm=True)
+                settings = self.model.generation_config
+                longest, settings.max_new_tokens = settings.max_new_tokens, None  # would outrule the task's own length
+                try:
+                    return super().generate_until(requests, disable_tqdm=True)
+                finally:
+                    settings.max_new_tokens = longest
 
         tokenizer = deepcopy(loaded.tokenizer)  # the harness changes it
         self._model = Quiet(pretrained=loaded.model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
