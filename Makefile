@@ -37,7 +37,6 @@ $(VENV)-quant/stamp: $(VENV)/stamp-dev
 # An environment over ours, whose packages it sees: other harnesses want other versions of some, and one more of each
 # would make every start slower. Ours comes behind its own.
 $(VENV)-eval/stamp: constraints-eval.txt $(VENV)/stamp-dev
-	rm -rf $(VENV)-eval
 	$(BIN)/python -m venv --without-pip $(VENV)-eval
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	    > $$($(VENV)-eval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
