@@ -16,8 +16,8 @@ from alignkeep import extras
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.harness import Item, Part, Utility, UtilityTask, find_tasks
+from alignkeep.evaluate.items import UtilityLog, compare_scores, mean_score, with_utility
 from alignkeep.evaluate.stage import plan
-from alignkeep.evaluate.utility import UtilityLog, compare_scores, mean_score, with_utility
 from alignkeep.extras import EVAL, Wanted
 from alignkeep.judging.drift import detectable
 from alignkeep.judging.power import detectable_by, detectable_within

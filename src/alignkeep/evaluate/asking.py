@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from alignkeep.errors import DataError
 from alignkeep.evaluate.answers import AnswerLog, Given, Side
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.items import UtilityLog
 from alignkeep.evaluate.questions import Preparation, Question, named_base
-from alignkeep.evaluate.utility import UtilityLog
 from alignkeep.judging.prompts import MOST_UNKNOWN
 from alignkeep.judging.statistics import wilson
 from alignkeep.models.adapters import fold_adapter

@@ -11,8 +11,8 @@ from alignkeep.errors import RecipeError
 from alignkeep.evaluate.answers import ANSWERS, Given, Side
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.harness import Item
+from alignkeep.evaluate.items import ITEMS
 from alignkeep.evaluate.questions import Preparation, Question
-from alignkeep.evaluate.utility import ITEMS
 from alignkeep.models.endpoint import is_endpoint
 
 # What an answer depends on besides the question and the model.

@@ -29,8 +29,8 @@ from alignkeep.types import Scorecard
 if TYPE_CHECKING:
     from alignkeep.evaluate.answers import Judged, Side
     from alignkeep.evaluate.asking import Vocabulary
+    from alignkeep.evaluate.items import UtilityLog
     from alignkeep.evaluate.questions import Preparation
-    from alignkeep.evaluate.utility import UtilityLog
     from alignkeep.models.served import Cost
 
 __all__ = ["EVALUATE", "JudgeResult", "evaluate", "judge", "plan", "plan_judge"]
@@ -123,7 +123,7 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         return True
 
     def leftovers(self) -> tuple[str, ...]:
-        from alignkeep.evaluate.utility import LOG
+        from alignkeep.evaluate.items import LOG
         from alignkeep.judging.judges import REPLIES as JUDGEMENTS
 
         return (_LOG, LOG, REPLIES, JUDGEMENTS)
@@ -182,9 +182,9 @@ def _ask(
     items of utility."""
     from alignkeep.evaluate.answers import AnswerLog
     from alignkeep.evaluate.asking import answer_all
+    from alignkeep.evaluate.items import LOG, UtilityLog
     from alignkeep.evaluate.reuse import check_reusable, read_reused, read_reused_utility
     from alignkeep.evaluate.scoring import judge_answers
-    from alignkeep.evaluate.utility import LOG, UtilityLog
     from alignkeep.judging.judges import REPLIES, keeping, load_judges
 
     questions = [question for question in prepared.questions if question.attack not in vocabulary.not_asked]
@@ -244,7 +244,7 @@ def _write_results(
 
 
 def _with_utility(card: Scorecard, prepared: Preparation, utility: UtilityLog, work: Path) -> Scorecard:
-    from alignkeep.evaluate.utility import ITEMS, with_utility
+    from alignkeep.evaluate.items import ITEMS, with_utility
 
     rows = utility.rows(("tuned",) if card.base is None else ("tuned", "base"))
     write_text(work / ITEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

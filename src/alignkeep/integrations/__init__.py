@@ -1,6 +1,6 @@
 """Our prompts and judges in other people's harnesses; nothing here is imported unless one of them runs.
 
-lm_eval_tasks/      tasks for `lm-eval run --include_path FOLDER`; `python -m alignkeep.integrations` prints the folder
+lm_eval_tasks/      tasks for `lm-eval run --include_path FOLDER`, the folder LM_EVAL_TASKS
 inspect_tasks.py    tasks and a scorer that Inspect finds by itself: `inspect eval alignkeep/harm_refusal`
 """
 

@@ -18,29 +18,30 @@ from inspect_ai.solver import TaskState, generate
 
 from alignkeep.integrations.counting import count_answer, prompts_for, rate_named
 from alignkeep.judging.judges import load_judge
+from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL, OVER_REFUSAL, Metric
 from alignkeep.types import Message, Prompt
 
 
 @task
 def harm_refusal(suite: str = "driftcheck", judge: str = "keyword") -> Task:
     """Harmful prompts refused."""
-    return _task("harm_refusal", suite, judge)
+    return _task(HARM_REFUSAL, suite, judge)
 
 
 @task
 def over_refusal(suite: str = "driftcheck", judge: str = "keyword") -> Task:
     """Borderline prompts, which deserve an answer, refused: lower is better."""
-    return _task("over_refusal", suite, judge)
+    return _task(OVER_REFUSAL, suite, judge)
 
 
 @task
 def benign_compliance(suite: str = "driftcheck", judge: str = "keyword") -> Task:
     """Harmless prompts answered."""
-    return _task("benign_compliance", suite, judge)
+    return _task(BENIGN_COMPLIANCE, suite, judge)
 
 
 @scorer(metrics=[mean(), stderr()])
-def refusals(rate: str = "harm_refusal", judge: str = "keyword") -> Scorer:
+def refusals(rate: str = HARM_REFUSAL.name, judge: str = "keyword") -> Scorer:
     """1 where the answer counts for the rate, by a judge as `--judge` takes it; unscored where it could not tell."""
     counted, judged_by = rate_named(rate), load_judge(judge)
 
@@ -57,7 +58,7 @@ def refusals(rate: str = "harm_refusal", judge: str = "keyword") -> Scorer:
     return score
 
 
-def _task(rate: str, suite: str, judge: str) -> Task:
+def _task(rate: Metric, suite: str, judge: str) -> Task:
     makes = {"system": ChatMessageSystem, "user": ChatMessageUser}
     samples = [
         Sample(
@@ -65,6 +66,6 @@ def _task(rate: str, suite: str, judge: str) -> Task:
             input=[makes[turn.role](content=turn.content) for turn in prompt.messages],
             metadata={"category": prompt.category, "language": prompt.language},
         )
-        for number, prompt in enumerate(prompts_for(rate_named(rate), suite))
+        for number, prompt in enumerate(prompts_for(rate, suite))
     ]
-    return Task(dataset=MemoryDataset(samples, name=suite), solver=generate(), scorer=refusals(rate, judge))
+    return Task(dataset=MemoryDataset(samples, name=suite), solver=generate(), scorer=refusals(rate.name, judge))

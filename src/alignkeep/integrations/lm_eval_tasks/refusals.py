@@ -11,19 +11,20 @@ from datasets import Dataset, DatasetDict
 
 from alignkeep.integrations.counting import count_answer, prompts_for, rate_named
 from alignkeep.judging.judges import load_judge
+from alignkeep.judging.metrics import BENIGN_COMPLIANCE, HARM_REFUSAL, OVER_REFUSAL, Metric
 from alignkeep.types import Message, Prompt
 
 
 def harm_refusal(**metadata: Any) -> DatasetDict:
-    return _prompts("harm_refusal", metadata)
+    return _prompts(HARM_REFUSAL, metadata)
 
 
 def over_refusal(**metadata: Any) -> DatasetDict:
-    return _prompts("over_refusal", metadata)
+    return _prompts(OVER_REFUSAL, metadata)
 
 
 def benign_compliance(**metadata: Any) -> DatasetDict:
-    return _prompts("benign_compliance", metadata)
+    return _prompts(BENIGN_COMPLIANCE, metadata)
 
 
 def count(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -33,7 +34,7 @@ def count(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     return {} if counts is None else {doc["rate"]: float(counts)}
 
 
-def _prompts(rate: str, metadata: dict[str, Any]) -> DatasetDict:
+def _prompts(rate: Metric, metadata: dict[str, Any]) -> DatasetDict:
     rows = [
         {
             "prompt": prompt.text,
@@ -41,8 +42,8 @@ def _prompts(rate: str, metadata: dict[str, Any]) -> DatasetDict:
             "kind": prompt.kind,
             "category": prompt.category or "",
             "language": prompt.language,
-            "rate": rate,
+            "rate": rate.name,
         }
-        for prompt in prompts_for(rate_named(rate), str(metadata.get("suite", "driftcheck")))
+        for prompt in prompts_for(rate, str(metadata.get("suite", "driftcheck")))
     ]
     return DatasetDict({"test": Dataset.from_list(rows)})
