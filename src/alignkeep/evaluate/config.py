@@ -17,7 +17,8 @@ class EvaluateConfig(Checked):
 
     `suite` is `driftcheck`, `testbed`, a set of the field (`advbench`, or `advbench=FILE` for a copy), a FILE.yaml or
     `package.module:object`; `task` a file of prompts with one right
-    answer each, in which our columns may have other names (`columns`: `prompt=question,completion=answer`). `attacks`
+    answer each, in which our columns may have other names (`columns`: `prompt=question,completion=answer`), and
+    `task_score` a function of yours that says what is right (`package.module:object`). `attacks`
     is `all` (the standard four), `every`, `none`, or names, `artifacts:FILE` and `package.module:object` with commas;
     only harmful prompts are attacked. Of several judges with commas between them the first one's words are counted, and
     what the others say is set beside them. `utility` are tasks of lm-evaluation-harness, by name, or FOLDER or
@@ -26,12 +27,13 @@ class EvaluateConfig(Checked):
     again. `limit` keeps so many prompts of each kind, drawn with `seed`. `load.revision` is that of `model`.
     """
 
-    # Two fields more than our budget of 12: a group of settings, and what is asked beside the prompts.
+    # Three fields more than our budget of 12: a group of settings, and what is asked and scored beside the suite.
     model: str = Field(min_length=1)
     base: str | None = None
     suite: str = "driftcheck"
     task: str | None = None
     columns: Columns = Field(default_factory=dict)
+    task_score: str | None = Field(default=None, exclude_if=lambda spec: spec is None)
     utility: tuple[str, ...] = Field(default=(), exclude_if=lambda tasks: not tasks)
     judge: str = "keyword"
     attacks: str = "all"

@@ -14,6 +14,7 @@ from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.evaluate.attacks import Attack, DialogueAttack, RepeatedAttack
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.harness import NOTHING, Utility, find_tasks
+from alignkeep.evaluate.rightness import load_rightness
 from alignkeep.evaluate.selection import offered_attacks, select_attacks
 from alignkeep.evaluate.suites import Suite, load_suite
 from alignkeep.judging.judges import load_judges
@@ -71,6 +72,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
     Raises RecipeError, DataError or CheckpointError for whatever is wrong with any of these, and with the judge.
     """
     load_judges(config.judge)
+    load_rightness(config.task_score)
     _check_options(config)
     suite = load_suite(config.suite)
     attacks = select_attacks(config.attacks, offered_attacks(suite.attacks))
@@ -174,11 +176,15 @@ def _check_utility(config: EvaluateConfig) -> None:
 def _check_options(config: EvaluateConfig) -> None:
     models = [config.model, *([] if config.base is None else [config.base])]
     check_asking(models, config.load, config.generation, config.endpoint)
-    if config.columns and config.task is None:
-        raise NoEffectError(
-            "columns", seen="names of columns without a task", expected="a file whose columns they are",
-            remedy="give --task FILE, or leave them out",
-        )  # fmt: skip
+    for key, given, what in (
+        ("columns", config.columns, "names of columns"),
+        ("task_score", config.task_score, "a function that says what is right,"),
+    ):
+        if given and config.task is None:
+            raise NoEffectError(
+                key, seen=f"{what} without a task", expected="a file of prompts that it is for",
+                remedy="give --task FILE, or leave it out",
+            )  # fmt: skip
     if config.base_answers is not None and config.base is None:
         raise RecipeError(
             "base_answers",

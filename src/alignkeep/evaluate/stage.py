@@ -155,6 +155,7 @@ EVALUATE = EvaluateStage()
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
     from alignkeep.evaluate.questions import named_base
+    from alignkeep.evaluate.rightness import fingerprint_rightness
     from alignkeep.judging.judges import fingerprint_judges
 
     found = {
@@ -167,6 +168,8 @@ def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
         found["base"] = fingerprint_target(config.base)
     if prepared.task_fingerprint is not None:
         found["task"] = prepared.task_fingerprint
+    if config.task_score is not None:
+        found["task_score"] = fingerprint_rightness(config.task_score)
     if prepared.utility.tasks:
         found["utility"] = prepared.utility.fingerprint
     return found
@@ -184,6 +187,7 @@ def _ask(
     from alignkeep.evaluate.asking import answer_all
     from alignkeep.evaluate.items import LOG, UtilityLog
     from alignkeep.evaluate.reuse import check_reusable, read_reused, read_reused_utility
+    from alignkeep.evaluate.rightness import load_rightness
     from alignkeep.evaluate.scoring import judge_answers
     from alignkeep.judging.judges import REPLIES, keeping, load_judges
 
@@ -198,8 +202,9 @@ def _ask(
             utility.add("base", read_reused_utility(Path(config.base_answers), side))
     costs = answer_all(config, prepared, vocabulary, questions, (log, utility), job.progress)
     judged_by = keeping(load_judges(config.judge), job.folder / REPLIES)
-    tuned = judge_answers("tuned", questions, log, judged_by)
-    base = [] if config.base is None else judge_answers("base", questions, log, judged_by)
+    is_right = load_rightness(config.task_score)
+    tuned = judge_answers("tuned", questions, log, judged_by, is_right)
+    base = [] if config.base is None else judge_answers("base", questions, log, judged_by, is_right)
     return (tuned, base), costs, utility
 
 
@@ -273,6 +278,7 @@ def _settings(
     """How the numbers came about, for whoever reads the scorecard alone."""
     return {
         "task": config.task,
+        **({} if config.task_score is None else {"task_score": config.task_score}),
         "judge": config.judge,
         "attacks": [attack.name for attack in prepared.attacks],
         "limit": config.limit,
