@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import beside
 from alignkeep import extras
+from alignkeep.checkpoint.files import write_json
+from alignkeep.cli.tables import scorecard_summary
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.harness import Item, Part, Utility, UtilityTask, find_tasks
@@ -22,6 +26,7 @@ from alignkeep.extras import EVAL, Wanted
 from alignkeep.judging.drift import detectable
 from alignkeep.judging.power import detectable_by, detectable_within
 from alignkeep.judging.statistics import holm, mcnemar, wilson
+from alignkeep.report.stage import report
 from alignkeep.testbed.stage import materialise
 from alignkeep.types import Scorecard
 
@@ -116,6 +121,31 @@ def test_a_scorecard_gets_every_task_with_its_test_and_what_it_is_made_of(tmp_pa
     assert card.notes["utility.both"] == "acc, acc_norm of lm-eval 0.4.13, 3 items of 2 tasks together"
     alone = with_utility(Scorecard("m", None, "s", {}), utility, log, seed=0)
     assert (alone.tests, alone.base_metrics) == ({}, {})
+
+
+def test_terminal_and_page_show_every_task_and_the_largest_loss_in_words(tmp_path: Path) -> None:
+    """Of 40 items the model has 10 fewer right on one task and 2 more on the other."""
+    asked = {"geography": (30, 20), "history": (20, 22)}
+    utility = Utility(
+        tuple(UtilityTask(name, (Part(name, None, "acc", tuple(range(40))),)) for name in asked), "0.4.13"
+    )
+    log = UtilityLog(tmp_path / "log", utility)
+    for name, right in asked.items():
+        for side, count in zip(("base", "tuned"), right, strict=True):
+            log.add(side, [Item(name, name, item, float(item < count), "", "") for item in range(40)])
+    refusal = {"harm_refusal": wilson(90, 100)}
+    card = with_utility(Scorecard("m", "b", "s", refusal, base_metrics=refusal), utility, log, seed=0)
+    console = Console(record=True, width=200, file=io.StringIO())
+    scorecard_summary(card, tmp_path)(console)
+    told = console.export_text()
+    assert "utility: geography" in told
+    assert "utility.geography: model - base = -25.0 points" in told
+    write_json(tmp_path / "scorecard.json", {**card.as_json(), "settings": {}})
+    page = report([tmp_path]).page.read_text(encoding="utf-8")
+    assert 'id="utility"' in page
+    assert "Worst utility: geography" in page
+    assert "Worst utility: history" not in page
+    assert "The Language Model Evaluation Harness" in page
 
 
 def test_without_the_extra_it_says_so_before_it_looks_for_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
