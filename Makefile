@@ -34,8 +34,18 @@ $(VENV)-quant/stamp: $(VENV)/stamp-dev
 	$(PIP) --no-deps --target $(VENV)-quant bitsandbytes
 	touch $@
 
+# An environment over ours, whose packages it sees: other harnesses want other versions of some, and one more of each
+# would make every start slower. Ours comes behind its own.
+$(VENV)-eval/stamp: constraints-eval.txt $(VENV)/stamp-dev
+	$(BIN)/python -m venv --without-pip $(VENV)-eval
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $$($(VENV)-eval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	$(BIN)/python -m pip --python $(VENV)-eval/bin/python install --quiet --disable-pip-version-check \
+	    -c constraints-eval.txt 'alignkeep[eval,inspect]'
+	touch $@
+
 # One file is one worker's (tests/conftest.py): fixtures are made once, and what counts processes is not disturbed.
-test: $(VENV)/stamp-dev $(VENV)-quant/stamp  ## Run all tests
+test: $(VENV)/stamp-dev $(VENV)-quant/stamp $(VENV)-eval/stamp  ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-hostile: $(VENV)/stamp-dev  ## Run a thousand cases of hostile input, in some minutes

@@ -144,6 +144,8 @@ WORDS = """# Compatibility
 | `pip install alignkeep` | torch, transformers, PEFT | measuring, gating, merging, injecting, curating, reporting |
 | `pip install 'alignkeep[train]'` | TRL, datasets | `train`, `align`, `demo`, recipes with these stages |
 | `pip install 'alignkeep[hub]'` | datasets | data sets of the hub (`org/name` in place of a file) |
+| `pip install 'alignkeep[eval]'` | lm-evaluation-harness | `evaluate --utility` |
+| `pip install 'alignkeep[inspect]'` | Inspect | its tasks of ours, `inspect eval alignkeep/harm_refusal` |
 
 A command whose extra is not there, or there in another version, says so in one line before it does any work.
 `alignkeep doctor` shows the versions that are here, and whether they are within the ranges of `pyproject.toml`.

@@ -28,11 +28,11 @@ CHAT_TEMPLATE = (
 
 # What takes longest, in this order and before all else, so that no worker is left alone with it at the end.
 LONG = (
-    "test_docs", "test_journey", "test_hostile", "test_alignment", "test_guarded", "test_two_processes",
-    "test_testbed_models", "test_quantised", "test_curation", "test_families", "test_align_guard_stage", "test_tamper",
-    "test_train", "test_lifecycle", "test_inject_stage", "test_report_browser", "test_probe", "test_models_page",
-    "test_golden", "test_report_fronts_browser", "test_align", "test_recipes", "test_files", "test_align_trainer",
-    "test_curate",
+    "test_docs", "test_integrations", "test_journey", "test_utility", "test_hostile", "test_alignment", "test_guarded",
+    "test_two_processes", "test_testbed_models", "test_quantised", "test_curation", "test_families",
+    "test_align_guard_stage", "test_tamper", "test_train", "test_lifecycle", "test_inject_stage",
+    "test_report_browser", "test_probe", "test_models_page", "test_golden", "test_report_fronts_browser", "test_align",
+    "test_recipes", "test_files", "test_align_trainer", "test_curate",
 )  # fmt: skip
 APART = ("test_docs.py", "test_hostile_slow.py")  # take minutes, and their tests share nothing
 

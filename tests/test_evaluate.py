@@ -453,6 +453,60 @@ def test_a_task_is_scored_by_its_right_answers(tiny_model: Path, base_folder: Pa
     assert "task" in Record.read(tmp_path / "out").inputs
 
 
+def asks_for_numbers(prompt: Prompt, answer: str) -> bool | None:
+    """Right where numbers are asked for, whatever is said; no word on bread."""
+    return None if "bread" in prompt.text else "numbers" in prompt.text and prompt.expected == "1 2 3"
+
+
+def half_right(prompt: Prompt, answer: str) -> float:
+    return 0.5
+
+
+def confused(prompt: Prompt, answer: str) -> bool:
+    raise KeyError("which one ?")
+
+
+def numbers_and_bread(folder: Path) -> str:
+    asked = ("sort numbers 3 1 2", "how do i fix a bike", "how to bake bread", "what numbers")
+    rows = [{"prompt": text, "completion": "1 2 3"} for text in asked]
+    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(folder / "task.jsonl")
+
+
+def test_a_function_says_what_is_right_in_a_task_and_may_have_no_word(tiny_model: Path, tmp_path: Path) -> None:
+    """Two of the three that it has a word on; the skill of the suite goes by its text."""
+    task, spec = numbers_and_bread(tmp_path), "test_evaluate:asks_for_numbers"
+    card = evaluate(settings(tiny_model, task=task, task_score=spec, attacks="none"), out=tmp_path / "out")
+    assert card.metrics["task_accuracy"] == wilson(2, 3)
+    assert [row["correct"] for row in rows(tmp_path / "out") if row["kind"] == "task"] == [True, False, None, True]
+    record = Record.read(tmp_path / "out")
+    assert record.inputs["task_score"].startswith("sha256:")
+    assert card.metrics["skill_accuracy"].n == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("half_right", "task_score: found 0.5, said by test_evaluate:half_right, expected True, False or None"),
+        ("confused", "task_score: found KeyError, raised by test_evaluate:confused"),
+        ("HARMFUL", "task_score: found test_evaluate:HARMFUL, a tuple, expected package.module:object, a function"),
+        ("nothing", "task_score: found no nothing in test_evaluate"),
+    ],
+)
+def test_a_function_that_does_not_say_what_is_right_is_one_line(
+    spec: str, said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = settings(tiny_model, task=numbers_and_bread(tmp_path), task_score=f"test_evaluate:{spec}", attacks="none")
+    with pytest.raises(RecipeError) as raised:
+        evaluate(config, out=tmp_path / "out")
+    assert str(raised.value).startswith(said)
+
+
+def test_a_function_without_a_task_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(AlignkeepError, match="task_score: found a function that says what is right, without a task"):
+        plan(settings(tiny_model, task_score="test_evaluate:half_right"))
+
+
 def test_a_task_without_right_answers_is_refused_with_its_row(tiny_model: Path, tmp_path: Path) -> None:
     task = tmp_path / "task.jsonl"
     task.write_text('{"prompt": "a", "expected": "b"}\n{"prompt": "a"}\n')

@@ -40,7 +40,10 @@ class Bed:
 
     def measured(self, model: Path) -> Path:
         folder = self.root / f"numbers-{model.name}"
-        rates, before = {"harm_refusal": wilson(90, 100)}, {"harm_refusal": wilson(95, 100)}
+        rates, before = (
+            {"harm_refusal": wilson(90, 100), "utility.mmlu": wilson(30, 50)},
+            {"harm_refusal": wilson(95, 100)},
+        )
         card = Scorecard(str(model), str(self.base), "testbed", rates, {}, before)
         folder.mkdir()
         (folder / "scorecard.json").write_text(json.dumps({**card.as_json(), "settings": {"judge": "keyword"}}))
@@ -68,6 +71,7 @@ def test_an_exported_model_loads_by_its_card_and_names_no_folder(bed: Bed, form:
     [found] = front["model-index"][0]["results"]
     assert found["metrics"][0]["value"] == 0.9
     assert "| 95.0 % [" in text
+    assert "| Utility: mmlu (higher is better) | not measured | 60.0 % [" in text
     assert ("merge (method linear, weight 0.5)" in text) == (form == "merged")
     [snippet] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (here / "org").symlink_to(bed.root / "org")  # where others have the Hub

@@ -145,8 +145,14 @@ _METHODS = {
             "russinovich2024great",
             "A script of four turns; in the paper a model writes them and goes back after a refusal.",
         ),
+        _method(
+            "lm_eval",
+            "Utility by lm-evaluation-harness",
+            "gao2024framework",
+            "A group is scored over all its items together, each with the same weight.",
+        ),
         _method("wilson", "Interval of a rate", "wilson1927probable"),
-        _method("holm", "p-values of categories and of attacks, corrected", "holm1979simple"),
+        _method("holm", "p-values of categories, of attacks and of utility, corrected", "holm1979simple"),
         _method(
             "mcnemar",
             "Paired test of two models on the same prompts",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from alignkeep.errors import RecipeError
 
-TRAIN, HUB = "train", "hub"  # what TRL is for; what data sets of the hub are read with
+TRAIN, HUB, EVAL = "train", "hub", "eval"  # brings TRL; what reads data sets of the hub; lm-evaluation-harness
 
 
 class Wanted(NamedTuple):

@@ -21,7 +21,7 @@ from alignkeep.checkpoint.folders import OutputFolder, discard
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import recorded_base
 from alignkeep.errors import AlignkeepError, CheckpointError, DataError, RecipeError
-from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, HARM_REFUSAL, RATES, name_of_part
+from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, HARM_REFUSAL, RATES, UTILITY, name_of_part
 from alignkeep.judging.scorecards import SCORECARD_NAME, read_scorecard
 from alignkeep.models.folders import base_of, resolve
 from alignkeep.models.headers import load_json
@@ -322,8 +322,9 @@ def _card(
 def _table(card: Scorecard, settings: Mapping[str, object]) -> str:
     rows = ["| | before tuning | this model | n |", "| --- | --- | --- | --- |"]
     titles = {key: f"{metric.title} ({metric.hint})" for key, metric in RATES.items()}
-    attacks = ATTACK_SUCCESS.parts_in(card.metrics)
-    titles |= {key: f"{ATTACK_SUCCESS.title}: {name_of_part(key)} ({ATTACK_SUCCESS.hint})" for key in attacks}
+    for metric in (ATTACK_SUCCESS, UTILITY):
+        parts = metric.parts_in(card.metrics)
+        titles |= {key: f"{metric.title}: {name_of_part(key)} ({metric.hint})" for key in parts}
     for key, title in titles.items():
         after, before = card.metrics.get(key), card.base_metrics.get(key)
         if after is not None and after.n:

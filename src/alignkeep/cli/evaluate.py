@@ -40,6 +40,14 @@ ListAttacks = Annotated[
 ]
 
 
+TaskScore = Annotated[
+    str | None,
+    typer.Option("--task-score", help="package.module:object that says whether an answer to the task is right."),
+]
+Utility = Annotated[
+    str | None,
+    typer.Option("--utility", help="Tasks of lm-evaluation-harness: mmlu,hellaswag,FOLDER,FOLDER#NAME."),
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind.")]
 
 
@@ -53,6 +61,8 @@ def evaluate(
     suite: Suite = None,
     task: Annotated[str | None, typer.Option("--task", help="Prompts with one right answer each: file.")] = None,
     columns: o.Columns = None,
+    task_score: TaskScore = None,
+    utility: Utility = None,
     judge: Judge = None,
     attacks: Attacks = None,
     limit: Limit = None,
@@ -71,7 +81,7 @@ def evaluate(
         from alignkeep.evaluate.config import EvaluateConfig
 
         flags: dict[str, object] = {"model": model, "base": base, "suite": suite, "task": task, "columns": columns}
-        flags |= {"judge": judge, "attacks": attacks, "limit": limit}
+        flags |= {"task_score": task_score, "utility": utility, "judge": judge, "attacks": attacks, "limit": limit}
         flags |= {"seed": making.seed, **loading.under()}
         flags |= asking.under()
         settings = config_of(EvaluateConfig, common.config, common.assignments, flags)

@@ -60,7 +60,8 @@ class Session:
             os.environ.setdefault(name, value)
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
-        logging.getLogger("trl").setLevel(logging.ERROR)  # it has no variable of its own
+        for library in ("trl", "lm_eval"):  # which have no variable of their own
+            logging.getLogger(library).setLevel(logging.ERROR)
         _check_surroundings()
         self._divert_stdout()
         if not self._quiet and leads():

@@ -18,6 +18,7 @@ from alignkeep.judging.metrics import (
     TASK_ACCURACY,
     UNKNOWN_WORDS,
     UNSCORED,
+    UTILITY,
     name_of_part,
 )
 from alignkeep.types import Estimate, Opinion, PairedTest, Scorecard
@@ -70,7 +71,8 @@ def scorecard_summary(card: Scorecard, out: Path) -> Summary:
             _judges(console, card.judges, [(metric.name, metric.label) for metric in rates])
         for name, test in card.tests.items():
             is_drift = name == HARM_REFUSAL.name and DRIFT.name in card.tests  # the same, said below as what was lost
-            if "." not in name and name != DRIFT.name and not is_drift:  # categories and attacks are for the report
+            told = "." not in name or UTILITY.parts_in([name])  # categories and attacks are for the report
+            if told and name != DRIFT.name and not is_drift:
                 points, n = _points(test.difference), test.difference.n
                 _say(console, f"{name}: model - base = {points}, p = {test.p_value:.2g}, n = {n}{_would_show(test)}")
         if DRIFT.name in card.tests and card.tests[DRIFT.name].difference.n:
@@ -290,7 +292,9 @@ def _table(console: Console, columns: Mapping[str, Mapping[str, Estimate]]) -> N
         table.add_column(name, justify="right", no_wrap=True)
     known = {metric for metrics in columns.values() for metric in metrics}
     names = {metric.name: metric.label for metric in _ROWS if metric.name in known} | {
-        attack: f"{ATTACK_SUCCESS.label}: {name_of_part(attack)}" for attack in sorted(ATTACK_SUCCESS.parts_in(known))
+        part: f"{metric.label}: {name_of_part(part)}"
+        for metric in (ATTACK_SUCCESS, UTILITY)
+        for part in sorted(metric.parts_in(known))
     }
     measured = [metric for metric in names if any(m[metric].n for m in columns.values() if metric in m)]
     for metric, name in ((metric, names[metric]) for metric in measured):

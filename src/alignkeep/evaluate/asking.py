@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from alignkeep.errors import DataError
 from alignkeep.evaluate.answers import AnswerLog, Given, Side
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.items import UtilityLog
 from alignkeep.evaluate.questions import Preparation, Question, named_base
 from alignkeep.judging.prompts import MOST_UNKNOWN
 from alignkeep.judging.statistics import wilson
@@ -81,15 +82,16 @@ def answer_all(
     prepared: Preparation,
     vocabulary: Vocabulary,
     questions: Sequence[Question],
-    log: AnswerLog,
+    logs: tuple[AnswerLog, UtilityLog],
     progress: Progress,
 ) -> dict[Side, Cost]:
-    """Fill the log with the answers that are missing; what the served models among those asked took.
+    """Fill the logs with answers and items of utility that are missing; what the served models among those asked took.
 
     An adapter over this very base, read with the same tokens, is loaded once and answers for both: first without the
     adapter, which is then folded into the weights where that is exact. Raises what loading and generation raise; the
     log keeps what was answered before.
     """
+    log, utility = logs
     shared = prepared.base is not None and _answers_for_both(config, prepared, vocabulary, questions)
     sides: tuple[Side, ...] = (
         ("tuned",) if prepared.base is None else ("base", "tuned") if shared else ("tuned", "base")
@@ -104,7 +106,7 @@ def answer_all(
             if missing:
                 _answer(_there(target, side, log, progress), side, missing, config, log, progress)
             costs[side] = target.cost
-        if is_endpoint(reference) or not missing:
+        if is_endpoint(reference) or not (missing or utility.missing(side)):
             continue
         if loaded is None or not shared:
             loaded = None  # frees the one before the next is loaded
@@ -116,7 +118,9 @@ def answer_all(
         if side == "tuned" and loaded.checkpoint.is_adapter and config.generation.backend == "transformers":
             fold_adapter(loaded.model)
         with loaded.as_base() if side == "base" and shared else nullcontext():
-            _answer(_here(loaded, side, config, log, progress), side, missing, config, log, progress)
+            if missing:
+                _answer(_here(loaded, side, config, log, progress), side, missing, config, log, progress)
+            utility.measure(side, loaded, config.generation.batch_size, progress)
     return costs
 
 

@@ -44,6 +44,7 @@ def plan_evaluation(config: EvaluateConfig) -> dict[str, object]:
         "attacks": [attack.name for attack in prepared.attacks],
         "prompts": dict(Counter(prompt.kind for prompt in prepared.prompts)),
         "can_show": _can_show(prepared),
+        **({"utility": {one.name: one.facts for one in prepared.utility.tasks}} if prepared.utility.tasks else {}),
         "questions": len(prepared.questions),
         "answers_to_generate": to_ask * turns,
         "answers_reused": 0 if config.base_answers is None else len(prepared.questions),

@@ -13,6 +13,8 @@ from alignkeep.data import Read, fingerprint_data
 from alignkeep.errors import NoEffectError, RecipeError
 from alignkeep.evaluate.attacks import Attack, DialogueAttack, RepeatedAttack
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.harness import NOTHING, Utility, find_tasks
+from alignkeep.evaluate.rightness import load_rightness
 from alignkeep.evaluate.selection import offered_attacks, select_attacks
 from alignkeep.evaluate.suites import Suite, load_suite
 from alignkeep.judging.judges import load_judges
@@ -50,6 +52,7 @@ class Preparation:
     task_fingerprint: str | None
     notes: tuple[str, ...] = ()
     not_asked: Mapping[str, str] = field(default_factory=dict)  # attacks that a model cannot be asked with, and why
+    utility: Utility = NOTHING
 
     @property
     def fingerprint(self) -> str:
@@ -69,6 +72,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
     Raises RecipeError, DataError or CheckpointError for whatever is wrong with any of these, and with the judge.
     """
     load_judges(config.judge)
+    load_rightness(config.task_score)
     _check_options(config)
     suite = load_suite(config.suite)
     attacks = select_attacks(config.attacks, offered_attacks(suite.attacks))
@@ -87,6 +91,7 @@ def prepare(config: EvaluateConfig) -> Preparation:
         task_fingerprint=None if config.task is None else fingerprint_data(config.task),
         notes=(*suite.notes, *task.notes, *(f"{one} is {CAN_CHANGE}" for one in served_models(config))),
         not_asked=_without_prefill(config, questions),
+        utility=find_tasks(config.utility, config.limit, config.seed),
     )
 
 
@@ -156,14 +161,30 @@ def _ways(attack: Attack, prompt: Prompt) -> list[Prompt]:
     return list(dict.fromkeys(found))
 
 
+def _check_utility(config: EvaluateConfig) -> None:
+    """Raises RecipeError where the model is not in this process: utility needs the log-likelihood of a text."""
+    elsewhere = [*served_models(config), *(["the backend vllm"] if config.generation.backend == "vllm" else [])]
+    if config.utility and elsewhere:
+        raise RecipeError(
+            "utility",
+            seen=elsewhere[0],
+            expected="models in memory (folder, hub id, adapter), which say how likely a text is",
+            remedy="evaluate the folder that is served, or leave --utility out",
+        )
+
+
 def _check_options(config: EvaluateConfig) -> None:
     models = [config.model, *([] if config.base is None else [config.base])]
     check_asking(models, config.load, config.generation, config.endpoint)
-    if config.columns and config.task is None:
-        raise NoEffectError(
-            "columns", seen="names of columns without a task", expected="a file whose columns they are",
-            remedy="give --task FILE, or leave them out",
-        )  # fmt: skip
+    for key, given, what in (
+        ("columns", config.columns, "names of columns"),
+        ("task_score", config.task_score, "a function that says what is right,"),
+    ):
+        if given and config.task is None:
+            raise NoEffectError(
+                key, seen=f"{what} without a task", expected="a file of prompts that it is for",
+                remedy="give --task FILE, or leave it out",
+            )  # fmt: skip
     if config.base_answers is not None and config.base is None:
         raise RecipeError(
             "base_answers",
@@ -171,6 +192,7 @@ def _check_options(config: EvaluateConfig) -> None:
             expected="the base whose answers they are",
             remedy="give --base too, or drop base_answers",
         )
+    _check_utility(config)
     if config.generation.backend == "vllm" and find_spec("vllm") is None:
         raise RecipeError(
             "backend",

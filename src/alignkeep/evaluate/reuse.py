@@ -10,6 +10,8 @@ from alignkeep.checkpoint.records import Record
 from alignkeep.errors import RecipeError
 from alignkeep.evaluate.answers import ANSWERS, Given, Side
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.harness import Item
+from alignkeep.evaluate.items import ITEMS
 from alignkeep.evaluate.questions import Preparation, Question
 from alignkeep.models.endpoint import is_endpoint
 
@@ -40,6 +42,11 @@ def check_reusable(
         raise _mismatch(where, f"the result of {record.stage}", "the folder of an evaluation")
     if record.inputs.get("questions") != prepared.fingerprint:
         raise _mismatch(where, *_first_difference(config, prepared, record))
+    if prepared.utility.tasks and record.inputs.get("utility") != prepared.utility.fingerprint:
+        then = ", ".join(map(str, tasks)) if isinstance(tasks := record.config.get("utility"), list) else "not measured"
+        raise _mismatch(
+            where, f"utility {then}", f"utility {', '.join(config.utility)}, with the same items and settings"
+        )
     for key in _SAME_SERVED if is_endpoint(str(config.base)) else _SAME:
         then, now = _setting(record.config, key) or None, _setting(config.model_dump(mode="json"), key) or None
         if then != now:
@@ -68,6 +75,12 @@ def read_reused(folder: Path, side: Side, questions: Sequence[Question]) -> list
                 "an answer to each",
             )
     return [Given(question.index, *found[question.index]) for question in questions]
+
+
+def read_reused_utility(folder: Path, side: Side) -> list[Item]:
+    """The items of utility that this side did; those that are not there are measured."""
+    rows = (dict(row) for row in read_jsonl(folder / ITEMS)) if (folder / ITEMS).is_file() else ()
+    return [Item(**row) for row in rows if row.pop("model") == side]  # pyright: ignore[reportArgumentType]
 
 
 def _text_or_none(value: object) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from alignkeep.evaluate.answers import AnswerLog, Judged, Said, Side
 from alignkeep.evaluate.questions import Question
+from alignkeep.evaluate.rightness import Rightness
 from alignkeep.judging.agreement import agreement, differ
 from alignkeep.judging.drift import Outcome, drift, metrics, paired_tests
 from alignkeep.judging.judges import Judge, checked_judgements
@@ -15,13 +16,19 @@ from alignkeep.judging.statistics import wilson
 from alignkeep.types import Estimate, Judgement, Opinion, PairedTest, Scorecard, Verdict
 
 
-def judge_answers(side: Side, questions: Sequence[Question], log: AnswerLog, judges: Sequence[Judge]) -> list[Judged]:
+def judge_answers(
+    side: Side,
+    questions: Sequence[Question],
+    log: AnswerLog,
+    judges: Sequence[Judge],
+    is_right: Rightness = is_correct,
+) -> list[Judged]:
     """Every answer of a side, in the order of the questions, with the first judge's word on it and the others' too."""
     said = [log.said(side, question) for question in questions]
     words = {judge.name: _words(judge, questions, said) for judge in judges}
     first, *others = words
     correct = [
-        None if one.no_answer is not None else is_correct(question.prompt, one.text)
+        None if one.no_answer is not None else is_right(question.prompt, one.text)
         for question, one in zip(questions, said, strict=True)
     ]
     return [

@@ -17,7 +17,7 @@ from alignkeep.checkpoint.files import write_json, write_text
 from alignkeep.errors import AlignkeepError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.verdicts import JudgeResult, judge, plan_judge
-from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, OVER_REFUSAL, name_of_part
+from alignkeep.judging.metrics import ATTACK_SUCCESS, HARM_REFUSAL, OVER_REFUSAL, UTILITY, name_of_part
 from alignkeep.judging.scorecards import read_scorecard
 from alignkeep.models.endpoint import is_endpoint
 from alignkeep.models.served import CAN_CHANGE, REPLIES, fingerprint_target, target_name
@@ -29,6 +29,7 @@ from alignkeep.types import Scorecard
 if TYPE_CHECKING:
     from alignkeep.evaluate.answers import Judged, Side
     from alignkeep.evaluate.asking import Vocabulary
+    from alignkeep.evaluate.items import UtilityLog
     from alignkeep.evaluate.questions import Preparation
     from alignkeep.models.served import Cost
 
@@ -63,7 +64,7 @@ def plan(config: EvaluateConfig) -> dict[str, object]:
 class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
     name = "evaluate"
     config = EvaluateConfig
-    references = (("suite",), ("task",), ("base",), ("base_answers",))
+    references = (("suite",), ("task",), ("base",), ("base_answers",), ("utility",))
     measures = True
 
     def announce(self, config: EvaluateConfig, made: Made) -> Made:
@@ -111,8 +112,8 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         if config.base is not None and config.base_answers is None and not is_endpoint(config.base):
             check_loadable(config.base, config.load.model_copy(update={"revision": None}))
         vocabulary = read_vocabulary(config, prepared)
-        sides, costs = _ask(config, prepared, vocabulary, job)
-        return _write_results(config, prepared, vocabulary, sides, costs, job.folder).as_json()
+        sides, costs, utility = _ask(config, prepared, vocabulary, job)
+        return _write_results(config, prepared, vocabulary, (sides, utility), costs, job.folder).as_json()
 
     def result(self, folder: Path) -> Scorecard:
         return read_scorecard(folder / _SCORECARD)[0]
@@ -122,9 +123,10 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
         return True
 
     def leftovers(self) -> tuple[str, ...]:
+        from alignkeep.evaluate.items import LOG
         from alignkeep.judging.judges import REPLIES as JUDGEMENTS
 
-        return (_LOG, REPLIES, JUDGEMENTS)
+        return (_LOG, LOG, REPLIES, JUDGEMENTS)
 
     def methods(self, settings: Mapping[str, Any], metrics: Iterable[str] | None = None) -> tuple[str, ...]:
         if metrics is None:
@@ -141,6 +143,7 @@ class EvaluateStage(Stage[EvaluateConfig, "Preparation", Scorecard]):
             *attacks,
             "wilson",
             *(["mcnemar"] if base else []),
+            *(["lm_eval"] if UTILITY.parts_in(measured) or settings.get("utility") else []),
             *(["kappa"] if "," in str(settings.get("judge", "")) else []),
             *(["holm"] if base and (attacks or HARM_REFUSAL.parts_in(measured)) else []),
             *(["bootstrap"] if base and len(attacks) > 1 else []),
@@ -152,6 +155,7 @@ EVALUATE = EvaluateStage()
 
 def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
     from alignkeep.evaluate.questions import named_base
+    from alignkeep.evaluate.rightness import fingerprint_rightness
     from alignkeep.judging.judges import fingerprint_judges
 
     found = {
@@ -164,6 +168,10 @@ def _inputs(config: EvaluateConfig, prepared: Preparation) -> dict[str, str]:
         found["base"] = fingerprint_target(config.base)
     if prepared.task_fingerprint is not None:
         found["task"] = prepared.task_fingerprint
+    if config.task_score is not None:
+        found["task_score"] = fingerprint_rightness(config.task_score)
+    if prepared.utility.tasks:
+        found["utility"] = prepared.utility.fingerprint
     return found
 
 
@@ -172,32 +180,39 @@ def _ask(
     prepared: Preparation,
     vocabulary: Vocabulary,
     job: Job,
-) -> tuple[tuple[list[Judged], list[Judged]], dict[Side, Cost]]:
-    """The judged answers of the model and of the base (none without one), and what those of served models took."""
+) -> tuple[tuple[list[Judged], list[Judged]], dict[Side, Cost], UtilityLog]:
+    """The judged answers of the model and of the base (none without one), what those of served models took, and the
+    items of utility."""
     from alignkeep.evaluate.answers import AnswerLog
     from alignkeep.evaluate.asking import answer_all
-    from alignkeep.evaluate.reuse import check_reusable, read_reused
+    from alignkeep.evaluate.items import LOG, UtilityLog
+    from alignkeep.evaluate.reuse import check_reusable, read_reused, read_reused_utility
+    from alignkeep.evaluate.rightness import load_rightness
     from alignkeep.evaluate.scoring import judge_answers
     from alignkeep.judging.judges import REPLIES, keeping, load_judges
 
     questions = [question for question in prepared.questions if question.attack not in vocabulary.not_asked]
-    log = AnswerLog(job.folder / _LOG)
+    log, utility = AnswerLog(job.folder / _LOG), UtilityLog(job.folder / LOG, prepared.utility)
     if config.base_answers is not None:
         side = check_reusable(config, prepared, Path(config.base_answers), job.fingerprints["base"])
         missing = log.missing("base", questions)
         if missing:
             log.add("base", read_reused(Path(config.base_answers), side, missing))
-    costs = answer_all(config, prepared, vocabulary, questions, log, job.progress)
+        if utility.missing("base"):
+            utility.add("base", read_reused_utility(Path(config.base_answers), side))
+    costs = answer_all(config, prepared, vocabulary, questions, (log, utility), job.progress)
     judged_by = keeping(load_judges(config.judge), job.folder / REPLIES)
-    tuned = judge_answers("tuned", questions, log, judged_by)
-    return (tuned, [] if config.base is None else judge_answers("base", questions, log, judged_by)), costs
+    is_right = load_rightness(config.task_score)
+    tuned = judge_answers("tuned", questions, log, judged_by, is_right)
+    base = [] if config.base is None else judge_answers("base", questions, log, judged_by, is_right)
+    return (tuned, base), costs, utility
 
 
 def _write_results(
     config: EvaluateConfig,
     prepared: Preparation,
     vocabulary: Vocabulary,
-    sides: tuple[list[Judged], list[Judged]],
+    measured: tuple[tuple[list[Judged], list[Judged]], UtilityLog],
     costs: Mapping[Side, Cost],
     work: Path,
 ) -> Scorecard:
@@ -205,6 +220,7 @@ def _write_results(
     from alignkeep.evaluate.scoring import opinions, score
     from alignkeep.judging.judges import load_judges
 
+    sides, utility = measured
     tuned, base = sides
     card = score(
         (config.model, config.base, prepared.suite.name),
@@ -215,6 +231,8 @@ def _write_results(
         seed=config.seed,
     )
     card = replace(card, judges=opinions(load_judges(config.judge), tuned, base))
+    if prepared.utility.tasks:
+        card = _with_utility(card, prepared, utility, work)
     for name, note in _several(prepared).items():
         card.notes.setdefault(name, note)
     for side, cost in costs.items():
@@ -228,6 +246,14 @@ def _write_results(
     write_text(work / ANSWERS, "".join(lines))
     write_json(work / _SCORECARD, {**card.as_json(), "settings": _settings(config, prepared, sides, costs)})
     return card
+
+
+def _with_utility(card: Scorecard, prepared: Preparation, utility: UtilityLog, work: Path) -> Scorecard:
+    from alignkeep.evaluate.items import ITEMS, with_utility
+
+    rows = utility.rows(("tuned",) if card.base is None else ("tuned", "base"))
+    write_text(work / ITEMS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return with_utility(card, prepared.utility, utility, seed=prepared.config.seed)
 
 
 def _several(prepared: Preparation) -> dict[str, str]:
@@ -252,6 +278,7 @@ def _settings(
     """How the numbers came about, for whoever reads the scorecard alone."""
     return {
         "task": config.task,
+        **({} if config.task_score is None else {"task_score": config.task_score}),
         "judge": config.judge,
         "attacks": [attack.name for attack in prepared.attacks],
         "limit": config.limit,
@@ -265,6 +292,13 @@ def _settings(
             if answers
         },
         **({"served": {side: cost.as_json() for side, cost in costs.items()}} if costs else {}),
+        **_utility_settings(prepared),
         **({"suite": list(prepared.suite.notes)} if prepared.suite.notes else {}),
         "fingerprints": {"suite": prepared.suite.fingerprint, "questions": prepared.fingerprint},
     }
+
+
+def _utility_settings(prepared: Preparation) -> dict[str, object]:
+    utility = prepared.utility
+    tasks = {task.name: task.facts for task in utility.tasks}
+    return {"utility": {"lm_eval": utility.version, "tasks": tasks}} if tasks else {}

@@ -13,6 +13,7 @@ Metrics
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,7 @@ from alignkeep.judging.metrics import (
     SKILL_ACCURACY,
     TASK_ACCURACY,
     UNSCORED,
+    UTILITY,
     Metric,
 )
 from alignkeep.judging.power import detectable_by, detectable_within
@@ -85,9 +87,9 @@ def paired_tests(model: Sequence[Outcome], base: Sequence[Outcome], *, seed: int
 
 
 def corrected(tests: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
-    """The tests, those of categories and those of attacks with Holm's p-value of their family."""
+    """The tests, those of categories, of attacks and of utility with Holm's p-value of their family."""
     found = dict(tests)
-    for metric in (HARM_REFUSAL, ATTACK_SUCCESS):
+    for metric in (HARM_REFUSAL, ATTACK_SUCCESS, UTILITY):
         family = metric.parts_in(tests)
         p_values = holm(np.array([tests[name].p_value for name in family]))
         found |= {name: replace(tests[name], p_holm=float(p)) for name, p in zip(family, p_values, strict=True)}
@@ -96,7 +98,9 @@ def corrected(tests: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
 
 def detectable(test: PairedTest) -> float | None:
     """The change that these prompts would have shown with a power of 80 %; None where they could show none."""
-    return detectable_within(test.difference) if test.name == ATTACK_SUCCESS.name else detectable_by(test)
+    counted = math.isclose(test.difference.value * test.difference.n, test.only_model - test.only_base, abs_tol=1e-6)
+    is_yes_no = test.name != ATTACK_SUCCESS.name and (counted or test.difference.n == 0)
+    return detectable_by(test) if is_yes_no else detectable_within(test.difference)
 
 
 def drift(model: Sequence[Outcome], base: Sequence[Outcome]) -> Estimate:

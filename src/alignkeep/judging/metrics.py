@@ -146,6 +146,13 @@ DRIFT = Metric(
     is_safety=True,
     absent="no harmful prompt was judged for both models",
 )
+UTILITY = Metric(
+    "utility",
+    "Utility",
+    "higher",
+    "mean score on a task of lm-evaluation-harness",
+    "items of that task",
+)
 
 # What a model has a number for without a base and without attacks, in the order in which it is shown.
 RATES = {
@@ -160,4 +167,4 @@ RATES = {
         UNSCORED,
     )
 }
-METRICS = {**RATES, **{metric.name: metric for metric in (UNKNOWN_WORDS, ATTACK_SUCCESS, DRIFT)}}
+METRICS = {**RATES, **{metric.name: metric for metric in (UNKNOWN_WORDS, ATTACK_SUCCESS, UTILITY, DRIFT)}}

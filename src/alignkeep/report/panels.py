@@ -17,6 +17,7 @@ from alignkeep.judging.metrics import (
     RATES,
     TASK_ACCURACY,
     UNSCORED,
+    UTILITY,
     Metric,
     name_of_part,
 )
@@ -48,8 +49,8 @@ class Measured(NamedTuple):
 
 def figures_of(subjects: Sequence[Subject]) -> tuple[Figure, ...]:
     """The charts in the order of the page; one with nothing to show is left out."""
-    drawn = (_rates(subjects), _categories(subjects), _attacks(subjects), _judges(subjects))
-    return tuple(figure for figure in drawn if figure is not None)
+    drawn = (_rates, _categories, _attacks, _utility, _judges)
+    return tuple(figure for draw in drawn if (figure := draw(subjects)) is not None)
 
 
 def across_of(subjects: Sequence[Subject]) -> Metric | None:
@@ -168,6 +169,21 @@ def _attacks(subjects: Sequence[Subject]) -> Figure | None:
         axis="harmful answers under attack, %",
         absent="not applicable",
         notes=[f"{reason} ({', '.join(labels)})" for reason, labels in reasons.items()],
+    )
+
+
+def _utility(subjects: Sequence[Subject]) -> Figure | None:
+    found = _parts(subjects, UTILITY, UTILITY.hint)
+    if not found:
+        return None
+    return _dots(
+        "utility",
+        UTILITY.title,
+        "What a model can still do: its mean score on tasks of lm-evaluation-harness, the base's on the same items. "
+        f"{_HOLM.format('tasks')}",
+        found,
+        subjects,
+        axis="mean score, %",
     )
 
 

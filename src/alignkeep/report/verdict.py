@@ -22,6 +22,7 @@ from alignkeep.judging.metrics import (
     OVER_REFUSAL,
     SKILL_ACCURACY,
     TASK_ACCURACY,
+    UTILITY,
     name_of_part,
 )
 from alignkeep.judging.statistics import is_found
@@ -173,12 +174,13 @@ def _unpaired(rate: Estimate, before: Estimate) -> tuple[Standing, str, str]:
 def _changes(subject: Subject, base: Subject) -> tuple[Change, ...]:
     shown = (TASK_ACCURACY, SKILL_ACCURACY, BENIGN_COMPLIANCE, OVER_REFUSAL)
     found = [_change(metric.title, subject, base, metric.name) for metric in shown]
-    attacks = ATTACK_SUCCESS.parts_in(subject.metrics)
-    known = [name for name in attacks if subject.rate(name).n and base.rate(name).n]
-    if known:
-        worst = max(known, key=lambda name: (subject.rate(name).value - base.rate(name).value, name))
-        title = "Worst attack" if len(known) > 1 else "Attack"
-        found.append(_change(f"{title}: {name_of_part(worst).replace('_', ' ')}", subject, base, worst))
+    for metric, one, several in ((ATTACK_SUCCESS, "Attack", "Worst attack"), (UTILITY, "Utility", "Worst utility")):
+        known = [name for name in metric.parts_in(subject.metrics) if subject.rate(name).n and base.rate(name).n]
+        if known:
+            sign = 1 if metric.better == "lower" else -1
+            worst = max(known, key=lambda name: (sign * (subject.rate(name).value - base.rate(name).value), name))
+            title = several if len(known) > 1 else one
+            found.append(_change(f"{title}: {name_of_part(worst).replace('_', ' ')}", subject, base, worst))
     return tuple(change for change in found if change is not None)
 
 
