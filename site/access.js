@@ -7,3 +7,4 @@ const mend = () => {
 };
 new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
 mend();
+if (location.pathname.includes("/ko/")) document.documentElement.lang = "ko";

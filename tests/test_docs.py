@@ -37,7 +37,7 @@ PAGES = sorted(
     ],
     key=lambda page: (-page.read_text(encoding="utf-8").count("\nalignkeep "), page.name),
 )
-KOREAN = [page for page in (ROOT / "README.ko.md", *(ROOT / "docs" / "ko").glob("*.md")) if page.is_file()]
+KOREAN = [ROOT / "README.ko.md", *(ROOT / "docs" / "ko").glob("*.md")]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TESTBED = ["alignkeep", "testbed", "--out", "T"]  # with which most pages begin
@@ -232,6 +232,28 @@ def test_the_tree_told_is_the_real_tree() -> None:
     models = {name for name in found if name.startswith("testbed/models/")}
     folders = {f"{Path(name).parent.as_posix()}/" for name in found - models if "/" in name}
     assert told == (found - models) | folders | {"testbed/models/"}
+
+
+@pytest.mark.parametrize("page", KOREAN, ids=lambda page: page.stem)
+def test_a_korean_page_has_the_blocks_and_the_numbers_of_the_english_one(page: Path) -> None:
+    """What is run there is run for the English page. Comments of commands and listings of files are in Korean."""
+
+    def told(block: Block) -> object:
+        match block.language:
+            case "bash":
+                return [words for words, _ in commands(block)]
+            case "text":
+                return [line.split()[0] for line in block.text.splitlines()]
+            case _:
+                return block.text
+
+    english = ROOT / ("README.md" if page.name == "README.ko.md" else f"docs/{page.name}")
+    ours, theirs = list(blocks(page)), list(blocks(english))
+    assert [(one.language, one.no_run, told(one)) for one in ours] == [
+        (one.language, one.no_run, told(one)) for one in theirs
+    ]
+    rates = [re.findall(r"\d+ % \[\d+, \d+\]", one.read_text(encoding="utf-8")) for one in (page, english)]
+    assert rates[0] == rates[1]
 
 
 def anchors(page: Path) -> set[str]:
