@@ -95,7 +95,7 @@ def page_of(name: str, paths: list[str]) -> str:
         return "\n".join(["# Settings within settings", *map(directive, paths)])
     text = directive(paths[0], f"alignkeep.{name}", 1)
     if any(path.endswith("Config") for path in paths):
-        text += "\n\nThe settings may be given by name in place of a config: `model=...`, `limit=...`.\n"
+        text += f"\n\nThe settings may be given by name in place of a config: `alignkeep.{name}(KEY=..., out=...)`.\n"
     return "\n".join([text, *map(directive, paths[1:])])
 
 
