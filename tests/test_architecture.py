@@ -25,6 +25,8 @@ ABOVE = {
     "stages",
     "checkup",
     "repair",
+    "halves",
+    "keeping",
     "sharing",
     "starting",
     "tamper",

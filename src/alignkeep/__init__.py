@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what an editor is told of the calls
     from alignkeep.demonstration import demo as demo
     from alignkeep.evaluate.stage import evaluate as evaluate
     from alignkeep.inject.stage import inject as inject
+    from alignkeep.keeping import keep as keep
     from alignkeep.lifecycle import run as run
     from alignkeep.lifecycle import verify as verify
     from alignkeep.merge.stage import merge as merge
@@ -37,6 +38,7 @@ _NAMES = {
     "demo": "alignkeep.demonstration",
     "export": "alignkeep.sharing",
     "fix": "alignkeep.repair",
+    "keep": "alignkeep.keeping",
     "run": "alignkeep.lifecycle",
     "verify": "alignkeep.lifecycle",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "export",
     "fix",
     "inject",
+    "keep",
     "merge",
     "report",
     "run",

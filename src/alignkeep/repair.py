@@ -7,7 +7,6 @@ kept: model, page and card. Every part is a stage of its own; this is their orde
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,24 +16,21 @@ from typing import ClassVar, Literal, NamedTuple, TypedDict
 
 from pydantic import Field
 
-from alignkeep.answers.stage import line_of, why_left_out
-from alignkeep.checkpoint.files import read_jsonl, write_text
 from alignkeep.checkpoint.folders import claim_folder, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import FoundBase, find_base, refuse_same
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import DataError, NoEffectError, RecipeError, plain
 from alignkeep.evaluate.config import EvaluateConfig
-from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.stage import EVALUATE, evaluate
-from alignkeep.evaluate.suites import CHOOSE, REPORT, half_of
+from alignkeep.evaluate.suites import CHOOSE, REPORT
 from alignkeep.formats import Columns
 from alignkeep.gate.policy import read_policy
 from alignkeep.gate.stage import GateResult, gate
+from alignkeep.halves import WRITTEN, of_half, write_prompts, write_task
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.inject.stage import inject
 from alignkeep.judging.metrics import BENIGN_COMPLIANCE, DEGENERATE, HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY
-from alignkeep.judging.prompts import halves, task_prompts
 from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.merge.select import gain_kept
 from alignkeep.merge.stage import merge
@@ -44,7 +40,7 @@ from alignkeep.models.folders import localise, resolve
 from alignkeep.progress import Named, Progress
 from alignkeep.report import stage as reporting
 from alignkeep.settings import Checked
-from alignkeep.types import Prompt, Scorecard, Verdict
+from alignkeep.types import Scorecard
 
 TUNE = "tune"
 # Between half of the way and all of it: below, a low-rank tune has little left of its task (docs/merging.md).
@@ -113,7 +109,7 @@ class FixResult:
                 "page": self.page}  # fmt: skip
 
 
-class _How(TypedDict):
+class How(TypedDict):
     overwrite: bool
     resume: bool
     progress: Progress | None
@@ -142,24 +138,24 @@ def fix(
         _check_form(config)
     inputs = _inputs(config)
     identity = identity_of("fix", _recorded(config), inputs)
-    out = claim_folder(Path(out), stage="fix", identity=identity, overwrite=overwrite, writes=_written())
+    out = claim_folder(Path(out), stage="fix", identity=identity, overwrite=overwrite, writes=WRITTEN)
     try:
         if resume and (out / "record.json").exists():
             return _read(out, base, policy)
-        files = _write_halves(config, out)
-        how = _How(overwrite=True, resume=resume, progress=progress)
-        asked = _asked(config, files, CHOOSE).model_copy(update={"attacks": "none"})
+        files = write_task(config.task, config.columns, out)
+        how = How(overwrite=True, resume=resume, progress=progress)
+        asked = of_half(_asked(config), files, CHOOSE).model_copy(update={"attacks": "none"})
         tuned = evaluate(asked, out=out / "choice" / TUNE, **how)
         if tuned.notes.get("base"):
             refuse_same(config.model, base.reference)
-        _write_prompts(asked, out, files)
+        write_prompts(asked, out, files, out / "choice" / TUNE)
         tried = list(_tries(config, asked, out, files, how))
         name = best_repair({one.name: one.card for one in tried if one.card is not None}, tuned, config.gain)
         if name is None:
             _drop(out, tried, keep=None)
             raise _nothing_better(config, tried, tuned)
         chosen = next(one for one in tried if one.name == name)
-        final = _asked(config, files, REPORT)
+        final = of_half(_asked(config), files, REPORT)
         evaluate(final, out=out / TUNE / "evaluate", **how)
         of_repair = {"model": str(chosen.model), "base_answers": str(out / TUNE / "evaluate")}
         evaluate(final.model_copy(update=of_repair), out=out / name / "evaluate", **how)
@@ -229,14 +225,14 @@ def _change(model: Mapping[str, object], other: Mapping[str, object], name: str)
 
 
 def _tries(
-    config: FixConfig, asked: EvaluateConfig, out: Path, files: Mapping[str, Path], how: _How
+    config: FixConfig, asked: EvaluateConfig, out: Path, files: Mapping[str, Path], how: How
 ) -> Sequence[Repair]:
     """The merge, the injection into the tune, and that into the merge; each with its rates on the choosing half."""
     found: list[Repair] = []
     before = asked.model_copy(update={"base_answers": str(out / "choice" / TUNE)})
 
-    def attempt(name: str, make: Callable[[_How], Path]) -> Path | None:
-        own = _How(overwrite=True, resume=how["resume"], progress=Named(name, how["progress"]))
+    def attempt(name: str, make: Callable[[How], Path]) -> Path | None:
+        own = How(overwrite=True, resume=how["resume"], progress=Named(name, how["progress"]))
         try:
             model = make(own)
         except (NoEffectError, DataError) as error:
@@ -246,14 +242,22 @@ def _tries(
         found.append(Repair(name, model, evaluate(measured, out=out / "choice" / name, **own)))
         return model
 
-    merged = attempt("merged", lambda own: merge(_merge(config, files), out=out / "merged" / "merge", **own).folder)
-    attempt("injected", lambda own: _injected(config, config.model, files, out / "injected", own))
+    merged = attempt("merged", lambda own: merge(merging(config, files), out=out / "merged" / "merge", **own).folder)
+    attempt("injected", lambda own: injected(config, config.model, files, out / "injected", own))
     if merged is not None:
-        attempt("merged+injected", lambda own: _injected(config, str(merged), files, out / "merged+injected", own))
+        attempt("merged+injected", lambda own: injected(config, str(merged), files, out / "merged+injected", own))
     return found
 
 
-def _merge(config: FixConfig, files: Mapping[str, Path]) -> MergeConfig:
+def _asked(config: FixConfig) -> EvaluateConfig:
+    return EvaluateConfig(
+        model=config.model, base=config.base, suite=config.suite, task=config.task, judge=config.judge,
+        attacks=config.attacks, load=config.load, generation=config.generation, limit=config.limit, seed=config.seed,
+    )  # fmt: skip
+
+
+def merging(config: FixConfig, files: Mapping[str, Path]) -> MergeConfig:
+    """A sweep over what the data allow, with the weight that keeps the share of the gain and most of the refusals."""
     sweep = SweepConfig(
         task=str(files["task"]), prompts=str(files["harmful"]), weights=_WEIGHTS, pick="gain", gain=config.gain,
         margin=_MARGIN, judge=config.judge, limit=config.limit, generation=config.generation,
@@ -266,7 +270,8 @@ def _merge(config: FixConfig, files: Mapping[str, Path]) -> MergeConfig:
     )  # fmt: skip
 
 
-def _injected(config: FixConfig, model: str, files: Mapping[str, Path], out: Path, how: _How) -> Path:
+def injected(config: FixConfig, model: str, files: Mapping[str, Path], out: Path, how: How) -> Path:
+    """The folder of `model` with refusal turned up by its base's direction."""
     settings = InjectConfig(
         model=model, harmful=str(files["harmful"]), harmless=str(files["harmless"]),
         borderline=str(files["borderline"]) if "borderline" in files else None, general=config.tuning_data,
@@ -275,69 +280,6 @@ def _injected(config: FixConfig, model: str, files: Mapping[str, Path], out: Pat
         load=config.load.model_copy(update={"revision": None}),
     )  # fmt: skip
     return inject(settings, out=out / "inject", **how).folder
-
-
-def _asked(config: FixConfig, files: Mapping[str, Path], half: Literal["choose", "report"]) -> EvaluateConfig:
-    return EvaluateConfig(
-        model=config.model, base=config.base, suite=half_of(config.suite, half),
-        task=str(files["task" if half == CHOOSE else "task_report"]), judge=config.judge, attacks=config.attacks,
-        load=config.load, generation=config.generation, limit=config.limit, seed=config.seed,
-    )  # fmt: skip
-
-
-def _write_halves(config: FixConfig, out: Path) -> dict[str, Path]:
-    """The two halves of the task in files of our own columns."""
-    rows = task_prompts(config.task, remedy="add it, or give another file as the task", columns=config.columns)
-    files = {name: out / _DATA / f"{name}.jsonl" for name in ("task", "task_report")}
-    (out / _DATA).mkdir(exist_ok=True)
-    for path, part in zip(files.values(), halves(rows), strict=True):
-        if not part:
-            raise DataError(
-                config.task, seen=f"{len(rows)} prompt", expected="two or more: half chooses, half reports",
-                remedy="add some",
-            )  # fmt: skip
-        write_text(path, "".join(map(_row, part)))
-    return files
-
-
-def _write_prompts(asked: EvaluateConfig, out: Path, files: dict[str, Path]) -> None:
-    """What merges and injections look at: the prompts of the choosing half by kind, and the base's refusals.
-
-    Refusals alone: with the base's answers to harmless prompts among them, of which many are guesses, a Fisher merge of
-    the testbed's tune had 25 % harm refusal and 23 % task at weight 0.9, without them 75 and 42 (60 prompts each).
-    """
-    prompts = prepare(asked).prompts
-    for kind in _KINDS:
-        of_kind = [prompt for prompt in prompts if prompt.kind == kind]
-        if of_kind:
-            files[kind] = out / _DATA / f"{kind}.jsonl"
-            write_text(files[kind], "".join(map(_row, of_kind)))
-    lines: list[str] = []
-    for row in read_jsonl(out / "choice" / TUNE / "answers.jsonl"):
-        is_base = row["model"] == "base" and row["attack"] is None and row["kind"] == "harmful"
-        prompt, verdict = prompts[int(str(row["index"]))], Verdict(row["verdict"])
-        if is_base and why_left_out(prompt.kind, verdict, truncated=bool(row["truncated"])) is None:
-            lines.append(line_of(prompt, str(row["answer"])))
-    for kind, why in (("harmful", "nothing harmful to ask"), ("harmless", "nothing harmless to ask")):
-        if kind not in files:
-            raise DataError(asked.suite, seen=why, expected="prompts of both kinds", remedy="give another --suite")
-    if lines:  # a base that refuses nothing leaves the methods that do without
-        files["alignment"] = out / _DATA / "alignment.jsonl"
-        write_text(files["alignment"], "".join(lines))
-
-
-def _written() -> list[str]:
-    """The files that `fix` itself puts into its folder."""
-    names = ("task", "task_report", "alignment", *_KINDS)
-    return [f"{_DATA}/{name}.jsonl" for name in names]
-
-
-def _row(prompt: Prompt) -> str:
-    turns = prompt.messages
-    asked = turns[0].content if len(turns) == 1 else [{"role": turn.role, "content": turn.content} for turn in turns]
-    facts = {"prompt": asked, "kind": prompt.kind, "category": prompt.category, "language": prompt.language}
-    row = {**facts, "expected": prompt.expected}
-    return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) + "\n"
 
 
 def _recorded(config: FixConfig) -> dict[str, object]:

@@ -24,6 +24,7 @@ from alignkeep.cli.gate import gate
 from alignkeep.cli.init import init
 from alignkeep.cli.inject import inject
 from alignkeep.cli.judge import judge
+from alignkeep.cli.keep import keep
 from alignkeep.cli.merge import merge
 from alignkeep.cli.outcome import report_error
 from alignkeep.cli.report import report
@@ -52,6 +53,7 @@ VERBS = (
     (demo, "alignkeep demo --out demo", "testbed.md"),
     (check, "alignkeep check my-adapter", "first-hour.md"),
     (fix, "alignkeep fix my-adapter --task task.jsonl --out fixed", "first-hour.md"),
+    (keep, "alignkeep keep my-model data.jsonl --task task.jsonl --out kept", "keeping.md"),
     (run, "alignkeep run recipe.yaml --out run", "recipes.md"),
     (testbed, "alignkeep testbed --out T", "testbed.md"),
     (

@@ -75,6 +75,10 @@ def _config_of(verb: str) -> type[BaseModel] | None:
         from alignkeep.repair import FixConfig
 
         return FixConfig
+    if verb == "keep":
+        from alignkeep.keeping import KeepConfig
+
+        return KeepConfig
     if verb == "answers":
         from alignkeep.answers.stage import AnswersConfig
 
