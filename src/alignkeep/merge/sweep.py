@@ -17,7 +17,7 @@ from alignkeep.judging.measure import Measure, measure_prompts
 from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.merge.edits import edits_of
 from alignkeep.merge.inputs import Models, read_models
-from alignkeep.merge.interpolation import Interpolation
+from alignkeep.merge.interpolation import Interpolation, is_one_lora, is_rounded
 from alignkeep.merge.method import Rule
 from alignkeep.merge.select import (
     REFUSAL,
@@ -85,7 +85,7 @@ def sweep(
     else:
         measure = measure or _measure_of(settings, config.seed)
         models = read_models(config.base, config.tuned, config.load.revision)
-        ends = _ends(models, method_at)
+        ends = _ends(config, models, method_at)
         measured = _measure_all(config, models, method_at, ends, measure, work, progress or Silent(), known)
         result = _result(config, settings, ends, measure, measured)
         seal(result.write(work))
@@ -119,11 +119,12 @@ def _measure_of(settings: SweepConfig, seed: int) -> Measure:
     )
 
 
-def _ends(models: Models, method_at: Callable[[float], Rule]) -> _Ends:
+def _ends(config: MergeConfig, models: Models, method_at: Callable[[float], Rule]) -> _Ends:
     """Weight 0 is not every method's base (an alignment-subspace merge keeps the rest of the tune), nor weight 1 the
-    tuned model (DARE drops half of the tune)."""
+    tuned model (DARE drops half of the tune, and whole weights round an adapter's)."""
     whole = method_at(1.0)
-    is_tuned = all(whole(name).identity == 0 for name in edits_of(models, whole))
+    rounds = is_one_lora(models) and config.form == "model" and is_rounded(models)
+    is_tuned = not rounds and all(whole(name).identity == 0 for name in edits_of(models, whole))
     base: Point = "base" if edits_of(models, method_at(0.0)) else 0.0
     if len(models.tuned) > 1:
         return _Ends(base, None)
