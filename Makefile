@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hostile test-adapters test-families test-wheel lint format bench-evaluate bench-real compatibility real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
+.PHONY: help demo test test-hostile test-adapters test-families test-wheel release-dry-run site lint format bench-evaluate bench-real compatibility real bench-weights bench-merge bench-curate bench-inject bench-train bench-align claims merge-claims inject-claims curate-claims train-claims align-claims testbed clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -61,6 +61,18 @@ test-wheel: $(VENV)/stamp-dev  ## Build the wheel: is it small and whole?
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	$(BIN)/python tests/wheel_contents.py build/wheel/alignkeep-*.whl
+
+release-dry-run:  ## All that a release does but publishing: dist/ (minutes; installs the wheel into an empty environment)
+	PYTHON=$(PYTHON) .ci/release v$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/alignkeep/__init__.py) --dry-run
+
+# Beside the environment: Zensical reads docstrings and does not import the package.
+$(VENV)-site/stamp: site/requirements.txt
+	$(PYTHON) -m venv $(VENV)-site
+	$(VENV)-site/bin/python -m pip install --quiet --disable-pip-version-check -r site/requirements.txt
+	touch $@
+
+site: $(VENV)-site/stamp  ## The documentation as a site, warnings are errors: build/site/html
+	$(VENV)-site/bin/python site/build.py
 
 lint: $(VENV)/stamp-dev  ## Check style and types
 	$(BIN)/ruff check

@@ -106,7 +106,7 @@ def counted(report: str) -> dict[str, Any]:
 
 def page(table: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """The page: a row for every environment that was tried, and the words around it."""
-    head = ["", *SHOWN, "tests", "passed", "failed", "skipped", "date"]
+    head = ["environment", *SHOWN, "tests", "passed", "failed", "skipped", "date"]
     rows = [_row(one, found[one["name"]]) for one in table["environments"] if one["name"] in found]
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     failed = [
@@ -139,7 +139,7 @@ def _store(name: str, one: Mapping[str, Any]) -> None:
 
 WORDS = """# Compatibility
 
-| | brings | for |
+| install | brings | for |
 | --- | --- | --- |
 | `pip install alignkeep` | torch, transformers, PEFT | measuring, gating, merging, injecting, curating, reporting |
 | `pip install 'alignkeep[train]'` | TRL, datasets | `train`, `align`, `demo`, recipes with these stages |

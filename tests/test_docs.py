@@ -37,6 +37,7 @@ PAGES = sorted(
     ],
     key=lambda page: (-page.read_text(encoding="utf-8").count("\nalignkeep "), page.name),
 )
+KOREAN = [ROOT / "README.ko.md", *(ROOT / "docs" / "ko").glob("*.md")]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TESTBED = ["alignkeep", "testbed", "--out", "T"]  # with which most pages begin
@@ -233,17 +234,69 @@ def test_the_tree_told_is_the_real_tree() -> None:
     assert told == (found - models) | folders | {"testbed/models/"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_link_leads_to_a_file(page: Path) -> None:
-    text = FENCE.sub("", page.read_text(encoding="utf-8"))
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("https://"):
-            continue
-        if target.startswith("#"):
-            titles = [re.sub(r"[^\w -]", "", line).strip().lower() for line in text.splitlines() if line[:1] == "#"]
-            assert target[1:] in [title.replace(" ", "-") for title in titles], f"{page.name}: {target}"
-        else:
-            assert (page.parent / target.partition("#")[0]).is_file(), f"{page.name}: {target}"
+@pytest.mark.parametrize("page", KOREAN, ids=lambda page: page.stem)
+def test_a_korean_page_has_the_blocks_and_the_numbers_of_the_english_one(page: Path) -> None:
+    """What is run there is run for the English page. Comments of commands and listings of files are in Korean."""
+
+    def told(block: Block) -> object:
+        match block.language:
+            case "bash":
+                return [words for words, _ in commands(block)]
+            case "text":
+                return [line.split()[0] for line in block.text.splitlines()]
+            case _:
+                return block.text
+
+    english = ROOT / ("README.md" if page.name == "README.ko.md" else f"docs/{page.name}")
+    ours, theirs = list(blocks(page)), list(blocks(english))
+    assert [(one.language, one.no_run, told(one)) for one in ours] == [
+        (one.language, one.no_run, told(one)) for one in theirs
+    ]
+    rates = [re.findall(r"\d+ % \[\d+, \d+\]", one.read_text(encoding="utf-8")) for one in (page, english)]
+    assert rates[0] == rates[1]
+
+
+def anchors(page: Path) -> set[str]:
+    """The places of a page that a link can lead to: its titles, as GitHub and the site spell them."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *KOREAN], ids=lambda page: page.stem)
+def test_every_link_leads_to_a_file_and_a_title_of_it(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if not target.startswith("https://"):
+            name, _, anchor = target.partition("#")
+            file = page.parent / name if name else page
+            assert file.is_file(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(file), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *KOREAN], ids=lambda page: page.stem)
+def test_every_column_of_a_table_has_a_name(page: Path) -> None:
+    heads = re.findall(r"^(\|.*)\n\| *-{3}", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    assert [head for head in heads if not all(cell.strip() for cell in head.strip("|").split("|"))] == []
+
+
+def test_every_page_and_every_public_name_is_in_the_navigation_of_the_site() -> None:
+    import alignkeep
+
+    def leaves(node: object) -> Iterator[str]:
+        match node:
+            case dict():
+                for inner in node.values():
+                    yield from leaves(inner)
+            case list():
+                for inner in node:
+                    yield from leaves(inner)
+            case _:
+                yield str(node)
+
+    named = sorted(leaves(yaml.safe_load((ROOT / "site" / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    files = [page.relative_to(ROOT).as_posix().removeprefix("docs/") for page in [*PAGES, *KOREAN]]
+    moved = [{"README.md": "index.md", "README.ko.md": "ko/index.md"}.get(name, name) for name in files]
+    public = [f"reference/{name}.md" for name in alignkeep.__all__ if name != "__version__"]
+    assert named == sorted([*moved, *public, "reference/settings.md"])
 
 
 def test_every_verb_stands_in_the_readme() -> None:
