@@ -1,6 +1,6 @@
 """The whole life cycle as one wish: tune a model on data, as safe as it was and as good at the task as a plain tune.
 
-    plain -> curated -> defended -> merged -> injected
+    plain -> curated -> defended (-> both) -> merged -> injected
 
 A plain tune is what all else is held against. Then each step is tried on what stands so far, on one half of suite and
 task, and taken only where it lessens what is missing; where nothing is missing, no further step is tried. The other
@@ -238,6 +238,7 @@ class _Run:
             load=config.load, generation=config.generation, limit=config.limit, seed=config.seed,
         )  # fmt: skip
         self.made: set[Path] = set()
+        self.weights: Path | None = None  # of a curation that was made, taken or not
 
     def choose(self) -> tuple[Standing, list[str]]:
         """The plain tune and the steps that pay; a line for each that was tried."""
@@ -253,6 +254,8 @@ class _Run:
         lines = [_line(PLAIN, stands.card)]
         for step in self._steps():
             lacks = self._missing(stands.card)
+            if step == self.curated_and_defended and stands.weights is not None:
+                continue  # what stands is of both already
             if not lacks:
                 lines.append("nothing is missing on the half that chooses: no further step was tried")
                 break
@@ -276,6 +279,8 @@ class _Run:
             yield self.curated
         if self.config.alignment_data is not None:
             yield self.defended
+            if self.weights is not None:
+                yield self.curated_and_defended
         yield self.merged
         yield self.injected
 
@@ -283,17 +288,26 @@ class _Run:
         name = "curated"
         weights = self.out / name / "curate"
         chosen = curate(self._curation(), out=weights, **self._named(name))
+        self.weights = weights
         config = self.config.tune(weights=weights, share=chosen.kept / chosen.n)
         tune = self._train(name, config)
         return self._stands(name, tune, tune, (), weights)
 
     def defended(self, stands: Standing) -> Standing:
         """The tune again, on the same rows, with a defence."""
+        return self._defended(stands.weights)
+
+    def curated_and_defended(self, stands: Standing) -> Standing:
+        """Both at once, where curation alone did not pay: on harmless data that refuse nothing it may need the
+        defence."""
+        return self._defended(self.weights)
+
+    def _defended(self, weights: Path | None) -> Standing:
         defence = self.config.defence.rpartition(":")[2]
-        name = defence if stands.weights is None else f"{stands.name}+{defence}"
-        share = 1.0 if stands.weights is None else _share(stands.weights)
-        tune = self._train(name, self.config.tune(weights=stands.weights, defended=True, share=share))
-        return self._stands(name, tune, tune, (), stands.weights)
+        name = defence if weights is None else f"curated+{defence}"
+        share = 1.0 if weights is None else _share(weights)
+        tune = self._train(name, self.config.tune(weights=weights, defended=True, share=share))
+        return self._stands(name, tune, tune, (), weights)
 
     def merged(self, stands: Standing) -> Standing:
         name = f"{stands.name}+merged"
