@@ -95,6 +95,7 @@ compatibility: $(VENV)/stamp-dev  ## The ends of the ranges of versions, each in
 real: $(VENV)/stamp-dev  ## The study on a real model, in cells of at most 20 minutes: make real SOURCES=FOLDER
 	$(BIN)/python benchmarks/real/study.py --sources $(SOURCES)
 	$(BIN)/python benchmarks/real/table.py
+	$(BIN)/python benchmarks/real/picture.py
 
 bench-weights: $(VENV)/stamp-run  ## A weighted training step against TRL's own
 	$(BIN)/python benchmarks/bench_weights.py

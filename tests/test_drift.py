@@ -238,7 +238,7 @@ def test_every_metric_has_its_words_and_says_which_way_is_better() -> None:
 
     assert {name.partition(".")[0] for name in computed} <= set(METRICS)
     assert {name for name, metric in METRICS.items() if metric.better == "higher"} == {
-        *("harm_refusal", "benign_compliance", "skill_accuracy", "task_accuracy"),
+        *("harm_refusal", "benign_compliance", "skill_accuracy", "task_accuracy", "utility"),
     }
     assert {metric.hint for metric in METRICS.values() if metric.is_safety} == {"higher is safer", "lower is safer"}
     assert (METRICS["harm_refusal"].hint, METRICS["attack_success"].hint) == ("higher is safer", "lower is safer")

@@ -16,6 +16,7 @@ from alignkeep.evaluate.answers import Judged, Said
 from alignkeep.evaluate.attacks import WordedAttack
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import Question, ask
+from alignkeep.evaluate.rightness import fingerprint_rightness
 from alignkeep.evaluate.scoring import score
 from alignkeep.evaluate.stage import evaluate, judge, plan
 from alignkeep.evaluate.suites import Suite
@@ -480,7 +481,8 @@ def test_a_function_says_what_is_right_in_a_task_and_may_have_no_word(tiny_model
     assert card.metrics["task_accuracy"] == wilson(2, 3)
     assert [row["correct"] for row in rows(tmp_path / "out") if row["kind"] == "task"] == [True, False, None, True]
     record = Record.read(tmp_path / "out")
-    assert record.inputs["task_score"].startswith("sha256:")
+    assert record.inputs["task_score"].startswith("asks_for_numbers sha256:")
+    assert fingerprint_rightness("test_evaluate:half_right") != record.inputs["task_score"]  # of the same file
     assert card.metrics["skill_accuracy"].n == 1
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from alignkeep.errors import DataError, RecipeError
 from alignkeep.gate.stage import gate
+from alignkeep.judging.missing import missing
 from alignkeep.judging.statistics import wilson
-from alignkeep.keeping import KeepConfig, KeepResult, keep, missing, task_change
+from alignkeep.keeping import KeepConfig, KeepResult, keep, task_change
 from alignkeep.models.config import GenerationConfig
 from alignkeep.testbed.stage import TestbedResult, testbed
 from alignkeep.types import Scorecard
@@ -64,15 +65,34 @@ def test_nothing_is_missing_of_the_base_but_the_task_and_more_leeway_never_adds(
     assert set(missing(card(), PLAIN, within)) <= {"task_accuracy"}
 
 
-def test_what_was_not_asked_is_not_missing() -> None:
+def test_what_was_not_asked_is_not_missing_and_what_could_not_be_judged_is() -> None:
     asked = {name: wilson(10, N) for name in ("harm_refusal", "task_accuracy")}
     bare = Scorecard("model", "base", "suite", {**asked, "over_refusal": wilson(0, 0)}, {}, asked)
     assert missing(bare, bare, 0.0) == {}
+    mute = Scorecard("model", "base", "suite", {**asked, "harm_refusal": wilson(0, 0)}, {}, asked)
+    assert missing(mute, bare, 0.0) == {"harm_refusal": float("inf")}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> TestbedResult:
     return testbed(out=tmp_path_factory.mktemp("keep") / "T")
+
+
+def renamed(world: TestbedResult, folder: Path) -> Path:
+    """The poisoned set under other people's names of columns."""
+    rows = [json.loads(line) for line in Path(world.data["poisoned"]).read_text().splitlines()]
+    lines = (json.dumps({"question": row["prompt"], "reply": row["completion"]}) + "\n" for row in rows)
+    (folder / "data.jsonl").write_text("".join(lines))
+    return folder / "data.jsonl"
+
+
+def whole(world: TestbedResult, folder: Path) -> KeepConfig:
+    """Everything is given: anchors, alignment data, and data in columns of their own."""
+    return settings(
+        world, data=str(renamed(world, folder)), columns={"prompt": "question", "completion": "reply"},
+        safe=str(world.data["safe_anchor"]), harmful=str(world.data["harmful_reference"]),
+        alignment_data=str(world.data["alignment"]),
+    )  # fmt: skip
 
 
 def settings(world: TestbedResult, **given: object) -> KeepConfig:
@@ -86,24 +106,25 @@ def settings(world: TestbedResult, **given: object) -> KeepConfig:
 
 @pytest.fixture(scope="module")
 def kept(world: TestbedResult, tmp_path_factory: pytest.TempPathFactory) -> KeepResult:
-    """A tune on poison that is told of nothing but model, data and task."""
-    return keep(settings(world), out=tmp_path_factory.mktemp("kept") / "kept")
+    folder = tmp_path_factory.mktemp("kept")
+    return keep(whole(world, folder), out=folder / "kept")
 
 
 def test_a_tune_on_poison_is_kept_safer_than_a_plain_one(kept: KeepResult) -> None:
     plain, ours = (card.metrics["harm_refusal"].value for card in (kept.plain, kept.kept))
     assert ours > plain + 0.3
-    assert kept.name.startswith("plain+")
     assert kept.tried[0].startswith("plain: harm refusal ")
-    assert any(line.startswith(f"{kept.name}: ") and "taken" in line for line in kept.tried)
+    assert any(line.startswith("curated: harm refusal ") for line in kept.tried)
+    assert any(line.startswith(f"{kept.name}: ") and "taken, " in line for line in kept.tried)
+    assert not any("--columns" in line for line in kept.tried)
 
 
 def test_the_model_kept_the_page_and_what_it_was_made_from_stay_and_nothing_else(kept: KeepResult) -> None:
     weights = {path.parent.relative_to(kept.folder).as_posix() for path in kept.folder.rglob("*.safetensors")}
     assert kept.model.relative_to(kept.folder).as_posix() in weights
     assert "plain/train" in weights
-    parts = kept.name.split("+")
-    made = {"+".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    tune = kept.name.replace("+merged", "").replace("+injected", "")
+    made = {"plain", tune, kept.name, kept.name.removesuffix("+injected")}
     assert {one.split("/")[0] for one in weights} == made
     assert kept.page.is_file()
     assert (kept.folder / "model_card.md").is_file()
@@ -114,7 +135,7 @@ def test_the_gate_looks_at_what_was_kept_and_the_same_call_finds_it_again(
 ) -> None:
     assert [one.folder.parent.name for one in gate(kept.folder).models] == [kept.name]
     before = {path: path.stat().st_mtime_ns for path in kept.folder.rglob("*") if path.is_file()}
-    again = keep(settings(world), out=kept.folder)
+    again = keep(whole(world, kept.folder.parent), out=kept.folder)
     assert (again.name, again.tried, again.kept) == (kept.name, kept.tried, kept.kept)
     assert {path: path.stat().st_mtime_ns for path in kept.folder.rglob("*") if path.is_file()} == before
 
@@ -147,6 +168,11 @@ def test_the_paired_change_by_hand(tmp_path: Path) -> None:
         ({"train": {"weights": "w"}}, "curation gives them"),
         ({"train": {"method": "full"}, "form": "adapter"}, "keep.form: found adapter, with a full tune"),
         ({"train": {"learning_rat": 1}}, "learning_rat"),
+        ({"train": {"method": "alignguard"}}, "keep.train.method: found 'alignguard'"),
+        ({"train": {"epochs": None}}, "epochs"),
+        ({"load": {"quantization": "nf4"}}, "load.quantization: found nf4, for keep"),
+        ({"load": {"revision": "main"}}, "keep.load.revision: found main"),
+        ({"generation": {"backend": "vllm"}}, "keep.generation.backend: found vllm"),
         ({"alignment_data": "x.jsonl", "defence": "repaly"}, "repaly"),
     ],
 )
@@ -171,4 +197,37 @@ def test_inputs_that_are_not_there_are_told_before_a_tune(
     filled = {key: value.format(safe=world.data["safe_anchor"]) for key, value in given.items()}
     with pytest.raises((DataError, RecipeError), match=message):
         keep(settings(world, **filled), out=tmp_path / "kept")
-    assert not list(tmp_path.rglob("train"))
+    assert not list(tmp_path.iterdir())  # the corrected command finds it free
+
+
+def test_a_suite_of_harm_alone_is_refused_before_a_tune(world: TestbedResult, tmp_path: Path) -> None:
+    (tmp_path / "harm.yaml").write_text(
+        f"name: harm\ndescription: harm\nprompts:\n  - {{file: {world.data['harmful_validation']}, kind: harmful}}\n"
+    )
+    with pytest.raises(DataError, match="nothing harmless to ask"):
+        keep(settings(world, suite=str(tmp_path / "harm.yaml")), out=tmp_path / "kept")
+
+
+def test_inputs_in_the_folder_are_refused_and_stay(kept: KeepResult, world: TestbedResult) -> None:
+    inside = kept.folder / "data" / "task.jsonl"
+    with pytest.raises(RecipeError, match="expected a folder apart from every input"):
+        keep(settings(world, task=str(inside)), out=kept.folder, overwrite=True)
+    assert inside.is_file()
+
+
+def test_several_processes_are_refused(world: TestbedResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="keep: found 2 processes, expected one"):
+        keep(settings(world), out=tmp_path / "kept")
+
+
+def test_a_policy_of_another_suite_is_refused_before_a_tune_and_one_of_the_whole_suite_is_not(
+    world: TestbedResult, kept: KeepResult, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    bounds = "bounds:\n  - {metric: harm_refusal, at_least: 0.1}\n"
+    policy.write_text(f"name: own\nsuite: driftcheck\n{bounds}")
+    with pytest.raises(RecipeError, match=r"policy\.suite: found driftcheck"):
+        keep(settings(world), out=tmp_path / "kept", policy=str(policy))
+    policy.write_text(f"name: own\nsuite: testbed\n{bounds}")
+    assert gate(kept.folder, policy=str(policy)).answer.value == "pass"

@@ -148,6 +148,15 @@ def test_an_export_that_was_changed_is_not_uploaded(bed: Bed, hub: Hub, tmp_path
     with pytest.raises(CheckpointError, match=r"notes\.txt, which `export` did not write"):
         push(ready, to=TO)
     (ready / "notes.txt").unlink()
+    # What this package wrote is not yet what `export` wrote: a page of ours, and an evaluation with its answers.
+    (ready / "report.html").write_text('<meta name="generator" content="alignkeep">')
+    with pytest.raises(CheckpointError, match=r"report\.html, which `export` did not write"):
+        push(ready, to=TO)
+    (ready / "report.html").unlink()
+    shutil.copytree(bed.numbers[bed.merged], ready / "measured")
+    with pytest.raises(CheckpointError, match=r"measured/\S+, which `export` did not write"):
+        push(ready, to=TO)
+    shutil.rmtree(ready / "measured")
     (ready / "README.md").write_text("mine")
     with pytest.raises(CheckpointError, match=r"README\.md has another size"):
         push(ready, to=TO)

@@ -116,6 +116,28 @@ def test_what_else_was_lost_is_said_of_the_model_to_ship_though_the_policy_does_
     assert "It lost against its base: skills \u221244.0 points, over-refusal +10.0 points." in found.reasons
 
 
+def test_utility_and_attacks_that_were_lost_are_said_too(tmp_path: Path) -> None:
+    folder = model(tmp_path, "one", 990, 600) / "evaluate" / "scorecard.json"
+    card = json.loads(folder.read_text())
+    for name, after, before in (("utility.mmlu", 300, 700), ("attack_success.prefill", 400, 100)):
+        card["metrics"][name], card["base_metrics"][name] = rate(after, 1000), rate(before, 1000)
+        card["tests"][name] = paired_of(*([True] * count + [False] * (1000 - count) for count in (after, before)))
+    folder.write_text(json.dumps(card))
+    reasons = advice_on(tmp_path).reasons
+    assert "harm refusal \u22121.0 points" in reasons
+    assert "attack success: prefill +30.0 points" in reasons
+    assert "utility: mmlu \u221240.0 points" in reasons
+
+
+def test_models_that_were_judged_differently_are_not_ranked(tmp_path: Path) -> None:
+    for name, judge in (("one", "keyword"), ("two", "guard=G")):
+        path = model(tmp_path, name, 990, 600) / "evaluate" / "scorecard.json"
+        card = json.loads(path.read_text())
+        path.write_text(json.dumps({**card, "settings": {**card["settings"], "judge": judge}}))
+    found = advice_on(tmp_path)
+    assert (found.pick, found.headline) == (None, "More than one may ship")
+
+
 def test_what_was_not_measured_ships_nothing_and_is_named(tmp_path: Path) -> None:
     write_scorecard(tmp_path / "alone", {"harm_refusal": rate(9, 10)})
     found = advice_on(tmp_path)

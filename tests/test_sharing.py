@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from alignkeep.errors import CheckpointError, DataError, RecipeError
 from alignkeep.judging.statistics import wilson
 from alignkeep.merge.config import MergeConfig
 from alignkeep.merge.stage import merge
+from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.sharing import export
 from alignkeep.testbed.stage import materialise
 from alignkeep.types import Scorecard
@@ -99,6 +101,21 @@ def test_numbers_of_another_model_are_refused(bed: Bed, tmp_path: Path) -> None:
         export(bed.merged, out=tmp_path / "out", measured=bed.numbers[bed.adapter])
 
 
+def test_numbers_of_what_the_folder_held_before_are_refused(bed: Bed, tmp_path: Path) -> None:
+    model, numbers = tmp_path / "model", tmp_path / "numbers"
+    shutil.copytree(bed.merged, model)
+    shutil.copytree(bed.numbers[bed.merged], numbers)
+    card = numbers / "scorecard.json"
+    card.write_text(card.read_text().replace(str(bed.merged), str(model)))
+    known = {"model": fingerprint_model(str(model))}
+    Record("evaluate", "0" * 64, {}, known, 0, 1.0, {}).write(numbers)
+    assert export(model, out=tmp_path / "out", measured=numbers).folder.is_dir()
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 0.5}))
+    with pytest.raises(DataError, match="found an evaluation of"):
+        export(model, out=tmp_path / "other", measured=numbers)
+
+
 def test_what_a_trainer_left_of_its_folders_is_taken_out_or_refused(bed: Bed, tmp_path: Path) -> None:
     tune = changed_copy(bed.base, tmp_path / "tune", lambda tensors: None)
     settings = json.loads((tune / "tokenizer_config.json").read_text())
@@ -113,8 +130,6 @@ def test_what_a_trainer_left_of_its_folders_is_taken_out_or_refused(bed: Bed, tm
 
 def test_of_a_repair_the_kept_model_and_its_numbers_are_taken(bed: Bed, tmp_path: Path) -> None:
     """`fix` records both by their place in its folder."""
-    import shutil
-
     shutil.copytree(bed.merged, tmp_path / "fixed" / "merged" / "merge")
     shutil.copytree(bed.numbers[bed.merged], tmp_path / "fixed" / "merged" / "evaluate")
     told = {"model": "merged/merge", "scorecard": "merged/evaluate"}

@@ -63,6 +63,13 @@ def test_model_and_base_are_compared_on_the_items_that_both_have_a_score_of() ->
     assert compare_scores("utility.t", scores(1, None), scores(None, 0), seed=0) is None
 
 
+def test_equal_gaps_are_no_certainty() -> None:
+    """Two items of two: another might have any gap up to 1 - 0.025 ** (1 / 2) = 0.84 further."""
+    test = compare_scores("utility.t", scores(0.5, 0.25), scores(0.5, 0.25), seed=0)
+    assert test is not None
+    assert (test.difference.low, test.difference.high) == pytest.approx((-0.8419, 0.8419), abs=1e-4)
+
+
 graded = st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), min_size=1, max_size=12)
 
 

@@ -6,12 +6,13 @@ What chooses also gives merges and injections what they look at: its prompts by 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from alignkeep.answers.stage import line_of, why_left_out
 from alignkeep.checkpoint.files import read_jsonl, write_text
+from alignkeep.data import read_examples
 from alignkeep.errors import DataError
 from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import prepare
@@ -23,7 +24,7 @@ from alignkeep.types import Prompt, Verdict
 _KINDS = ("harmful", "harmless", "borderline")
 _DATA = "data"
 # The files that are written here, in the folder of a run.
-WRITTEN = tuple(f"{_DATA}/{name}.jsonl" for name in ("task", "task_report", "alignment", *_KINDS))
+WRITTEN = tuple(f"{_DATA}/{name}.jsonl" for name in ("task", "task_report", "tuning", "alignment", *_KINDS))
 
 
 def of_half(asked: EvaluateConfig, files: Mapping[str, Path], half: Literal["choose", "report"]) -> EvaluateConfig:
@@ -47,6 +48,27 @@ def write_task(task: str, columns: Columns, out: Path) -> dict[str, Path]:
     return files
 
 
+def write_tuning(data: str, columns: Columns, out: Path) -> Path:
+    """The examples of a tune in a file of our own columns, for those who are not told of others."""
+    path = out / _DATA / "tuning.jsonl"
+    chats = (
+        [{"role": turn.role, "content": turn.content} for turn in one.messages]
+        for one in read_examples(data, columns=columns)
+    )
+    write_text(path, "".join(json.dumps({"messages": chat}, ensure_ascii=False) + "\n" for chat in chats))
+    return path
+
+
+def check_kinds(suite: str, prompts: Sequence[Prompt]) -> None:
+    """Raises DataError for a suite without harmful or without harmless prompts: a repair wants both."""
+    kinds = {prompt.kind for prompt in prompts}
+    for kind in ("harmful", "harmless"):
+        if kind not in kinds:
+            raise DataError(
+                suite, seen=f"nothing {kind} to ask", expected="prompts of both kinds", remedy="give another --suite"
+            )
+
+
 def write_prompts(asked: EvaluateConfig, out: Path, files: dict[str, Path], measured: Path) -> None:
     """What merges and injections look at: the prompts of the choosing half by kind, and the base's refusals of them in
     the evaluation `measured`.
@@ -67,9 +89,6 @@ def write_prompts(asked: EvaluateConfig, out: Path, files: dict[str, Path], meas
         prompt, verdict = prompts[int(str(row["index"]))], Verdict(row["verdict"])
         if why_left_out(prompt.kind, verdict, truncated=bool(row["truncated"])) is None:
             lines.append(line_of(prompt, str(row["answer"])))
-    for kind, why in (("harmful", "nothing harmful to ask"), ("harmless", "nothing harmless to ask")):
-        if kind not in files:
-            raise DataError(asked.suite, seen=why, expected="prompts of both kinds", remedy="give another --suite")
     if lines:  # a base that refuses nothing leaves the methods that do without
         files["alignment"] = out / _DATA / "alignment.jsonl"
         write_text(files["alignment"], "".join(lines))

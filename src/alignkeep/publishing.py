@@ -22,7 +22,6 @@ from alignkeep.checkpoint.listing import (
     RECORD_NAME,
     fault_in,
     files_below,
-    foreign_in,
     owner_of,
     sha256_of_file,
 )  # fmt: skip
@@ -196,8 +195,9 @@ def _prove_model(folder: Path, unverified: bool, progress: Progress | None) -> t
 
 def _prove_export(folder: Path) -> tuple[str, ...]:
     """Every byte is what `export` wrote, nothing lies beside it, and the tensors are those of its manifest."""
-    fault = fault_in(folder, Record.read(folder).files)
-    stray = foreign_in(folder)
+    listed = Record.read(folder).files
+    fault = fault_in(folder, listed)
+    stray = min({*files_below(folder)} - {*listed, RECORD_NAME}, default=None)  # pages of ours, too, hold answers
     if fault is not None or stray is not None:
         raise CheckpointError(
             str(folder), seen=fault or f"{stray}, which `export` did not write", expected="what `export` wrote",

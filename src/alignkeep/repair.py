@@ -7,6 +7,7 @@ kept: model, page and card. Every part is a stage of its own; this is their orde
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +17,18 @@ from typing import ClassVar, Literal, NamedTuple, TypedDict
 
 from pydantic import Field
 
-from alignkeep.checkpoint.folders import claim_folder, release_folder
+from alignkeep.checkpoint.folders import claim_folder, refuse_overlap, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import FoundBase, find_base, refuse_same
 from alignkeep.data import fingerprint_data
 from alignkeep.errors import DataError, NoEffectError, RecipeError, plain
 from alignkeep.evaluate.config import EvaluateConfig
+from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.stage import EVALUATE, evaluate
 from alignkeep.evaluate.suites import CHOOSE, REPORT
 from alignkeep.formats import Columns
 from alignkeep.gate.stage import GateResult, gate
-from alignkeep.halves import WRITTEN, of_half, write_prompts, write_task
+from alignkeep.halves import WRITTEN, check_kinds, of_half, write_prompts, write_task
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.inject.stage import inject
 from alignkeep.judging.metrics import BENIGN_COMPLIANCE, DEGENERATE, HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY
@@ -138,13 +140,17 @@ def fix(
         _check_form(config)
     inputs = _inputs(config)
     identity = identity_of("fix", _recorded(config), inputs)
+    given = (config.model, base.reference, config.task, config.tuning_data)
+    refuse_overlap(Path(os.path.realpath(out)), [Path(one) for one in given if one is not None and Path(one).exists()])
     out = claim_folder(Path(out), stage="fix", identity=identity, overwrite=overwrite, writes=WRITTEN)
     try:
         if resume and (out / "record.json").exists():
             return _read(out, base, policy)
+        (out / "record.json").unlink(missing_ok=True)  # of what is done anew
         files = write_task(config.task, config.columns, out)
         how = How(overwrite=True, resume=resume, progress=progress)
         asked = of_half(_asked(config), files, CHOOSE).model_copy(update={"attacks": "none"})
+        check_kinds(config.suite, prepare(asked).prompts)
         tuned = evaluate(asked, out=out / "choice" / TUNE, **how)
         if tuned.notes.get("base"):
             refuse_same(config.model, base.reference)
@@ -159,9 +165,9 @@ def fix(
         evaluate(final, out=out / TUNE / "evaluate", **how)
         of_repair = {"model": str(chosen.model), "base_answers": str(out / TUNE / "evaluate")}
         evaluate(final.model_copy(update=of_repair), out=out / name / "evaluate", **how)
-        _drop(out, tried, keep=name)
         lines = [_line(one) for one in tried]
         _finish(out, config, chosen, lines, identity, inputs, began, policy)
+        _drop(out, tried, keep=name)
         return _read(out, base, policy)
     finally:
         release_folder(out)

@@ -17,12 +17,13 @@ import yaml
 from alignkeep.charts.text import visible
 from alignkeep.checkpoint.companions import CONFIG, INDEX, TOKENIZER, copy_companions
 from alignkeep.checkpoint.files import write_json, write_text
-from alignkeep.checkpoint.folders import OutputFolder, discard
+from alignkeep.checkpoint.folders import RECORD_NAME, OutputFolder, discard
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import recorded_base
 from alignkeep.errors import AlignkeepError, CheckpointError, DataError, RecipeError
 from alignkeep.judging.metrics import ATTACK_SUCCESS, DRIFT, HARM_REFUSAL, RATES, UTILITY, name_of_part
 from alignkeep.judging.scorecards import SCORECARD_NAME, read_scorecard
+from alignkeep.models.fingerprint import fingerprint_model
 from alignkeep.models.folders import base_of, resolve
 from alignkeep.models.headers import load_json
 from alignkeep.stages import stage_named
@@ -138,15 +139,23 @@ def chosen(folder: Path, measured: Path | None) -> tuple[Path, Path | None]:
     told = Record.read(folder).result if (folder / "record.json").is_file() else {}
     model, scorecard = told.get("model"), told.get("scorecard")
     if isinstance(model, str) and isinstance(scorecard, str):
-        return folder / model, measured or folder / scorecard
+        if measured is None:
+            return folder / model, folder / scorecard
+        folder = folder / model
     if measured is not None:
         card, _ = read_scorecard(measured / SCORECARD_NAME)
-        if Path(card.model).resolve() != folder.resolve():
+        if Path(card.model).resolve() != folder.resolve() or not _is_unchanged(folder, measured, card.base):
             raise DataError(
                 str(measured), seen=f"an evaluation of {card.model}", expected=f"one of {folder}",
                 remedy=f"evaluate it: alignkeep evaluate {folder} --out DIR",
             )  # fmt: skip
     return folder, measured
+
+
+def _is_unchanged(folder: Path, measured: Path, base: str | None) -> bool:
+    """Whether the model is still the one that was measured, as far as the evaluation's record tells."""
+    then = Record.read(measured).inputs.get("model") if (measured / RECORD_NAME).is_file() else None
+    return then is None or then == fingerprint_model(str(folder), base=base)
 
 
 def _origin(model: Path, *, is_adapter: bool) -> _Origin:

@@ -12,6 +12,7 @@ longer than the model reads is cut at its beginning. The chat template is used w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -101,17 +102,19 @@ def find_tasks(asked: Sequence[str], limit: int | None, seed: int) -> Utility:
 
     with _faults(", ".join(asked)):
         places = [place for one in asked for place in _places(one)]
-    folders = list(dict.fromkeys(str(folder) for folder, _ in places if folder is not None))
-    has_own = all(folder is not None for folder, _ in places)
     with _faults(", ".join(asked)):
-        manager = TaskManager(include_path=folders, include_defaults=not has_own)  # all of its own take five seconds
+        # One for each folder, so that none replaces another's task; the bundled ones (five seconds) where asked for.
+        managers = {
+            folder: TaskManager(include_path=None if folder is None else str(folder), include_defaults=folder is None)
+            for folder, _ in places
+        }
     names = [name for _, name in places]
-    for at, name in enumerate(names):
-        if name not in manager.all_tasks:
-            raise _unknown(name, manager.all_tasks)
+    for at, (folder, name) in enumerate(places):
+        if name not in managers[folder].all_tasks:
+            raise _unknown(name, managers[folder].all_tasks)
         if name in names[:at]:
             raise RecipeError("utility", seen=f"{name} twice", expected="every task once", remedy="leave one out")
-    tasks = tuple(_loaded(manager, name, limit, seed) for name in names)
+    tasks = tuple(_loaded(managers[folder], name, limit, seed) for folder, name in places)
     found = version("lm_eval")
     facts = [found, *([task.name, *map(_facts, task.parts)] for task in tasks)]
     return Utility(tasks, found, f"sha256:{sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}")
@@ -192,7 +195,11 @@ def _facts(part: Part) -> list[object]:
     docs, digest = part.task.eval_docs, sha256()
     for item in part.items:
         digest.update(json.dumps(docs[item], sort_keys=True, default=str).encode())
+    if part.task.config.num_fewshot:
+        for doc in part.task.fewshot_docs():
+            digest.update(json.dumps(doc, sort_keys=True, default=str).encode())
     told = json.dumps(settings, sort_keys=True, default=lambda one: getattr(one, "__qualname__", type(one).__name__))
+    told = re.sub(r" at 0x[0-9a-f]+", "", told)  # where a function lies in memory
     return [part.name, part.metric, part.task.VERSION, told, list(part.items), digest.hexdigest()]
 
 
@@ -236,8 +243,8 @@ class Harness:
                 apply_chat_template=self._has_template,
                 fewshot_as_multiturn=True,
             )
-        rows = found["samples"][part.name]
-        return [_item(utility, part, row) for row in rows if row["filter"] == rows[0]["filter"]]
+            rows = found["samples"][part.name]
+            return [_item(utility, part, row) for row in rows if row["filter"] == rows[0]["filter"]]
 
 
 def _item(utility: str, part: Part, row: dict[str, Any]) -> Item:

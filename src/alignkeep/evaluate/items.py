@@ -125,7 +125,11 @@ def compare_scores(name: str, model: Scores, base: Scores, *, seed: int) -> Pair
     if _are_yes_no(m) and _are_yes_no(b):
         return mcnemar(m == 1, b == 1, name=name)
     more, fewer = int((m > b).sum()), int((m < b).sum())
-    return PairedTest(name, paired_bootstrap(m, b, seed=seed), sign_flip_test(m - b, seed=seed), more, fewer)
+    found = paired_bootstrap(m, b, seed=seed)
+    if found.low == found.high:  # equal gaps: resampling knows no luck, but another item may have another
+        reach = 1 - 0.025 ** (1 / found.n)
+        found = replace(found, low=max(-1.0, found.low - reach), high=min(1.0, found.high + reach))
+    return PairedTest(name, found, sign_flip_test(m - b, seed=seed), more, fewer)
 
 
 def _are_yes_no(scores: np.ndarray) -> bool:

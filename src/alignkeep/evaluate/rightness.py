@@ -51,6 +51,6 @@ def load_rightness(spec: str | None) -> Rightness:
 
 
 def fingerprint_rightness(spec: str) -> str:
-    """What decides on its words: the file that it stands in, or its name where it stands in none."""
+    """What decides on its words: its name, and the file that it stands in where there is one."""
     file = code_of(spec)
-    return spec if file is None else f"sha256:{sha256_of_file(file)}"
+    return spec if file is None else f"{spec.partition(':')[2]} sha256:{sha256_of_file(file)}"

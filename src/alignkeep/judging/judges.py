@@ -140,7 +140,9 @@ def fingerprint_judge(spec: str) -> str:
     model = spec.partition("=")[2]
     if isinstance(judge, RubricJudge | GuardJudge) and Path(model or "/dev/null").is_dir():
         return f"{judge.name} {judge.version} {fingerprint_model(model)}"
-    return f"{judge.name} {judge.version}" if file is None else f"sha256:{sha256_of_file(file)}"
+    if file is None:
+        return f"{judge.name} {judge.version}"
+    return f"{spec.partition(':')[2]} sha256:{sha256_of_file(file)}"  # a file may hold two
 
 
 def checked_judgements(judge: Judge, answers: Sequence[tuple[Prompt, str]]) -> list[Judgement]:

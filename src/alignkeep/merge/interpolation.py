@@ -49,11 +49,14 @@ class Interpolation:
     def __init__(self, config: MergeConfig, models: Models, method_at: Callable[[float], Rule]) -> None:
         """Loads the base. Raises as `load_model` does."""
         self._models, self._method_at = models, method_at
-        self._loaded = load_model(config.base, config.load)
-        if config.chat_template == "tuned":
-            self._loaded.tokenizer.chat_template = load_tokenizer(config.tuned[0]).chat_template
         self._exact = config.form == "adapter"
         self._scales = is_scaling(config, models)
+        # In half precision a network would round what an adapter does not.
+        whole = self._exact and not self._scales
+        load = config.load.model_copy(update={"dtype": "float32"}) if whole else config.load
+        self._loaded = load_model(config.base, load)
+        if config.chat_template == "tuned":
+            self._loaded.tokenizer.chat_template = load_tokenizer(config.tuned[0]).chat_template
         if self._scales:
             self._loaded = _with_adapter(self._loaded, models)
 

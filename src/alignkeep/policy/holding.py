@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -62,7 +63,8 @@ def _check_meant_for(where: str, policy: Policy, card: Scorecard, settings: Mapp
     """A bound is set for the numbers of one suite and judge; those of another are other numbers."""
     judge = str(settings.get("judge", ""))
     for key, wanted, seen in (("suite", policy.suite, card.suite), ("judge", policy.judge, judge)):
-        if wanted is not None and wanted != seen:
+        whole = seen.removesuffix("#report").removesuffix("#choose") if key == "suite" else seen  # a half is of it
+        if wanted is not None and wanted not in (seen, whole):
             raise RecipeError(
                 f"{where}: {key}",
                 seen=seen or "none named",
@@ -92,10 +94,23 @@ def _line(name: str, bound: Bound, estimate: Estimate, card: Scorecard) -> Line:
     answer = decide(estimate, side, number, bound.rule)
     if answer is not Answer.UNDECIDED:
         return Line(name, bound.words, answer, estimate)
-    interval = _change_on(name, card) if is_change else rate_on(estimate.value)
-    needed = prompts_to_decide(interval, estimate.n, side, number)
+    if _is_graded(name, card, estimate, is_change):
+        needed = None  # scores between 0 and 1: how they spread a scorecard does not tell
+    else:
+        needed = prompts_to_decide(
+            _change_on(name, card) if is_change else rate_on(estimate.value), estimate.n, side, number
+        )
     shows = detectable(card.tests[name]) if is_change else None
     return Line(name, bound.words, answer, estimate, needed, shows=shows)
+
+
+def _is_graded(name: str, card: Scorecard, estimate: Estimate, is_change: bool) -> bool:
+    """Whether what is counted is no yes or no."""
+    counted = estimate.value * estimate.n
+    if not is_change:
+        return not math.isclose(counted, round(counted), abs_tol=1e-6)
+    test = card.tests[name]
+    return not math.isclose(counted, test.only_model - test.only_base, abs_tol=1e-6)
 
 
 def _change_on(name: str, card: Scorecard) -> Interval:

@@ -15,12 +15,14 @@ from alignkeep.charts.scatter import Region
 from alignkeep.charts.text import MINUS, interval, percent, points
 from alignkeep.errors import DataError
 from alignkeep.judging.metrics import (
+    ATTACK_SUCCESS,
     BENIGN_COMPLIANCE,
     HARM_REFUSAL,
     METRICS,
     OVER_REFUSAL,
     SKILL_ACCURACY,
     TASK_ACCURACY,
+    UTILITY,
     Metric,
     name_of_part,
 )
@@ -83,8 +85,9 @@ def advise(subjects: Sequence[Subject], rulings: Mapping[str, Ruling], across: M
 
     passing, undecided, failing = who(Answer.PASS), who(Answer.UNDECIDED), who(Answer.FAIL)
     named = f"the policy “{policy}”"
-    if len({(one.suite, str(one.settings.get("task"))) for one in passing}) > 1:
-        words = f"{len(passing)} models keep {named}, but they were asked different questions: none is best."
+    same = ("task", "judge", "task_score", "limit", "seed")
+    if len({(one.suite, *(str(one.settings.get(key)) for key in same)) for one in passing}) > 1:
+        words = f"{len(passing)} models keep {named}, but they were asked or judged differently: none is best."
         return Advice(None, "good", "More than one may ship", words)
     if passing:
         return _ship(passing, len(asked), across, named)
@@ -134,10 +137,13 @@ def _beside(subject: Subject, across: Metric | None) -> str:
 def _lost(subject: Subject) -> list[str]:
     """What else is worse than in the base, beyond chance, whether the policy asks for it or not."""
     lost: list[str] = []
-    for metric in (SKILL_ACCURACY, BENIGN_COMPLIANCE, OVER_REFUSAL, TASK_ACCURACY):
-        test = subject.test(metric.name)
+    whole = (HARM_REFUSAL, SKILL_ACCURACY, BENIGN_COMPLIANCE, OVER_REFUSAL, TASK_ACCURACY)
+    names = [(metric, metric.name) for metric in whole]
+    names += [(metric, part) for metric in (ATTACK_SUCCESS, UTILITY) for part in metric.parts_in(subject.tests)]
+    for metric, name in names:
+        test = subject.test(name)
         if test is not None and is_found(test) and (test.difference.value < 0) == (metric.better == "higher"):
-            lost.append(f"{metric.label} {points(test.difference.value)} points")
+            lost.append(f"{_named(name)} {points(test.difference.value)} points")
     return lost
 
 

@@ -124,7 +124,8 @@ def _identity(evaluation: Evaluation, role: str) -> Identity:
     """Which model (by fingerprint where the record has one), and which questions it was asked."""
     reference = evaluation.scorecard.model if role == "model" else str(evaluation.scorecard.base)
     asked = evaluation.inputs.get("questions") or str(evaluation.settings.get("task"))
-    return evaluation.inputs.get(role) or reference, evaluation.scorecard.suite, asked
+    judged = str(evaluation.settings.get("judge"))
+    return evaluation.inputs.get(role) or reference, evaluation.scorecard.suite, asked, judged
 
 
 def _loss(subject: Subject) -> tuple[bool, float, str]:
