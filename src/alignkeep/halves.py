@@ -6,12 +6,14 @@ What chooses also gives merges and injections what they look at: its prompts by 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from alignkeep.answers.stage import line_of, why_left_out
 from alignkeep.checkpoint.files import read_jsonl, write_text
+from alignkeep.checkpoint.folders import refuse_overlap
 from alignkeep.data import read_examples
 from alignkeep.errors import DataError
 from alignkeep.evaluate.config import EvaluateConfig
@@ -25,6 +27,11 @@ _KINDS = ("harmful", "harmless", "borderline")
 _DATA = "data"
 # The files that are written here, in the folder of a run.
 WRITTEN = tuple(f"{_DATA}/{name}.jsonl" for name in ("task", "task_report", "tuning", "alignment", *_KINDS))
+
+
+def refuse_inputs(out: Path, given: Sequence[str | None]) -> None:
+    """Raises RecipeError for an output folder that holds an input, or lies in one: it may be emptied."""
+    refuse_overlap(Path(os.path.realpath(out)), [Path(one) for one in given if one is not None and Path(one).exists()])
 
 
 def of_half(asked: EvaluateConfig, files: Mapping[str, Path], half: Literal["choose", "report"]) -> EvaluateConfig:

@@ -9,7 +9,6 @@ half, which chose nothing, reports. Every step is a stage of its own; this is th
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from alignkeep.checkpoint.files import read_jsonl
-from alignkeep.checkpoint.folders import CLAIM_NAME, claim_folder, refuse_overlap, release_folder
+from alignkeep.checkpoint.folders import CLAIM_NAME, claim_folder, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.curate.config import CurateConfig
 from alignkeep.curate.stage import CURATE, curate
@@ -32,7 +31,7 @@ from alignkeep.evaluate.stage import EVALUATE, evaluate
 from alignkeep.evaluate.suites import CHOOSE, REPORT, load_suite
 from alignkeep.formats import Columns
 from alignkeep.gate.stage import GateResult, gate
-from alignkeep.halves import WRITTEN, check_kinds, of_half, write_prompts, write_task, write_tuning
+from alignkeep.halves import WRITTEN, check_kinds, of_half, refuse_inputs, write_prompts, write_task, write_tuning
 from alignkeep.judging.judges import fingerprint_judges
 from alignkeep.judging.metrics import (
     HARM_REFUSAL,
@@ -208,8 +207,8 @@ def keep(
     inputs = _inputs(config)
     recorded = config.model_dump(mode="json")
     identity = identity_of("keep", recorded, inputs)
-    given = (config.model, config.data, config.task, config.safe, config.harmful, config.alignment_data)
-    refuse_overlap(Path(os.path.realpath(out)), [Path(one) for one in given if one is not None and Path(one).exists()])
+    data = (config.data, config.task, config.safe, config.harmful, config.alignment_data)
+    refuse_inputs(Path(out), (config.model, *data))
     out = claim_folder(Path(out), stage="keep", identity=identity, overwrite=overwrite, writes=WRITTEN)
     try:
         if resume and (out / "record.json").exists():

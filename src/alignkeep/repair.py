@@ -7,7 +7,6 @@ kept: model, page and card. Every part is a stage of its own; this is their orde
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import ClassVar, Literal, NamedTuple, TypedDict
 
 from pydantic import Field
 
-from alignkeep.checkpoint.folders import claim_folder, refuse_overlap, release_folder
+from alignkeep.checkpoint.folders import claim_folder, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.checkup import FoundBase, find_base, refuse_same
 from alignkeep.data import fingerprint_data
@@ -28,7 +27,7 @@ from alignkeep.evaluate.stage import EVALUATE, evaluate
 from alignkeep.evaluate.suites import CHOOSE, REPORT
 from alignkeep.formats import Columns
 from alignkeep.gate.stage import GateResult, gate
-from alignkeep.halves import WRITTEN, check_kinds, of_half, write_prompts, write_task
+from alignkeep.halves import WRITTEN, check_kinds, of_half, refuse_inputs, write_prompts, write_task
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.inject.stage import inject
 from alignkeep.judging.metrics import BENIGN_COMPLIANCE, DEGENERATE, HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY
@@ -140,8 +139,7 @@ def fix(
         _check_form(config)
     inputs = _inputs(config)
     identity = identity_of("fix", _recorded(config), inputs)
-    given = (config.model, base.reference, config.task, config.tuning_data)
-    refuse_overlap(Path(os.path.realpath(out)), [Path(one) for one in given if one is not None and Path(one).exists()])
+    refuse_inputs(Path(out), (config.model, base.reference, config.task, config.tuning_data))
     out = claim_folder(Path(out), stage="fix", identity=identity, overwrite=overwrite, writes=WRITTEN)
     try:
         if resume and (out / "record.json").exists():
@@ -161,16 +159,20 @@ def fix(
             _drop(out, tried, keep=None)
             raise _nothing_better(config, tried, tuned)
         chosen = next(one for one in tried if one.name == name)
-        final = of_half(_asked(config), files, REPORT)
-        evaluate(final, out=out / TUNE / "evaluate", **how)
-        of_repair = {"model": str(chosen.model), "base_answers": str(out / TUNE / "evaluate")}
-        evaluate(final.model_copy(update=of_repair), out=out / name / "evaluate", **how)
+        _report(of_half(_asked(config), files, REPORT), chosen, out, how)
         lines = [_line(one) for one in tried]
         _finish(out, config, chosen, lines, identity, inputs, began, policy)
         _drop(out, tried, keep=name)
         return _read(out, base, policy)
     finally:
         release_folder(out)
+
+
+def _report(final: EvaluateConfig, chosen: Repair, out: Path, how: How) -> None:
+    """Tune and repair on the half that chose nothing."""
+    evaluate(final, out=out / TUNE / "evaluate", **how)
+    of_repair = {"model": str(chosen.model), "base_answers": str(out / TUNE / "evaluate")}
+    evaluate(final.model_copy(update=of_repair), out=out / chosen.name / "evaluate", **how)
 
 
 def _check_form(config: FixConfig) -> None:
