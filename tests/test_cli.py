@@ -288,3 +288,18 @@ def test_the_traceback_is_shown_on_request(tmp_path: Path) -> None:
 
 def test_a_result_is_plain_json_whatever_it_is_made_of(tmp_path: Path) -> None:
     assert facts_of({"a": tmp_path, "b": (1, float("nan"))}) == {"a": str(tmp_path), "b": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "offered"), [("alignkeep ev", 1, "evaluate"), ("alignkeep keep --lea", 2, "--learning-rate")]
+)
+def test_a_shell_is_told_how_a_word_goes_on(words: str, place: int, offered: str) -> None:
+    asked = {"_ALIGNKEEP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    found = subprocess.run(
+        [Path(sys.executable).with_name("alignkeep")],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.split() == [offered]

@@ -43,7 +43,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 user error, 2 usage, 3 the gate failed, 4 the machine failed, "
     "5 the gate cannot decide, 130 interrupted. "
     "After 4 and 130 the same command continues where it stopped.",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
