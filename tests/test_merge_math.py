@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -167,9 +167,9 @@ def test_equal_tensors_stay_exactly_as_they_are(t: float, shape: tuple[int, ...]
 @given(t=SHARES, shape=st.sampled_from(SHAPES))
 @example(t=0.5039215234753561, shape=(65, 3))
 def test_opposite_tensors_are_merged_on_the_line_between_them(t: float, shape: tuple[int, ...]):
-    """Every operation is rounded once, by 2^-24 of its result. Row by row these are two weights, two products and their
-    sum: 2^-23 of (1 - t) |x| + t |2x|, and 2^-24 of the sum, which may be nothing. Flat it is the nearer end and a share
-    s = min(t, 1 - t) of the difference 3x, with difference, share and product rounded: 2^-24 of 9 s |x|, and of the sum.
+    """Every operation is rounded once, by 2^-24 of its result. Row by row these are two weights, two products and
+    their sum: 2^-23 of (1 - t) |x| + t |2x|, and 2^-24 of the sum, which may be nothing. Flat it is the nearer end and
+    a share s = min(t, 1 - t) of the difference 3x; difference, share and product: 2^-24 of 9 s |x|, and of the sum.
     """
     x = numbers(*shape, seed=3)
     for method in (Slerp(t), NuSlerp(t), NuSlerp(t, flatten=False), NuSlerp(t, flatten=False, row_wise=True)):
