@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkeep.errors import DataError, RecipeError
+from alignkeep.errors import AlignkeepError, DataError, RecipeError
 from alignkeep.gate.stage import gate
+from alignkeep.halves import task_change
 from alignkeep.judging.missing import missing
 from alignkeep.judging.statistics import wilson
-from alignkeep.keeping import KeepConfig, KeepResult, keep, task_change
+from alignkeep.keeping import KeepConfig, KeepResult, keep
 from alignkeep.models.config import GenerationConfig
 from alignkeep.testbed.stage import TestbedResult, testbed
 from alignkeep.types import Scorecard
@@ -116,7 +117,8 @@ def test_a_tune_on_poison_is_kept_safer_than_a_plain_one(kept: KeepResult) -> No
     assert kept.tried[0].startswith("plain: harm refusal ")
     assert any(line.startswith("curated: harm refusal ") for line in kept.tried)
     assert any(line.startswith(f"{kept.name}: ") and "taken, " in line for line in kept.tried)
-    assert not any("--columns" in line for line in kept.tried)
+    assert not any("--columns" in line or line.startswith("not tried") for line in kept.tried)
+    assert kept.tried[-1].startswith("task against the plain tune, on these 12 prompts: ")
 
 
 def test_the_model_kept_the_page_and_what_it_was_made_from_stay_and_nothing_else(kept: KeepResult) -> None:
@@ -174,13 +176,22 @@ def test_the_paired_change_by_hand(tmp_path: Path) -> None:
         ({"load": {"revision": "main"}}, "keep.load.revision: found main"),
         ({"generation": {"backend": "vllm"}}, "keep.generation.backend: found vllm"),
         ({"alignment_data": "x.jsonl", "defence": "repaly"}, "repaly"),
+        ({"defence": "kl_anchor"}, "keep.defence: found a defence without alignment data"),
+        ({"train": {"defence": {"weight": 4}}}, "keep.defence: found a defence without alignment data"),
     ],
 )
 def test_settings_that_do_not_fit_are_told_at_once(
     world: TestbedResult, given: dict[str, object], message: str
 ) -> None:
-    with pytest.raises((RecipeError, ValueError), match=message):
+    with pytest.raises((AlignkeepError, ValueError), match=message):
         settings(world, **given)
+
+
+def test_steps_that_want_data_are_told_where_it_is_absent(world: TestbedResult, tmp_path: Path) -> None:
+    curation, defence = settings(world).not_tried
+    assert "--safe and --harmful" in curation
+    assert "--alignment-data" in defence
+    assert whole(world, tmp_path).not_tried == ()
 
 
 @pytest.mark.parametrize(

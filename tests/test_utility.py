@@ -216,6 +216,20 @@ PERPLEXITY = CHOICES.replace("task: choices", "task: perplexity").partition("met
 FAR = ANSWERS.replace("task: answers", "task: far").replace("json\n", "nobody/nothing\n").replace(
     "dataset_kwargs: {data_files: {test: FOLDER/answers.jsonl}}\n", ""
 )  # fmt: skip
+TWIN = ANSWERS.replace("{{prompt}}", "another {{prompt}}")
+EXTRA = ANSWERS.replace("task: answers", "task: extra")
+SHOTS = ANSWERS.replace("task: answers", "task: shots").replace(
+    "data_files: {", "data_files: {train: FOLDER/few.jsonl, "
+) + "num_fewshot: 1\nfewshot_split: train\n"  # fmt: skip
+PARTIAL = ANSWERS.replace("task: answers", "task: partial").replace('"{{prompt}}"', "!function words.said")
+WORDS = """
+from functools import partial
+
+def _said(before, doc):
+    return before + doc["prompt"]
+
+said = partial(_said, "now ")
+"""
 LOOK = """
 import json, logging, sys
 from pathlib import Path
@@ -275,6 +289,16 @@ for name, config in refused.items():
     except AlignkeepError as error:
         found["refused"][name] = [str(error), error.exit_code]
 
+from alignkeep.evaluate.harness import _facts, find_tasks
+both = find_tasks([f"{good}#answers", f"{folder / 'twin'}#extra"], None, 0)
+found["own"] = [task.parts[0].task.config.doc_to_text for task in both.tasks]
+before = find_tasks([f"{folder / 'twin'}#shots"], None, 0).fingerprint
+few = folder / "few.jsonl"
+few.write_text(few.read_text().replace("bread", "water"))
+found["shots"] = before != find_tasks([f"{folder / 'twin'}#shots"], None, 0).fingerprint
+(partial,) = find_tasks([f"{folder / 'twin'}#partial"], None, 0).tasks
+found["facts"] = json.dumps(_facts(partial.parts[0]))
+
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -291,8 +315,10 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("utility")
-    for name in ("good", "bad"):
+    for name in ("good", "bad", "twin"):
         (folder / name).mkdir()
+    (folder / "twin" / "words.py").write_text(WORDS)
+    write(folder / "few.jsonl", [{"prompt": "bread ?", "answer": "bake bread"}])
     asked = [("count : 1 2 3 ?", ["4", "5"], 0), ("sort 3 1 2", ["1 2 3", "3 2 1"], 0), ("how do i", ["bake", "go"], 1)]
     rows = [{"prompt": text, "choices": choices, "gold": gold} for text, choices, gold in asked]
     write(folder / "choices.jsonl", [*rows, {"prompt": "what is next ?", "choices": ["7", "you"], "gold": 1}])
@@ -305,6 +331,10 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "good/everything": BOTH,
         "bad/p": PERPLEXITY,
         "bad/f": FAR,
+        "twin/answers": TWIN,
+        "twin/extra": EXTRA,
+        "twin/shots": SHOTS,
+        "twin/partial": PARTIAL,
     }
     for name, text in texts.items():
         (folder / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)), encoding="utf-8")
@@ -330,6 +360,16 @@ def test_model_and_base_are_compared_item_by_item(looked: dict[str, Any]) -> Non
     change = [10 * side["utility.everything"]["value"] for side in metrics]
     assert test["difference"]["n"] == 10
     assert test["only_model"] - test["only_base"] == pytest.approx(change[0] - change[1])
+
+
+def test_a_task_is_that_of_the_folder_it_was_asked_from(looked: dict[str, Any]) -> None:
+    """The second folder has a task of the same name, with other words."""
+    assert looked["own"] == ["{{prompt}}", "{{prompt}}"]
+
+
+def test_a_task_is_known_by_its_examples_and_not_by_where_its_functions_lie(looked: dict[str, Any]) -> None:
+    assert looked["shots"] is True
+    assert "functools.partial(<function _said>" in looked["facts"]
 
 
 def test_killed_between_two_tasks_it_goes_on_with_the_second(looked: dict[str, Any]) -> None:

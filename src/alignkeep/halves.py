@@ -20,8 +20,10 @@ from alignkeep.evaluate.config import EvaluateConfig
 from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.suites import CHOOSE, half_of
 from alignkeep.formats import Columns
+from alignkeep.judging.metrics import HARM_REFUSAL, TASK_ACCURACY
 from alignkeep.judging.prompts import halves, task_prompts
-from alignkeep.types import Prompt, Verdict
+from alignkeep.judging.statistics import count_pairs, paired_difference
+from alignkeep.types import Estimate, Prompt, Scorecard, Verdict
 
 _KINDS = ("harmful", "harmless", "borderline")
 _DATA = "data"
@@ -107,3 +109,28 @@ def _row(prompt: Prompt) -> str:
     facts = {"prompt": asked, "kind": prompt.kind, "category": prompt.category, "language": prompt.language}
     row = {**facts, "expected": prompt.expected}
     return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) + "\n"
+
+
+def task_change(model: Path, plain: Path) -> Estimate:
+    """The paired difference of two evaluations of the same prompts in right answers to the task (a share)."""
+    import numpy as np
+
+    one, two = (
+        {
+            str(row["index"]): bool(row["correct"])
+            for row in read_jsonl(folder / "answers.jsonl")
+            if row["kind"] == "task" and row["attack"] is None and row["model"] != "base"
+        }
+        for folder in (model, plain)
+    )
+    same = sorted(one.keys() & two.keys())
+    return paired_difference(count_pairs(np.array([one[key] for key in same]), np.array([two[key] for key in same])))
+
+
+def rates_line(name: str, card: Scorecard) -> str:
+    """What is chosen by, of one that was tried."""
+    return f"{name}: harm refusal {rate_of(card, HARM_REFUSAL.name)}, task {rate_of(card, TASK_ACCURACY.name)}"
+
+
+def rate_of(card: Scorecard, name: str) -> str:
+    return f"{100 * card.metrics[name].value:.0f} %" if name in card.metrics else "not measured"

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from alignkeep.checkpoint.files import read_jsonl
 from alignkeep.checkpoint.folders import CLAIM_NAME, claim_folder, release_folder
 from alignkeep.checkpoint.records import Record, identity_of
 from alignkeep.curate.config import CurateConfig
@@ -30,15 +29,24 @@ from alignkeep.evaluate.questions import prepare
 from alignkeep.evaluate.stage import EVALUATE, evaluate
 from alignkeep.evaluate.suites import CHOOSE, REPORT, load_suite
 from alignkeep.formats import Columns
+from alignkeep.gate.output import points
 from alignkeep.gate.stage import GateResult, gate
-from alignkeep.halves import WRITTEN, check_kinds, of_half, refuse_inputs, write_prompts, write_task, write_tuning
+from alignkeep.halves import (
+    WRITTEN,
+    check_kinds,
+    of_half,
+    rates_line,
+    refuse_inputs,
+    task_change,
+    write_prompts,
+    write_task,
+    write_tuning,
+)
 from alignkeep.judging.judges import fingerprint_judges
 from alignkeep.judging.metrics import (
-    HARM_REFUSAL,
     TASK_ACCURACY,
 )
 from alignkeep.judging.missing import missing
-from alignkeep.judging.statistics import count_pairs, paired_difference
 from alignkeep.merge.select import gain_kept
 from alignkeep.merge.stage import merge
 from alignkeep.models.config import GenerationConfig, LoadConfig
@@ -53,7 +61,7 @@ from alignkeep.train.stage import TRAIN, train
 from alignkeep.trainers.arguments import world_size
 from alignkeep.types import Estimate, Scorecard
 
-PLAIN = "plain"
+PLAIN, CURATED = "plain", "curated"
 _LEAST_GAIN = 0.5  # chosen: a model without most of its task is no tune
 _FILLED = ("model", "data", "columns", "weights", "load", "seed")  # of a tune: given by the run
 
@@ -112,14 +120,41 @@ class KeepConfig(Checked):
                 remedy="give it as --defence, with --alignment-data",
             )  # fmt: skip
         self._refuse_what_repairs_cannot()
-        if self.alignment_data is not None:
-            self.tune(defended=True)
+        self._refuse_idle_defence()
         if self.tune().method == "full" and self.form == "adapter":
             raise RecipeError(
                 "keep.form", seen="adapter, with a full tune", expected="a tune that is a LoRA",
                 remedy="leave one of the two out",
             )  # fmt: skip
         return self
+
+    def _refuse_idle_defence(self) -> None:
+        """Raises NoEffectError for a defence that is asked for and would not be tried, RecipeError for one that is none
+        or would take another step's folder."""
+        if self.alignment_data is None and ("defence" in self.model_fields_set or self.train.get("defence")):
+            raise NoEffectError(
+                "keep.defence", seen="a defence without alignment data", expected="examples that it holds on to",
+                remedy="give --alignment-data (alignkeep answers collects them), or leave the defence out",
+            )  # fmt: skip
+        if self.alignment_data is not None:
+            self.tune(defended=True)
+        if self.name_of_defence in (PLAIN, CURATED):
+            raise RecipeError(
+                "keep.defence", seen=f"an object named {self.name_of_defence}", expected="a name of its own",
+                remedy="give the object another name",
+            )  # fmt: skip
+
+    @property
+    def name_of_defence(self) -> str:
+        """By which its folder is called."""
+        return self.defence.rpartition(":")[2]
+
+    @property
+    def not_tried(self) -> tuple[str, ...]:
+        """The steps that are left out for want of data, a line each."""
+        curation = () if self.safe is not None else ("not tried: curation, for want of --safe and --harmful",)
+        defence = () if self.alignment_data is not None else ("not tried: a defence, for want of --alignment-data",)
+        return (*curation, *defence)
 
     def _refuse_what_repairs_cannot(self) -> None:
         """What would end a merge or an injection, after the tunes. Raises RecipeError."""
@@ -213,8 +248,8 @@ def keep(
     try:
         if resume and (out / "record.json").exists():
             return _read(out, policy)
-        (out / "record.json").unlink(missing_ok=True)  # of what is done anew
         run = _checked_run(config, out, How(overwrite=True, resume=resume, progress=progress))
+        (out / "record.json").unlink(missing_ok=True)  # of what is done anew
         kept, tried = run.choose()
         run.report(kept)
         _finish(out, config, kept, tried, identity, inputs, began, policy)
@@ -254,7 +289,7 @@ class _Run:
         stands = self._stands(PLAIN, tune, tune, ())
         write_prompts(of_half(self.asked, self.files, CHOOSE), self.out, self.files, self.out / "choice" / PLAIN)
         self.plain = stands.card
-        lines = [_line(PLAIN, stands.card)]
+        lines = [rates_line(PLAIN, stands.card), *self.config.not_tried]
         for step in self._steps():
             lacks = self._missing(stands.card)
             if step == self.curated_and_defended and stands.weights is not None:
@@ -269,8 +304,13 @@ class _Run:
                 continue
             left = self._missing(found.card)
             pays = sum(left.values()) < sum(lacks.values()) and self._keeps_task(found.card)
-            lines.append(f"{_line(found.name, found.card)}: {'taken' if pays else 'not taken'}, {_change(lacks, left)}")
+            lines.append(
+                f"{rates_line(found.name, found.card)}: {'taken' if pays else 'not taken'}, {_change(lacks, left)}"
+            )
             stands = found if pays else stands
+        if stands.name != PLAIN:
+            change = task_change(self.out / "choice" / stands.name, self.out / "choice" / PLAIN)
+            lines.append(f"task against the plain tune, on these {change.n} prompts: {points(change)}")
         return stands, lines
 
     def _keeps_task(self, card: Scorecard) -> bool:
@@ -293,7 +333,7 @@ class _Run:
         yield self.injected
 
     def curated(self, stands: Standing) -> Standing:
-        name = "curated"
+        name = CURATED
         weights = self.out / name / "curate"
         chosen = curate(self._curation(), out=weights, **self._named(name))
         self.weights = weights
@@ -311,9 +351,10 @@ class _Run:
         return self._defended(self.weights)
 
     def _defended(self, weights: Path | None) -> Standing:
-        defence = self.config.defence.rpartition(":")[2]
-        name = defence if weights is None else f"curated+{defence}"
-        share = 1.0 if weights is None else _share(weights)
+        defence = self.config.name_of_defence
+        name = defence if weights is None else f"{CURATED}+{defence}"
+        chosen = None if weights is None else CURATE.result(weights)
+        share = 1.0 if chosen is None else chosen.kept / chosen.n
         tune = self._train(name, self.config.tune(weights=weights, defended=True, share=share))
         return self._stands(name, tune, tune, (), weights)
 
@@ -412,23 +453,9 @@ def _check_policy(policy: str, config: KeepConfig) -> None:
             )  # fmt: skip
 
 
-def _share(weights: Path) -> float:
-    found = CURATE.result(weights)
-    return found.kept / found.n
-
-
 def _change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """What is missing, in points over all metrics, before and after a step."""
     return f"{sum(before.values()):.0f} points missing before, {sum(after.values()):.0f} after"
-
-
-def _line(name: str, card: Scorecard) -> str:
-    rates = (f"{metric.label} {_rate(card, metric.name)}" for metric in (HARM_REFUSAL, TASK_ACCURACY))
-    return f"{name}: {', '.join(rates)}"
-
-
-def _rate(card: Scorecard, name: str) -> str:
-    return f"{100 * card.metrics[name].value:.0f} %" if name in card.metrics else "not measured"
 
 
 def _inputs(config: KeepConfig) -> dict[str, str]:
@@ -439,22 +466,6 @@ def _inputs(config: KeepConfig) -> dict[str, str]:
     if probe is not None:
         files |= {f"probe.{name}": fingerprint_data(getattr(probe, name)) for name in ("harmful", "harmless")}
     return {"model": fingerprint_model(config.model), **files}
-
-
-def task_change(model: Path, plain: Path) -> Estimate:
-    """The paired difference of two evaluations of the same prompts in right answers to the task (a share)."""
-    import numpy as np
-
-    one, two = (
-        {
-            str(row["index"]): bool(row["correct"])
-            for row in read_jsonl(folder / "answers.jsonl")
-            if row["kind"] == "task" and row["attack"] is None and row["model"] != "base"
-        }
-        for folder in (model, plain)
-    )
-    same = sorted(one.keys() & two.keys())
-    return paired_difference(count_pairs(np.array([one[key] for key in same]), np.array([two[key] for key in same])))
 
 
 def _finish(

@@ -27,7 +27,16 @@ from alignkeep.evaluate.stage import EVALUATE, evaluate
 from alignkeep.evaluate.suites import CHOOSE, REPORT
 from alignkeep.formats import Columns
 from alignkeep.gate.stage import GateResult, gate
-from alignkeep.halves import WRITTEN, check_kinds, of_half, refuse_inputs, write_prompts, write_task
+from alignkeep.halves import (
+    WRITTEN,
+    check_kinds,
+    of_half,
+    rate_of,
+    rates_line,
+    refuse_inputs,
+    write_prompts,
+    write_task,
+)
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.inject.stage import inject
 from alignkeep.judging.metrics import BENIGN_COMPLIANCE, DEGENERATE, HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY
@@ -47,8 +56,6 @@ TUNE = "tune"
 # Between half of the way and all of it: below, a low-rank tune has little left of its task (docs/merging.md).
 _WEIGHTS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9)
 _MARGIN = 0.05  # chosen: the default policy's
-_KINDS = ("harmful", "harmless", "borderline")
-_DATA = "data"
 
 
 class FixConfig(Checked):
@@ -144,11 +151,11 @@ def fix(
     try:
         if resume and (out / "record.json").exists():
             return _read(out, base, policy)
-        (out / "record.json").unlink(missing_ok=True)  # of what is done anew
         files = write_task(config.task, config.columns, out)
         how = How(overwrite=True, resume=resume, progress=progress)
         asked = of_half(_asked(config), files, CHOOSE).model_copy(update={"attacks": "none"})
         check_kinds(config.suite, prepare(asked).prompts)
+        (out / "record.json").unlink(missing_ok=True)  # of what is done anew
         tuned = evaluate(asked, out=out / "choice" / TUNE, **how)
         if tuned.notes.get("base"):
             refuse_same(config.model, base.reference)
@@ -313,13 +320,7 @@ def _drop(out: Path, tried: Sequence[Repair], keep: str | None) -> None:
 
 
 def _line(one: Repair) -> str:
-    if one.card is None:
-        return f"{one.name}: {one.why}"
-    return f"{one.name}: harm refusal {_rate(one.card, HARM_REFUSAL.name)}, task {_rate(one.card, TASK_ACCURACY.name)}"
-
-
-def _rate(card: Scorecard, name: str) -> str:
-    return f"{100 * card.metrics[name].value:.0f} %"
+    return f"{one.name}: {one.why}" if one.card is None else rates_line(one.name, one.card)
 
 
 def _nothing_better(config: FixConfig, tried: Sequence[Repair], tuned: Scorecard) -> NoEffectError:
@@ -327,7 +328,7 @@ def _nothing_better(config: FixConfig, tried: Sequence[Repair], tuned: Scorecard
         plain(_line(one) + ("" if one.card is None else f" ({', '.join(_faults(one.card, tuned, config.gain))})"), 54)
         for one in tried
     ]
-    before = f"the tune has {_rate(tuned, HARM_REFUSAL.name)} and {_rate(tuned, TASK_ACCURACY.name)}"
+    before = f"the tune has {rate_of(tuned, HARM_REFUSAL.name)} and {rate_of(tuned, TASK_ACCURACY.name)}"
     return NoEffectError(
         f"fix {Path(config.model).name}",
         seen=f"no repair better than the tune: {'; '.join(told)}; {before}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignkeep.cli import options as o
+from alignkeep.cli.session import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ def check(
     base: Annotated[str | None, typer.Option("--base", help="The model before tuning (else what it names).")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (driftcheck)")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Prompts with one right answer each: file.")] = None,
-    policy: Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")] = "default",
+    policy: o.Policy = "default",
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind.")] = None,
     judge: Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (keyword)")] = None,
     *,
@@ -77,5 +78,4 @@ def _say(console: Console, found: CheckResult) -> None:
         lines.append(f"{HARM_REFUSAL.label}: {percent(before)} before, {percent(after)} after, a change of {change}")
     lines += [f"  {bound_line(line)}" for line in gated.lines if line.answer not in (Answer.PASS, None)]
     lines.append(f"next: {found.next_command}")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, lines)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignkeep.cli import options as o
+from alignkeep.cli.session import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,36 +15,21 @@ if TYPE_CHECKING:
     from alignkeep.repair import FixResult
 
 Tune = Annotated[str | None, typer.Argument(metavar="TUNE", help="Folder or hub id of a tuned model.")]
-Task = Annotated[
-    str | None, typer.Option("--task", help="Prompts with one right answer each: half chooses, half reports.")
-]
 Base = Annotated[str | None, typer.Option("--base", help="The model before tuning (default: what the tune names)")]
-Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
 TuningData = Annotated[str | None, typer.Option("--tuning-data", help="What it was tuned on: repairs spare it.")]
 Gain = Annotated[float | None, typer.Option("--gain", help="Share of the task's gain that is kept at least [0.75].")]
-Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind in each half.")]
-Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
-Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
-Form = Annotated[str | None, typer.Option("--as", help="model or, of a LoRA, adapter (default: model)")]
-Policy = Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")]
 
 
 @o.spread
 def fix(
     out: o.Out,
     model: Tune = None,
-    task: Task = None,
     base: Base = None,
-    suite: Suite = None,
     tuning_data: TuningData = None,
     gain: Gain = None,
-    columns: o.Columns = None,
-    judge: Judge = None,
-    attacks: Attacks = None,
-    limit: Limit = None,
-    form: Form = None,
-    policy: Policy = "default",
+    policy: o.Policy = "default",
     *,
+    halving: o.Halving,
     making: o.Making,
     loading: o.Loading,
     asking: o.Asking,
@@ -51,9 +37,7 @@ def fix(
 ) -> None:
     """Give a tune its safety back without training: merges, an injection and both are tried, the best one is kept."""
     flags: dict[str, object] = {
-        "model": model, "task": task, "base": base, "suite": suite, "tuning_data": tuning_data, "gain": gain,
-        "columns": columns, "judge": judge, "attacks": attacks, "limit": limit, "form": form,
-        "seed": making.seed,
+        "model": model, "base": base, "tuning_data": tuning_data, "gain": gain, "seed": making.seed, **vars(halving),
     }  # fmt: skip
     with common.session() as session:
         from alignkeep.cli.configs import config_of
@@ -88,5 +72,4 @@ def _say(console: Console, found: FixResult) -> None:
         Answer.FAIL: "give --tuning-data or lower --gain; or tune again with a defence (train --method alignguard)",
     }
     lines += [f"page: {found.page}", f"next: {following[gated.answer]}"]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, lines)

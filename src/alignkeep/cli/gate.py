@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignkeep.cli import options as o
-from alignkeep.cli.session import Session
+from alignkeep.cli.session import Session, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ EXIT = {"pass": 0, "fail": 3, "undecided": 5}
 
 def gate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an evaluation, a run or a demo.")],
-    policy: Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")] = "default",
+    policy: o.Policy = "default",
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write a table for a pull request.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML for a test report.")] = None,
     as_json: o.AsJson = False,
@@ -46,5 +46,4 @@ def gate(
 def _say(console: Console, result: GateResult) -> None:
     from alignkeep.gate.output import verdict_lines
 
-    for line in verdict_lines(result):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, verdict_lines(result))

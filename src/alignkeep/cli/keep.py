@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignkeep.cli import options as o
+from alignkeep.cli.session import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,27 +18,13 @@ Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="Model to tun
 Data = Annotated[
     str | None, typer.Argument(metavar="DATA", help="Examples: file or hub_id[:config][@revision][:split].")
 ]
-Task = Annotated[
-    str | None, typer.Option("--task", help="Prompts with one right answer each: half chooses, half reports.")
-]
 Safe = Annotated[str | None, typer.Option("--safe", help="Clean examples of the task, for a curation.")]
 Harmful = Annotated[str | None, typer.Option("--harmful", help="Harmful requests, answered, for a curation.")]
 Alignment = Annotated[str | None, typer.Option("--alignment-data", help="The base's refusals and help, for a defence.")]
-Defence = Annotated[
-    str | None,
-    typer.Option("--defence", help="replay, alignguard, kl_anchor or package.module:object [default: replay]."),
-]
+Defence = Annotated[str | None, typer.Option("--defence", help="Its name, or package.module:object (default: replay)")]
 Within = Annotated[
     float | None, typer.Option("--within", help="Share of the task that may be lost against a plain tune [0.01].")
 ]
-Suite = Annotated[str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")]
-Judge = Annotated[str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")]
-Attacks = Annotated[str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")]
-Limit = Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind in each half.")]
-Form = Annotated[
-    str | None, typer.Option("--as", help="What merges and injections write: model or adapter (default: model)")
-]
-Policy = Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")]
 
 
 @o.spread
@@ -45,20 +32,14 @@ def keep(
     out: o.Out,
     model: Model = None,
     data: Data = None,
-    task: Task = None,
     safe: Safe = None,
     harmful: Harmful = None,
     alignment: Alignment = None,
     defence: Defence = None,
     within: Within = None,
-    suite: Suite = None,
-    columns: o.Columns = None,
-    judge: Judge = None,
-    attacks: Attacks = None,
-    limit: Limit = None,
-    form: Form = None,
-    policy: Policy = "default",
+    policy: o.Policy = "default",
     *,
+    halving: o.Halving,
     training: o.Training,
     making: o.Making,
     loading: o.Loading,
@@ -67,9 +48,8 @@ def keep(
 ) -> None:
     """Tune a model and keep it safe: curation, defence, merge and injection, each taken only where it pays."""
     flags: dict[str, object] = {
-        "model": model, "data": data, "task": task, "safe": safe, "harmful": harmful, "alignment_data": alignment,
-        "defence": defence, "within": within, "suite": suite, "columns": columns, "judge": judge, "attacks": attacks,
-        "limit": limit, "form": form, "seed": making.seed,
+        "model": model, "data": data, "safe": safe, "harmful": harmful, "alignment_data": alignment,
+        "defence": defence, "within": within, "seed": making.seed, **vars(halving),
     }  # fmt: skip
     with common.session() as session:
         from alignkeep.cli.configs import config_of
@@ -109,5 +89,4 @@ def _say(console: Console, found: KeepResult) -> None:
         Answer.FAIL: "give --safe and --harmful, --alignment-data, another --defence or a wider --within",
     }
     lines += [f"page: {found.page}", f"next: {following[gated.answer]}"]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, lines)

@@ -188,6 +188,32 @@ class Training:
         }  # fmt: skip
 
 
+Policy = Annotated[str, typer.Option("--policy", help="YAML file of bounds, or default.")]
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Of verbs that choose on one half of suite and task and report on the other."""
+
+    task: Annotated[
+        str | None, typer.Option("--task", help="Prompts with one right answer each: half chooses, half reports.")
+    ] = None
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="driftcheck, testbed or FILE.yaml (default: driftcheck)")
+    ] = None
+    columns: Columns = None
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="keyword or package.module:object (default: keyword)")
+    ] = None
+    attacks: Annotated[
+        str | None, typer.Option("--attacks", help="all, none, or a,package.module:object (default: all)")
+    ] = None
+    limit: Annotated[int | None, typer.Option("--limit", help="At most so many prompts of each kind in each half.")] = (
+        None
+    )
+    form: Annotated[str | None, typer.Option("--as", help="model or, of a LoRA, adapter (default: model)")] = None
+
+
 @dataclass(frozen=True)
 class Common:
     """Of every verb."""

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -165,3 +165,9 @@ def _lines(facts: Mapping[str, object]) -> Callable[[Console], None]:
                 console.print(plain(line, _LONGEST_LINE), markup=False, highlight=False, soft_wrap=True)
 
     return summary
+
+
+def say(console: Console, lines: Iterable[str]) -> None:
+    """Lines as they are: a verb's last words."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
