@@ -96,6 +96,7 @@ real: $(VENV)/stamp-dev  ## The study on a real model, in cells of at most 20 mi
 	$(BIN)/python benchmarks/real/study.py --sources $(SOURCES)
 	$(BIN)/python benchmarks/real/table.py
 	$(BIN)/python benchmarks/real/picture.py
+	$(BIN)/python benchmarks/real/pairs.py
 
 bench-weights: $(VENV)/stamp-run  ## A weighted training step against TRL's own
 	$(BIN)/python benchmarks/bench_weights.py

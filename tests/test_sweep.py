@@ -28,7 +28,7 @@ from alignkeep.merge.prepare import candidates, check_auto, rule_of
 from alignkeep.merge.stage import merge
 from alignkeep.merge.sweep import check_sweep, sweep
 from alignkeep.merge.swept import PARTIAL_NAME, SWEEP_NAME, read_sweep
-from alignkeep.models.config import GenerationConfig
+from alignkeep.models.config import GenerationConfig, LoadConfig
 from alignkeep.models.loading import LoadedModel, load_model, load_tokenizer
 from alignkeep.types import Measurement, Message, Prompt, Verdict
 from conftest import build_tiny_model
@@ -236,6 +236,26 @@ def test_a_merge_of_one_adapter_says_what_the_written_one_says(
         with Interpolation(config, found, partial(rule_of, config)).at(0.5) as loaded:
             said = loaded.model(input_ids=ids).logits
     assert torch.allclose(said, wanted, atol=1e-5)
+
+
+def test_a_merge_that_is_written_as_an_adapter_is_shown_unrounded_whatever_the_network_is_loaded_in(
+    models: dict[str, Path], tmp_path: Path
+):
+    """A rule that scales nothing but knows the tune, in a network asked for in half precision: at weight 0.05 bfloat16
+    would lose a tenth of the entries. The written adapter, over a base in float32, is what it has to say."""
+    linear = config_of(models, "adapter", weight=0.05).model_copy(update={"form": "adapter"})
+    written = merge(linear, out=tmp_path / "written").folder
+    load = LoadConfig(dtype="bfloat16")
+    mapped = config_of(models, "adapter", method="fisher", alignment_data="some.jsonl", form="adapter", load=load)
+    found = read_models(mapped.base, mapped.tuned)
+    assert not is_scaling(mapped, found)
+    ids = torch.tensor([[5, 9, 11, 30]])
+    with torch.inference_mode():
+        base, wanted = (load_model(str(path)).model(input_ids=ids).logits for path in (models["base"], written))
+        with Interpolation(mapped, found, lambda weight: lambda name: Linear((1 - weight, weight))).at(0.05) as loaded:
+            said = loaded.model(input_ids=ids).logits
+    assert said.dtype == torch.float32
+    assert (said - wanted).norm() < 0.01 * (wanted - base).norm()
 
 
 def test_an_adapter_of_a_base_in_float32_is_scaled_whatever_is_written(models: dict[str, Path], tmp_path: Path):
