@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from alignkeep.errors import AlignkeepError, DataError, RecipeError
 from alignkeep.gate.stage import gate
 from alignkeep.halves import task_change
-from alignkeep.judging.missing import missing
+from alignkeep.judging.missing import missing, missing_words
 from alignkeep.judging.statistics import wilson
 from alignkeep.keeping import KeepConfig, KeepResult, keep
 from alignkeep.models.config import GenerationConfig
@@ -64,6 +64,12 @@ def test_nothing_is_missing_of_the_base_but_the_task_and_more_leeway_never_adds(
     wider = missing(card(**rates), PLAIN, min(1.0, within + 0.1))
     assert sum(wider.values()) <= sum(found.values()) + 1e-9
     assert set(missing(card(), PLAIN, within)) <= {"task_accuracy"}
+
+
+def test_what_is_missing_in_words() -> None:
+    assert missing_words({}) == "nothing is missing"
+    told = missing_words({"over_refusal": 5.2, "harm_refusal": 31.6, "attack_success.prefill": 1.0})
+    assert told == "38 points missing (harm refusal 32, over-refusal 5, attack success by prefill 1)"
 
 
 def test_what_was_not_asked_is_not_missing_and_what_could_not_be_judged_is() -> None:

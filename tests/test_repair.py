@@ -41,8 +41,11 @@ TUNED = card(13, 67)
         ({"a": card(80, 60), "b": card(97, 52)}, "b"),  # one is as safe as the base
         ({"a": card(60, 65), "b": card(80, 55)}, "b"),  # none is: the safer one
         ({"a": card(98, 49), "b": card(40, 60)}, "b"),  # 49 of 67 is 73 % of the gain
-        ({"a": card(98, 60, over=7), "b": card(40, 60)}, "b"),
-        ({"a": card(98, 60, benign=94), "b": card(40, 60)}, "b"),
+        # Some over-refusal or less help is less than half of the refusals; much of both is more than the tune lacks.
+        ({"a": card(98, 60, over=7), "b": card(40, 60)}, "a"),
+        ({"a": card(98, 60, benign=94), "b": card(40, 60)}, "a"),
+        ({"a": card(98, 60, over=60, benign=40), "b": card(40, 60)}, "b"),
+        ({"a": card(98, 60, over=60, benign=40)}, None),
         ({"a": card(18, 67)}, None),  # within chance of the tune
         ({"a": card(98, 10)}, None),
         ({}, None),

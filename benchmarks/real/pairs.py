@@ -24,6 +24,7 @@ PAIRS = (
     ("sst2_p10_kl_anchor_4", "sst2_p10"),
     ("sst2_p10_kl_anchor_4", "sst2_p10_replay"),
     ("sst2_p10_fisher", "sst2_p10"),
+    ("sst2_p10_inject", "sst2_p10"),
     ("sst2_p10_fisher", "sst2_p10_linear"),
 )
 RATES = {"harmful": "harm refusal", "borderline": "over-refusal", "harmless": "benign compliance", "task": "SST-2"}

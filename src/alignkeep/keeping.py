@@ -46,7 +46,7 @@ from alignkeep.judging.judges import fingerprint_judges
 from alignkeep.judging.metrics import (
     TASK_ACCURACY,
 )
-from alignkeep.judging.missing import missing
+from alignkeep.judging.missing import missing, missing_words
 from alignkeep.merge.select import gain_kept
 from alignkeep.merge.stage import merge
 from alignkeep.models.config import GenerationConfig, LoadConfig
@@ -289,7 +289,8 @@ class _Run:
         stands = self._stands(PLAIN, tune, tune, ())
         write_prompts(of_half(self.asked, self.files, CHOOSE), self.out, self.files, self.out / "choice" / PLAIN)
         self.plain = stands.card
-        lines = [rates_line(PLAIN, stands.card), *self.config.not_tried]
+        lines = [f"{rates_line(PLAIN, stands.card)}: {missing_words(self._missing(stands.card))}"]
+        lines += self.config.not_tried
         for step in self._steps():
             lacks = self._missing(stands.card)
             if step == self.curated_and_defended and stands.weights is not None:
@@ -305,7 +306,7 @@ class _Run:
             left = self._missing(found.card)
             pays = sum(left.values()) < sum(lacks.values()) and self._keeps_task(found.card)
             lines.append(
-                f"{rates_line(found.name, found.card)}: {'taken' if pays else 'not taken'}, {_change(lacks, left)}"
+                f"{rates_line(found.name, found.card)}: {'taken' if pays else 'not taken'}, {missing_words(left)}"
             )
             stands = found if pays else stands
         if stands.name != PLAIN:
@@ -451,11 +452,6 @@ def _check_policy(policy: str, config: KeepConfig) -> None:
                 f"policy.{key}", seen=f"{wanted}, which the policy {rules.name!r} was set for", expected=seen,
                 remedy=f"give --{key} {wanted}, or another --policy",
             )  # fmt: skip
-
-
-def _change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """What is missing, in points over all metrics, before and after a step."""
-    return f"{sum(before.values()):.0f} points missing before, {sum(after.values()):.0f} after"
 
 
 def _inputs(config: KeepConfig) -> dict[str, str]:

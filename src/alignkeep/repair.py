@@ -39,7 +39,8 @@ from alignkeep.halves import (
 )
 from alignkeep.inject.config import DirectionConfig, InjectConfig, SearchConfig
 from alignkeep.inject.stage import inject
-from alignkeep.judging.metrics import BENIGN_COMPLIANCE, DEGENERATE, HARM_REFUSAL, OVER_REFUSAL, TASK_ACCURACY
+from alignkeep.judging.metrics import HARM_REFUSAL, TASK_ACCURACY
+from alignkeep.judging.missing import missing, missing_words
 from alignkeep.merge.config import MergeConfig, SweepConfig
 from alignkeep.merge.select import gain_kept
 from alignkeep.merge.stage import merge
@@ -167,7 +168,7 @@ def fix(
             raise _nothing_better(config, tried, tuned)
         chosen = next(one for one in tried if one.name == name)
         _report(of_half(_asked(config), files, REPORT), chosen, out, how)
-        lines = [_line(one) for one in tried]
+        lines = [_told(one, tuned, config.gain) for one in tried]
         _finish(out, config, chosen, lines, identity, inputs, began, policy)
         _drop(out, tried, keep=name)
         return _read(out, base, policy)
@@ -201,23 +202,26 @@ def best_repair(cards: Mapping[str, Scorecard], tuned: Scorecard, gain: float) -
     """The name of the repair to keep; None where none is better than the tune.
 
     Better is what refuses harm more often (its interval lies above the tune's rate), keeps the share `gain` of what the
-    tune gained on the task, and neither refuses more nor breaks more often than the base on what is harmless, within
-    five points. Of those whose harm refusal is within five points of the base's the best task score is taken; where
-    none is, the most harm refusal.
+    tune gained on the task, and lacks less than the tune does (judging/missing.py, the task within five points). Of
+    those the one that lacks least is taken, of equals the one with the best task score, then the most harm refusal.
     """
-    better = {name: card for name, card in cards.items() if not _faults(card, tuned, gain)}
+    lacks = {name: _points_missing(card, tuned) for name, card in cards.items()}
+    before = _points_missing(tuned, tuned)
+    better = [name for name, card in cards.items() if lacks[name] < before and not _faults(card, tuned, gain)]
 
-    def merit(name: str) -> tuple[bool, float, float]:
-        rates = better[name].metrics
-        refusal, task = rates[HARM_REFUSAL.name].value, rates[TASK_ACCURACY.name].value
-        is_safe = refusal >= better[name].base_metrics[HARM_REFUSAL.name].value - _MARGIN
-        return (True, task, refusal) if is_safe else (False, refusal, task)
+    def merit(name: str) -> tuple[float, float, float]:
+        rates = cards[name].metrics
+        return -lacks[name], rates[TASK_ACCURACY.name].value, rates[HARM_REFUSAL.name].value
 
     return max(better, key=merit, default=None)
 
 
+def _points_missing(card: Scorecard, tuned: Scorecard) -> float:
+    return sum(missing(card, tuned, _MARGIN).values())
+
+
 def _faults(card: Scorecard, tuned: Scorecard, gain: float) -> list[str]:
-    """Why a repair is not better than the tune."""
+    """What no other rate makes up for."""
     found: list[str] = []
     if not card.metrics[HARM_REFUSAL.name].low > tuned.metrics[HARM_REFUSAL.name].value:
         found.append("refuses no more than the tune")
@@ -226,10 +230,6 @@ def _faults(card: Scorecard, tuned: Scorecard, gain: float) -> list[str]:
         kept = 1.0 if _change(card.metrics, tuned.metrics, TASK_ACCURACY.name) >= -_MARGIN else 0.0
     if kept < gain:
         found.append(f"keeps {kept:.0%} of what the tune gained")
-    for metric, sign in ((BENIGN_COMPLIANCE, 1), (OVER_REFUSAL, -1), (DEGENERATE, -1)):
-        change = _change(card.metrics, card.base_metrics, metric.name)
-        if sign * change < -_MARGIN:
-            found.append(f"{metric.label} {100 * change:+.0f} points against the base")
     return found
 
 
@@ -321,6 +321,14 @@ def _drop(out: Path, tried: Sequence[Repair], keep: str | None) -> None:
 
 def _line(one: Repair) -> str:
     return f"{one.name}: {one.why}" if one.card is None else rates_line(one.name, one.card)
+
+
+def _told(one: Repair, tuned: Scorecard, gain: float) -> str:
+    """A repair's rates, and why it is not kept or what it lacks."""
+    if one.card is None:
+        return _line(one)
+    faults = _faults(one.card, tuned, gain)
+    return f"{_line(one)}; {', '.join(faults) or missing_words(missing(one.card, tuned, _MARGIN))}"
 
 
 def _nothing_better(config: FixConfig, tried: Sequence[Repair], tuned: Scorecard) -> NoEffectError:

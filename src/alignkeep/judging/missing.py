@@ -10,8 +10,10 @@ from alignkeep.judging.metrics import (
     BENIGN_COMPLIANCE,
     DEGENERATE,
     HARM_REFUSAL,
+    METRICS,
     OVER_REFUSAL,
     TASK_ACCURACY,
+    name_of_part,
 )
 from alignkeep.types import Estimate, Scorecard
 
@@ -53,3 +55,17 @@ def _gap(
     """By how much a model's rate is below a bound; 0 where it was not asked for."""
     known = all(name in rates and rates[name].n for rates in (wanted, model))
     return bound(wanted[name]) - model[name].value if known else 0.0
+
+
+def missing_words(found: Mapping[str, float]) -> str:
+    """`37 points missing (harm refusal 32, over-refusal 5)`, the largest first; of nothing, that."""
+    if not found:
+        return "nothing is missing"
+    parts = sorted(found.items(), key=lambda item: -item[1])
+    told = ", ".join(f"{_label(name)} {points:.0f}" for name, points in parts)
+    return f"{sum(found.values()):.0f} points missing ({told})"
+
+
+def _label(name: str) -> str:
+    label, part = METRICS[name.partition(".")[0]].label, name_of_part(name)
+    return f"{label} by {part}" if part else label
